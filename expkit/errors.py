@@ -1,0 +1,111 @@
+"""Every error expkit raises on purpose.
+
+    ExpkitError                        exit code
+    ├── UsageError      (ValueError)        2   a bad option, no input, a glob that matches nothing
+    ├── ConfigError     (ValueError)        2   a config key or value that is not understood
+    ├── SchemaError     (ValueError)        2   rows that do not fit the schema, or schemas that differ
+    ├── MissingExtra    (ImportError)       2   an optional library is not installed
+    ├── NotThere        (LookupError)       5   a named run, shard, episode or row does not exist
+    ├── OutputExists    (FileExistsError)   2   an output is in the way
+    ├── Busy            (BlockingIOError)   6   locked by another process
+    ├── NoSpace         (OSError)           7   the disk, or the disk guard, says stop
+    ├── MemoryBudget    (ValueError)        2   `--memory` cannot hold what was asked for
+    ├── CheckFailed     (ValueError)        4   the check that was asked for failed
+    │   ├── ShardError                      4   bytes of a shard file are not what the format promises
+    │   └── GameError                       4   a recorded game breaks the rules of its game
+    ├── RowsLost        (RuntimeError)      3   finished, but rows were lost
+    ├── BufferClosed    (RuntimeError)      1   add or drain after close
+    └── WriteFailed     (OSError)           1   a drain thread could not write
+
+A message says what, where, and what to do next, in one line.
+"""
+
+from __future__ import annotations
+
+
+class ExpkitError(Exception):
+    """Base of all errors raised on purpose. `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(ExpkitError, ValueError):
+    """The call itself is wrong: a bad option, no input, a name that matches nothing."""
+
+    exit_code = 2
+
+
+class ConfigError(ExpkitError, ValueError):
+    """A configuration key is unknown, or its value is not of the right kind."""
+
+    exit_code = 2
+
+
+class SchemaError(ExpkitError, ValueError):
+    """Rows do not fit the schema, a schema is malformed, or two schemas differ."""
+
+    exit_code = 2
+
+
+class MissingExtra(ExpkitError, ImportError):
+    """An optional library is needed; the message names the extra that installs it."""
+
+    exit_code = 2
+
+
+class NotThere(ExpkitError, LookupError):
+    """A named run, shard, episode or row does not exist."""
+
+    exit_code = 5
+
+
+class OutputExists(ExpkitError, FileExistsError):
+    """An output path exists already and `--force` was not given."""
+
+    exit_code = 2
+
+
+class Busy(ExpkitError, BlockingIOError):
+    """Another process holds the lock."""
+
+    exit_code = 6
+
+
+class NoSpace(ExpkitError, OSError):
+    """The disk is full, or the disk guard (`--min-free`, `--max-total`) stopped the recording."""
+
+    exit_code = 7
+
+
+class MemoryBudget(ExpkitError, ValueError):
+    """The memory budget cannot hold what was asked for; the message says how much is needed."""
+
+    exit_code = 2
+
+
+class CheckFailed(ExpkitError, ValueError):
+    """A check that was asked for found something wrong."""
+
+    exit_code = 4
+
+
+class ShardError(CheckFailed):
+    """Bytes of a shard file are not what the format promises: magic, version, checksum, bounds."""
+
+
+class GameError(CheckFailed):
+    """A recorded game breaks the rules of its game, or re-simulates differently."""
+
+
+class RowsLost(ExpkitError, RuntimeError):
+    """The work finished, but rows were lost on the way."""
+
+    exit_code = 3
+
+
+class BufferClosed(ExpkitError, RuntimeError):
+    """A buffer or collector was used after it was closed."""
+
+
+class WriteFailed(ExpkitError, OSError):
+    """Writing in the background failed; the caller learns of it at its next call."""

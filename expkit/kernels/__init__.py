@@ -1,0 +1,75 @@
+"""All Numba code: pure loops over arrays, `nogil`, results in `out` arguments, no I/O, no logging.
+
+`kernel` is the one decorator. Compiled code is cached on disk in a folder named by a digest of this package's
+sources, because Numba's own cache leaves a caller stale when a callee in another file changes; `compiling` holds
+a lock around the first compilation, because many processes race on that cache (numba#4807).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def _sources_digest() -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _cache_dir() -> Path:
+    root = os.environ.get("EXPKIT_CACHE_DIR") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "expkit"
+    )
+    return Path(root) / "kernels" / _sources_digest()
+
+
+CACHE_DIR = _cache_dir()
+
+import numba  # noqa: E402  (after the digest: nothing above needs it)
+import numba.core.config  # noqa: E402
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    numba.core.config.CACHE_DIR = str(CACHE_DIR)
+
+
+def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`numba.njit` with this project's options: nogil, cached, no error model surprises."""
+    settings = {"nogil": True, "cache": True, "error_model": "numpy", **options}
+    return numba.njit(**settings) if function is None else numba.njit(**settings)(function)
+
+
+def is_warm(marker: str) -> bool:
+    """Whether `compiling(marker)` has finished once for these sources on this machine."""
+    return (CACHE_DIR / f"{marker}.done").exists()
+
+
+@contextmanager
+def compiling(marker: str) -> Iterator[bool]:
+    """Hold the cache lock while kernels of group `marker` compile for the first time.
+
+    Yields whether they are warm already; then no lock is taken. A cache folder that cannot be written
+    (read-only home) is no error: kernels then compile in every process.
+    """
+    if is_warm(marker):
+        yield True
+        return
+    try:
+        CACHE_DIR.mkdir(parents=True, exist_ok=True)
+        lock = os.open(CACHE_DIR / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield is_warm(marker)
+        (CACHE_DIR / f"{marker}.done").touch()
+    finally:
+        os.close(lock)

@@ -1,0 +1,54 @@
+"""Where the columns of a block of rows lie in memory: struct of arrays in one allocation.
+
+Kernels get one uint8 array and a table of byte offsets, so that a block of any schema is two arguments.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from expkit.schema import Column, Schema
+
+ALIGN = 64  # a cache line, and the width of an AVX-512 register
+
+
+class BlockLayout:
+    """Offsets of each stored column in a block of `rows` rows.
+
+    `offsets` and `widths` are int64 arrays over `schema.columns`: byte offset of the column in the block and bytes
+    of one row in it. `nbytes` is the size of the block, a multiple of ALIGN.
+    """
+
+    def __init__(self, schema: Schema, rows: int):
+        self.schema = schema
+        self.rows = rows
+        offsets, position = [], 0
+        for column in schema.columns:
+            offsets.append(position)
+            position += -(-column.row_bytes * rows // ALIGN) * ALIGN
+        self.offsets = np.array(offsets, np.int64)
+        self.widths = np.array([column.row_bytes for column in schema.columns], np.int64)
+        self.nbytes = position
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        return self.schema.columns
+
+    def views(self, block: np.ndarray, start: int = 0, stop: int | None = None) -> dict[str, np.ndarray]:
+        """Typed views, without a copy, of rows [start, stop) of `block`, a uint8 array of `nbytes` bytes."""
+        stop = self.rows if stop is None else stop
+        out: dict[str, np.ndarray] = {}
+        for column, offset in zip(self.columns, self.offsets.tolist(), strict=True):
+            width = column.row_bytes
+            raw = block[offset + start * width : offset + stop * width]
+            out[column.name] = raw.view(column.dtype).reshape(column.shape(stop - start))
+        return out
+
+
+def aligned_empty(nbytes: int) -> np.ndarray:
+    """An uninitialised uint8 array of `nbytes` bytes that starts on an ALIGN boundary."""
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    shift = -raw.ctypes.data % ALIGN
+    return raw[shift : shift + nbytes]
