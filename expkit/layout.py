@@ -5,6 +5,7 @@ Kernels get one uint8 array and a table of byte offsets, so that a block of any 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -52,3 +53,41 @@ def aligned_empty(nbytes: int) -> np.ndarray:
     raw = np.empty(nbytes + ALIGN, np.uint8)
     shift = -raw.ctypes.data % ALIGN
     return raw[shift : shift + nbytes]
+
+
+@dataclass(slots=True)
+class RowSink:
+    """Where a game writes its rows: the open block of each player, all in one arena.
+
+    memory    uint8, holds the blocks of all players
+    base      int64 (players, columns): byte offset in `memory` of a column of the player's open block
+    position  int64 (players,): rows written in the open block; the game advances it
+    capacity  int64 (players,): rows the open block can hold
+    widths    int64 (columns,): bytes of one row
+    policy    int64 (players, 2): policy table index and policy_version to stamp on rows
+
+    Row i of column c of player p is `memory[base[p, c] + i * widths[c]:][:widths[c]]`.
+    """
+
+    memory: np.ndarray
+    base: np.ndarray
+    position: np.ndarray
+    capacity: np.ndarray
+    widths: np.ndarray
+    policy: np.ndarray
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def scratch(cls, schema: Schema, players: int, rows: int) -> RowSink:
+        """A sink of its own memory, for games that are not recorded: reset `position` to reuse it."""
+        layout = BlockLayout(schema, rows)
+        base = layout.offsets[None, :] + np.arange(players, dtype=np.int64)[:, None] * layout.nbytes
+        return cls(
+            memory=aligned_empty(layout.nbytes * players),
+            base=np.ascontiguousarray(base),
+            position=np.zeros(players, np.int64),
+            capacity=np.full(players, rows, np.int64),
+            widths=layout.widths,
+            policy=np.zeros((players, 2), np.int64),
+            columns=layout.columns,
+        )
