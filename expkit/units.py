@@ -11,7 +11,17 @@ _SIZE = {
     "k": 1000, "kb": 1000, "m": 1000**2, "mb": 1000**2, "g": 1000**3, "gb": 1000**3, "t": 1000**4, "tb": 1000**4,
     "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4,
 }  # fmt: skip
-_TIME = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "ms": 1e-3,
+    "": 1.0,
+    "s": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
 _NUMBER = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([a-zA-Z%]*)\s*")
 
 
@@ -26,7 +36,9 @@ def parse_size(text: str | int | float) -> int:
     """Bytes of `64MiB`, `1.5GB` or a plain number. Raises UsageError."""
     number, unit = _split(text, "size", "64MiB or 2GB")
     if unit not in _SIZE:
-        raise UsageError(f"size '{text}' has an unknown unit '{unit}'; use B, KiB, MiB, GiB, TiB, kB, MB, GB or TB")
+        raise UsageError(
+            f"size '{text}' has an unknown unit '{unit}'; use B, KiB, MiB, GiB, TiB, kB, MB, GB or TB"
+        )
     return int(number * _SIZE[unit])
 
 
@@ -84,5 +96,11 @@ def format_count(count: int | float) -> str:
     for limit, divisor, unit in ((1e6, 1e3, "k"), (1e9, 1e6, "M"), (1e12, 1e9, "G")):
         if abs(value) < limit:
             scaled = value / divisor
-            return f"{scaled:.2f}{unit}" if scaled < 10 else f"{scaled:.1f}{unit}" if scaled < 100 else f"{scaled:.0f}{unit}"
+            return (
+                f"{scaled:.2f}{unit}"
+                if scaled < 10
+                else f"{scaled:.1f}{unit}"
+                if scaled < 100
+                else f"{scaled:.0f}{unit}"
+            )
     return f"{value / 1e12:.2f}T"

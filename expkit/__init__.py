@@ -1,0 +1,41 @@
+"""expkit: the flight recorder of self-play.
+
+Records live games into checksummed shard files that survive a kill, and reads, checks and replays them.
+The names below are the public face; they are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from expkit.errors import ExpkitError
+    from expkit.recorder import Recorder
+    from expkit.runs.read import Run, open_run
+    from expkit.schema import Field, Schema
+
+__all__ = ["ExpkitError", "Field", "Recorder", "Run", "Schema", "__version__", "open_run"]
+
+_HOME = {
+    "ExpkitError": "expkit.errors",
+    "Field": "expkit.schema",
+    "Recorder": "expkit.recorder",
+    "Run": "expkit.runs.read",
+    "Schema": "expkit.schema",
+    "open_run": "expkit.runs.read",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'expkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

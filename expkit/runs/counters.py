@@ -1,0 +1,166 @@
+"""The ledger of a run: a small memory-mapped file, so that after a kill one knows what was produced and lost.
+
+Layout (little-endian): a page of header, then one section per writer.
+
+    header   magic 8s `EXPLEDG1` · players u32 · section bytes u32 · crc32 of these 16 bytes u32
+    section  8 words: state (0 unused, 1 recording, 2 closed) · pid · started ns · closed ns · crc32 of the
+             section's entries when closed · 3 spare; then per player 16 words: produced, written, durable,
+             rejected, dropped by cause (DROP_CAUSES), the rest spare. All words int64.
+
+Stores into the mapping reach the page cache at once: they survive a kill of the process, not a power cut.
+`produced` is raised before the rows can be seen by a drain, so produced >= rows in the files at every moment.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from expkit.errors import CheckFailed
+from expkit.runs.layout import COUNTERS_FILE
+
+MAGIC = b"EXPLEDG1"
+HEADER = struct.Struct("<8sII")
+PAGE = 4096
+SECTION_WORDS = 8
+PLAYER_WORDS = 16
+UNUSED, RECORDING, CLOSED = 0, 1, 2
+DROP_CAUSES = ("drop-oldest", "drop-newest", "discarded")
+PRODUCED, WRITTEN, DURABLE, REJECTED, DROPPED = 0, 1, 2, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class PlayerLedger:
+    """Rows of one player, one writer. `dropped` is by cause; causes with no rows are left out."""
+
+    produced: int
+    written: int
+    durable: int
+    rejected: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def dropped_rows(self) -> int:
+        return sum(self.dropped.values())
+
+
+@dataclass(frozen=True, slots=True)
+class WriterLedger:
+    """One writer's section: `state` is recording or closed as the writer left it."""
+
+    writer: int
+    state: str
+    pid: int
+    started_ns: int
+    closed_ns: int
+    players: tuple[PlayerLedger, ...]
+    damaged: bool = False
+
+
+def _section_bytes(players: int) -> int:
+    return -(-(SECTION_WORDS + players * PLAYER_WORDS) * 8 // PAGE) * PAGE
+
+
+class Ledger:
+    """A writer's own section, mapped for writing. `produced[p]`, `written[p]`, … are int64 views."""
+
+    def __init__(self, run: Path, writer: int, players: int):
+        section = _section_bytes(players)
+        handle = os.open(run / COUNTERS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            head = HEADER.pack(MAGIC, players, section)
+            if os.fstat(handle).st_size == 0:
+                os.pwrite(handle, head + struct.pack("<I", zlib.crc32(head)), 0)
+            elif os.pread(handle, HEADER.size, 0) != head:
+                raise CheckFailed(
+                    f"{run / COUNTERS_FILE}: ledger is damaged or made for another number of players"
+                )
+            size = PAGE + (writer + 1) * section
+            if os.fstat(handle).st_size < size:
+                os.ftruncate(handle, size)
+            self._map = mmap.mmap(handle, section, offset=PAGE + writer * section)
+        finally:
+            os.close(handle)
+        words = np.frombuffer(self._map, np.int64, SECTION_WORDS + players * PLAYER_WORDS)
+        self._head = words[:SECTION_WORDS]
+        self._body = words[SECTION_WORDS:].reshape(players, PLAYER_WORDS)
+        self.produced = self._body[:, PRODUCED]
+        self.written = self._body[:, WRITTEN]
+        self.durable = self._body[:, DURABLE]
+        self.rejected = self._body[:, REJECTED]
+        self.dropped = self._body[:, DROPPED : DROPPED + len(DROP_CAUSES)]
+        self._head[1:3] = (os.getpid(), time.time_ns())
+        self._head[0] = RECORDING
+
+    def drop(self, player: int, cause: str, rows: int) -> None:
+        self.dropped[player, DROP_CAUSES.index(cause)] += rows
+
+    def lost(self) -> np.ndarray:
+        """int64 (players,): produced and neither written, dropped nor rejected (or not yet)."""
+        return self.produced - self.written - self.dropped.sum(axis=1) - self.rejected
+
+    def snapshot(self, writer: int) -> WriterLedger:
+        return _parse(writer, self._head.copy(), self._body.copy())
+
+    def close(self) -> None:
+        """Mark the section closed, with a checksum from now on."""
+        self._head[3] = time.time_ns()
+        self._head[4] = zlib.crc32(self._body.tobytes())
+        self._head[0] = CLOSED
+        self._map.flush()
+
+
+def _parse(writer: int, head: np.ndarray, body: np.ndarray) -> WriterLedger:
+    closed = head[0] == CLOSED
+    players = tuple(
+        PlayerLedger(
+            produced=int(row[PRODUCED]),
+            written=int(row[WRITTEN]),
+            durable=int(row[DURABLE]),
+            rejected=int(row[REJECTED]),
+            dropped={c: int(row[DROPPED + i]) for i, c in enumerate(DROP_CAUSES) if row[DROPPED + i]},
+        )
+        for row in body
+    )
+    return WriterLedger(
+        writer=writer,
+        state="closed" if closed else "recording",
+        pid=int(head[1]),
+        started_ns=int(head[2]),
+        closed_ns=int(head[3]),
+        players=players,
+        damaged=bool((body < 0).any() or (closed and int(head[4]) != zlib.crc32(body.tobytes()))),
+    )
+
+
+def read_ledger(run: Path) -> list[WriterLedger] | None:
+    """All writers' sections, or None where there is no ledger. Raises CheckFailed when its header is damaged."""
+    path = run / COUNTERS_FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) < HEADER.size + 4:
+        raise CheckFailed(f"{path}: ledger is cut short at {len(data)} bytes")
+    magic, players, section = HEADER.unpack_from(data)
+    if struct.unpack_from("<I", data, HEADER.size)[0] != zlib.crc32(data[: HEADER.size]) or magic != MAGIC:
+        raise CheckFailed(f"{path}: ledger header is damaged")
+    if section != _section_bytes(players):
+        raise CheckFailed(
+            f"{path}: ledger header is damaged: section of {section} bytes for {players} players"
+        )
+    out = []
+    for writer in range((len(data) - PAGE) // section):
+        words = np.frombuffer(data, np.int64, SECTION_WORDS + players * PLAYER_WORDS, PAGE + writer * section)
+        if words[0] != UNUSED:
+            out.append(
+                _parse(writer, words[:SECTION_WORDS], words[SECTION_WORDS:].reshape(players, PLAYER_WORDS))
+            )
+    return out

@@ -1,0 +1,63 @@
+"""The disk guard: stops a recording before the disk is full, and caps what runs may take together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from expkit.errors import NoSpace
+from expkit.runs.layout import find_runs, list_shards
+from expkit.units import format_size
+
+DEFAULT_MIN_FREE = 2 << 30
+
+
+@dataclass(slots=True)
+class DiskGuard:
+    """`min_free` bytes stay free on the disk; `max_total` bounds the shards of this run and of the runs beside it
+    in the same folder, earlier ones counted. 0 switches either off."""
+
+    min_free: int = DEFAULT_MIN_FREE
+    max_total: int = 0
+    _others: int = 0
+
+    def start(self, run: Path) -> None:
+        """Count what is there before recording, and check once. Raises NoSpace."""
+        if self.max_total:
+            self._others = sum(shards_bytes(other) for other in find_runs(run.parent) if other != run)
+        self.check(run)
+
+    def check(self, run: Path) -> None:
+        """Raises NoSpace when a limit is reached."""
+        if self.min_free:
+            free = free_bytes(run)
+            if free < self.min_free:
+                raise NoSpace(
+                    f"{run}: {format_size(free)} free on the disk, the guard keeps {format_size(self.min_free)}; "
+                    "make room or lower --min-free"
+                )
+        if self.max_total:
+            total = self._others + shards_bytes(run)
+            if total >= self.max_total:
+                raise NoSpace(
+                    f"{run.parent}: runs take {format_size(total)} of the {format_size(self.max_total)} allowed; "
+                    "delete old runs or raise --max-total"
+                )
+
+
+def shards_bytes(run: Path) -> int:
+    """Bytes of all shard files of a run; files that vanish meanwhile count nothing."""
+    total = 0
+    for shard in list_shards(run):
+        try:
+            total += shard.path.stat().st_size
+        except OSError:
+            continue
+    return total
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that an ordinary user may still write on the disk that holds `path`."""
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize

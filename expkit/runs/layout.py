@@ -1,0 +1,234 @@
+"""Names of everything in a run directory, and the run's own description, `run.yaml`.
+
+run.yaml          what the run is: id, source, players, policies, configuration as resolved, schema, versions
+manifest.json     a cache of what the shard files say; rebuilt from them at any time
+counters          the memory-mapped ledger, one section per writer
+events.jsonl      one line per thing that happened: started, rotated, stopped
+shards/w0/000000.exp      a published shard of writer 0; `000000.active` while it is being written
+locks/w0          held by the writer for as long as it lives
+requests/         what commands ask of a running recorder
+quarantine/       what recovery could not keep
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expkit import __version__
+from expkit.episodes import PolicyInfo
+from expkit.errors import CheckFailed, NotThere, SchemaError
+from expkit.schema import Schema
+
+RUN_FILE = "run.yaml"
+MANIFEST_FILE = "manifest.json"
+COUNTERS_FILE = "counters"
+EVENTS_FILE = "events.jsonl"
+SHARDS_DIR = "shards"
+LOCKS_DIR = "locks"
+REQUESTS_DIR = "requests"
+QUARANTINE_DIR = "quarantine"
+
+SHARD_SUFFIX = ".exp"
+ACTIVE_SUFFIX = ".active"
+MAX_RUN_FILE_BYTES = 16 << 20
+_SHARD = re.compile(r"(\d{6,})(\.exp|\.active)")
+_WRITER = re.compile(r"w(\d{1,5})")
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPath:
+    """A shard file as found on disk. `name` is `w0/000003`; `active` while it has no published name."""
+
+    path: Path
+    writer: int
+    number: int
+    active: bool
+
+    @property
+    def name(self) -> str:
+        return f"w{self.writer}/{self.number:06d}"
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """What `run.yaml` holds."""
+
+    id: str
+    source: str
+    schema: Schema
+    players: list[str]
+    policies: list[PolicyInfo] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    config_digest: str = ""
+    seed: int | None = None
+    created_ns: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    host: str = ""
+    argv: list[str] = field(default_factory=list)
+    version: str = __version__
+
+
+def new_run_id() -> str:
+    """128 random bits as hex: names a run across machines."""
+    return os.urandom(16).hex()
+
+
+def shard_file(run: Path, writer: int, number: int, *, active: bool = False) -> Path:
+    return run / SHARDS_DIR / f"w{writer}" / f"{number:06d}{ACTIVE_SUFFIX if active else SHARD_SUFFIX}"
+
+
+def is_run(path: Path) -> bool:
+    """A folder that holds `run.yaml` or a folder of shards."""
+    return (path / RUN_FILE).is_file() or (path / SHARDS_DIR).is_dir()
+
+
+def list_shards(run: Path) -> list[ShardPath]:
+    """Shards of all writers, by writer and number. A published shard hides an active one of the same number:
+    publishing is one rename, so both can only exist when a copy was made in between."""
+    found: dict[tuple[int, int], ShardPath] = {}
+    root = run / SHARDS_DIR
+    if not root.is_dir():
+        return []
+    for folder in root.iterdir():
+        writer = _WRITER.fullmatch(folder.name)
+        if writer is None or not folder.is_dir():
+            continue
+        for name in os.listdir(folder):
+            match = _SHARD.fullmatch(name)
+            if match is None:
+                continue
+            key = (int(writer[1]), int(match[1]))
+            active = match[2] == ACTIVE_SUFFIX
+            if key not in found or not active:
+                found[key] = ShardPath(folder / name, *key, active)
+    return [found[key] for key in sorted(found)]
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Run folders at or below `folder`, in order of name. Folders inside a run are not searched."""
+    out: list[Path] = []
+    stack = [folder]
+    while stack:
+        here = stack.pop()
+        if is_run(here):
+            out.append(here)
+            continue
+        try:
+            stack += [entry for entry in here.iterdir() if entry.is_dir() and not entry.is_symlink()]
+        except OSError:
+            continue
+    return sorted(out)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: a temporary file beside it, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that names created or renamed in it survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_run_info(run: Path, info: RunInfo) -> None:
+    """Write `run.yaml`, atomically."""
+    tree = {
+        "run": {
+            "id": info.id,
+            "source": info.source,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(info.created_ns / 1e9)),
+            "created_ns": info.created_ns,
+            "seed": info.seed,
+            "players": info.players,
+            "policies": [
+                {"name": p.name, "checkpoint": p.checkpoint, "digest": p.digest} for p in info.policies
+            ],
+            "config_digest": info.config_digest,
+            "host": info.host or socket.gethostname(),
+            "argv": info.argv or sys.argv,
+            "expkit": info.version,
+            "metadata": info.metadata,
+        },
+        "config": info.config,
+        "schema": json.loads(info.schema.to_json()),
+    }
+    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    write_atomic(run / RUN_FILE, text.encode())
+
+
+def read_run_info(run: Path) -> RunInfo:
+    """Read `run.yaml`. Raises NotThere without one, CheckFailed when it cannot be understood."""
+    path = run / RUN_FILE
+    try:
+        if path.stat().st_size > MAX_RUN_FILE_BYTES:
+            raise CheckFailed(f"{path}: larger than {MAX_RUN_FILE_BYTES >> 20} MiB, which no run.yaml is")
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise NotThere(f"{run}: no run here (no {RUN_FILE}); see expkit list") from None
+    try:
+        tree = yaml.load(text, Loader=_Loader)
+        about = tree["run"]
+        return RunInfo(
+            id=str(about["id"]),
+            source=str(about["source"]),
+            schema=Schema.from_builtins(tree["schema"]),
+            players=[str(name) for name in about["players"]],
+            policies=[
+                PolicyInfo(str(p["name"]), str(p["checkpoint"]), str(p["digest"])) for p in about["policies"]
+            ],
+            config=dict(tree.get("config") or {}),
+            config_digest=str(about.get("config_digest", "")),
+            seed=None if about.get("seed") is None else int(about["seed"]),
+            created_ns=int(about["created_ns"]),
+            metadata=dict(about.get("metadata") or {}),
+            host=str(about.get("host", "")),
+            argv=[str(word) for word in about.get("argv") or []],
+            version=str(about.get("expkit", "")),
+        )
+    except (
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        SchemaError,
+    ) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckFailed(
+            f"{path}: not a run description ({said}); the shards can still be read one by one"
+        ) from None
+
+
+def log_event(run: Path, event: str, **details: Any) -> None:
+    """Append one line to `events.jsonl`."""
+    line = json.dumps({"time_ns": str(time.time_ns()), "event": event, "pid": os.getpid(), **details})
+    with open(run / EVENTS_FILE, "a", encoding="utf-8") as file:
+        file.write(line + "\n")

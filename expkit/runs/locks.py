@@ -1,0 +1,81 @@
+"""One lock per writer, held for the writer's life; the kernel releases it when the process dies.
+
+So whether a run is being recorded is asked of the lock, never of a stored pid.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from expkit.errors import Busy, UsageError
+from expkit.runs.layout import LOCKS_DIR
+
+MAX_WRITERS = 1 << 15  # the writer stands in the top 16 bits of an episode number; the sign bit stays free
+
+
+class Lock:
+    """An exclusive flock on a file of the run. Raises Busy when another process, or another Lock, holds it."""
+
+    def __init__(self, path: Path, what: str):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._handle)
+            self._handle = -1
+            raise Busy(f"{what} is in use by another process ({path}); wait for it or stop it") from None
+
+    def release(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def lock_writer(run: Path, writer: int | None = None) -> tuple[int, Lock]:
+    """The lock of `writer`, or of the lowest number that nobody used before. Raises Busy, UsageError."""
+    if writer is not None:
+        if not 0 <= writer < MAX_WRITERS:
+            raise UsageError(f"writer {writer} is out of range; use 0 to {MAX_WRITERS - 1}")
+        return writer, Lock(run / LOCKS_DIR / f"w{writer}", f"writer w{writer} of {run}")
+    for number in range(MAX_WRITERS):
+        path = run / LOCKS_DIR / f"w{number}"
+        if path.exists():
+            continue
+        try:
+            return number, Lock(path, f"writer w{number} of {run}")
+        except Busy:  # another process took the number in between
+            continue
+    raise Busy(f"{run} has {MAX_WRITERS} writers already; record into a new run")
+
+
+def live_writers(run: Path) -> list[int]:
+    """Writers whose lock is held right now."""
+    out = []
+    folder = run / LOCKS_DIR
+    if not folder.is_dir():
+        return out
+    for path in folder.iterdir():
+        if not path.name.startswith("w") or not path.name[1:].isdigit():
+            continue
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            # A shared lock is enough to ask, and does not make two askers see each other as a recorder.
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            out.append(int(path.name[1:]))
+        finally:
+            os.close(handle)
+    return sorted(out)

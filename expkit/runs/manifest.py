@@ -1,0 +1,82 @@
+"""`manifest.json`: a cache of what the shard files say, so that a listing need not open them all.
+
+It may be missing, old or wrong at any time without harm: an entry counts only while the file's size and the
+checksum of its footer agree, and `rebuild_manifest` makes it anew from the files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, Protocol
+
+from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, SHARD_SUFFIX, write_atomic
+
+VERSION = 1
+MAX_BYTES = 256 << 20
+
+
+class ShardCounts(Protocol):
+    """What a manifest entry is made of: a shard writer or reader."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def rows_by_player(self) -> dict[int, int]: ...
+
+
+def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
+    """Entries by shard name `w0/000000`; empty when there is no manifest or it is damaged."""
+    path = run / MANIFEST_FILE
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return {}
+        tree = json.loads(path.read_bytes())
+        body = tree["shards"]
+        if tree["version"] != VERSION or tree["crc32"] != _checksum(body):
+            return {}
+        return dict(body)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def is_damaged(run: Path) -> bool:
+    """A manifest is there and does not pass its own checksum."""
+    return (
+        (run / MANIFEST_FILE).exists() and not read_manifest(run) and (run / MANIFEST_FILE).stat().st_size > 0
+    )
+
+
+def entry(shard: ShardCounts) -> dict[str, Any]:
+    return {
+        "bytes": shard.nbytes,
+        "rows": shard.rows,
+        "players": {str(player): rows for player, rows in sorted(shard.rows_by_player.items())},
+    }
+
+
+def add_to_manifest(run: Path, writer: int, published: Path, shard: ShardCounts) -> None:
+    """Add or replace one shard's entry. Writers of the same run take turns by a lock."""
+    handle = os.open(run / LOCKS_DIR / "manifest", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        shards = read_manifest(run)
+        shards[f"w{writer}/{published.name.removesuffix(SHARD_SUFFIX)}"] = entry(shard)
+        write_manifest(run, shards)
+    finally:
+        os.close(handle)
+
+
+def write_manifest(run: Path, shards: dict[str, dict[str, Any]]) -> None:
+    body = {name: shards[name] for name in sorted(shards)}
+    tree = {"version": VERSION, "crc32": _checksum(body), "shards": body}
+    write_atomic(run / MANIFEST_FILE, json.dumps(tree, indent=1).encode())
+
+
+def _checksum(body: Any) -> int:
+    return zlib.crc32(json.dumps(body, sort_keys=True).encode())

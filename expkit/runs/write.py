@@ -1,0 +1,326 @@
+"""One writer of a run: appends encoded blocks and episode records, rotates shards, says what is durable.
+
+Thread-safe. The order on disk is the order of calls: an episode's start before its rows, its end after them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from expkit import __version__
+from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.errors import BufferClosed, NoSpace, OutputExists, SchemaError
+from expkit.formats.shard.encode import EncodedBlock
+from expkit.formats.shard.write import ShardWriter
+from expkit.runs.counters import Ledger
+from expkit.runs.guard import DiskGuard
+from expkit.runs.layout import (
+    LOCKS_DIR,
+    SHARDS_DIR,
+    RunInfo,
+    is_run,
+    list_shards,
+    log_event,
+    read_run_info,
+    shard_file,
+    sync_folder,
+    write_run_info,
+)
+from expkit.runs.locks import lock_writer
+from expkit.runs.manifest import add_to_manifest
+from expkit.runs.requests import pending_rotations
+from expkit.schema import Schema
+
+Sync = Literal["none", "interval", "block"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLimits:
+    """When a shard is closed and the next one begun: at `size` bytes, `rows` rows or `age` seconds. 0 is never."""
+
+    size: int = 256 << 20
+    rows: int = 0
+    age: float = 3600.0
+
+
+def create_run(run: Path, info: RunInfo, *, force: bool = False) -> None:
+    """Make the folder and `run.yaml`. Raises OutputExists when something is there."""
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if not force or not is_run(run):
+            hint = "use --force to replace it, or choose another -o" if is_run(run) else "choose another -o"
+            raise OutputExists(f"{run} exists already; {hint}")
+        _remove_run(run)
+    (run / SHARDS_DIR).mkdir(parents=True, exist_ok=True)
+    (run / LOCKS_DIR).mkdir(exist_ok=True)
+    if not info.created_ns:
+        info.created_ns = time.time_ns()
+    write_run_info(run, info)
+    sync_folder(run.parent)
+
+
+def _remove_run(run: Path) -> None:
+    """Delete a run that nobody records. Raises Busy when somebody does."""
+    import shutil
+
+    from expkit.errors import Busy
+    from expkit.runs.locks import live_writers
+
+    if live_writers(run):
+        raise Busy(f"{run} is being recorded; stop that recorder first")
+    shutil.rmtree(run)
+
+
+class RunWriter:
+    """Writer `wN` of a run directory that exists (see `create_run`).
+
+    Raises Busy when that writer is taken, SchemaError when the run has another schema.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        schema: Schema,
+        players: int,
+        *,
+        writer: int | None = None,
+        limits: ShardLimits | None = None,
+        sync: Sync = "interval",
+        guard: DiskGuard | None = None,
+    ):
+        self.run = run
+        self.info = read_run_info(run)
+        if self.info.schema != schema:
+            raise SchemaError(f"{run} was begun with another schema; record into a new run")
+        self.schema = schema
+        self.limits = limits or ShardLimits()
+        self.sync_policy = sync
+        self.guard = guard or DiskGuard()
+        self.guard.start(run)
+        self.writer, self._lock_file = lock_writer(run, writer)
+        try:
+            self.ledger = Ledger(run, self.writer, players)
+            mine = [shard.number for shard in list_shards(run) if shard.writer == self.writer]
+            self._number = max(mine, default=-1) + 1
+            shard_file(run, self.writer, 0).parent.mkdir(parents=True, exist_ok=True)
+            sync_folder(run / SHARDS_DIR)
+        except BaseException:
+            self._lock_file.release()
+            raise
+        self._lock = threading.RLock()
+        self._shard: ShardWriter | None = None
+        self._shard_path = Path()
+        self._shard_begun = 0.0
+        self._open_episodes: dict[int, EpisodeStart] = {}
+        self._dirty = False
+        self._closed = False
+        self.closed_bytes = 0
+        self.shards = 0
+        log_event(run, "started", writer=self.writer)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards this writer wrote, the active one included."""
+        with self._lock:
+            return self.closed_bytes + (self._shard.nbytes if self._shard is not None else 0)
+
+    def append(
+        self,
+        block: EncodedBlock,
+        *,
+        starts: Sequence[EpisodeStart] = (),
+        ends: Sequence[EpisodeEnd] = (),
+    ) -> None:
+        """Episode starts, then the block, then episode ends. Raises NoSpace, OSError, BufferClosed."""
+        with self._lock:
+            self.append_episodes(starts, ())
+            shard = self._active()
+            with self._disk_errors():
+                shard.append_block(block)
+            self._dirty = True
+            self.ledger.written[block.info.player] += block.info.rows
+            self.append_episodes((), ends)
+            if self.sync_policy == "block":
+                self.sync()
+            if (self.limits.size and shard.nbytes >= self.limits.size) or (
+                self.limits.rows and shard.rows >= self.limits.rows
+            ):
+                self.rotate()
+
+    def append_episodes(self, starts: Sequence[EpisodeStart], ends: Sequence[EpisodeEnd]) -> None:
+        """Records of episodes that begin or end. Raises NoSpace, OSError, BufferClosed."""
+        if not starts and not ends:
+            return
+        with self._lock:
+            shard = self._active()
+            with self._disk_errors():
+                shard.append_episodes(starts, ends)
+            self._dirty = True
+            for start in starts:
+                self._open_episodes[start.episode] = start
+            for end in ends:
+                self._open_episodes.pop(end.episode, None)
+
+    def append_drops(self, player: int, causes: Mapping[str, int]) -> None:
+        """Rows that were dropped and that no later block of the player will tell of."""
+        with self._lock:
+            shard = self._active()
+            with self._disk_errors():
+                shard.append_drops(player, dict(causes))
+            self._dirty = True
+
+    def append_meta(self, data: dict[str, Any]) -> None:
+        """A record of the run's own: annotations, policies, discarded episodes."""
+        with self._lock:
+            shard = self._active()
+            with self._disk_errors():
+                shard.append_meta(data)
+            self._dirty = True
+
+    def add_policy(self, policy: PolicyInfo) -> int:
+        """The policy's row in the run's table, added when it is new."""
+        with self._lock:
+            if policy in self.info.policies:
+                return self.info.policies.index(policy)
+            self.info.policies.append(policy)
+            self.append_meta({"policies": msgspec.to_builtins(self.info.policies)})
+            write_run_info(self.run, self.info)
+            return len(self.info.policies) - 1
+
+    def sync(self) -> None:
+        """Everything appended before the call is on the disk when it returns. Raises NoSpace, OSError."""
+        with self._lock:
+            if self._shard is None or not self._dirty:
+                return
+            mark = self.ledger.written.copy()
+            handle = os.dup(self._shard.fileno())
+            self._dirty = False
+        # Outside the lock: a drain thread goes on appending while the disk works.
+        try:
+            with self._disk_errors():
+                os.fdatasync(handle)
+        except BaseException:
+            self._dirty = True
+            raise
+        finally:
+            os.close(handle)
+        self._raise_durable(mark)
+
+    def tick(self) -> None:
+        """What is due: the disk guard, requests from commands, shards too old. Called every flush interval."""
+        self.guard.check(self.run)
+        requests = pending_rotations(self.run, self.writer)
+        if requests:
+            self.rotate()
+            for path in requests:
+                path.unlink(missing_ok=True)
+        with self._lock:
+            old = self._shard is not None and self._shard.rows and self.limits.age
+            if old and time.monotonic() - self._shard_begun >= self.limits.age:
+                self.rotate()
+
+    def rotate(self) -> None:
+        """Publish the active shard: footer, fsync, rename. The next append begins a new one."""
+        with self._lock:
+            shard = self._shard
+            if shard is None:
+                return
+            with self._disk_errors():
+                shard.close()
+                published = shard_file(self.run, self.writer, self._number)
+                os.rename(self._shard_path, published)
+                sync_folder(published.parent)
+            self._shard = None
+            self._dirty = False
+            self.closed_bytes += shard.nbytes
+            self._number += 1
+            self._raise_durable(self.ledger.written)
+            add_to_manifest(self.run, self.writer, published, shard)
+            log_event(self.run, "published", shard=f"w{self.writer}/{published.stem}", rows=shard.rows)
+
+    def close(self) -> None:
+        """Publish, mark the ledger closed, let the lock go. Closing twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self.rotate()
+                self.ledger.close()
+                log_event(self.run, "closed", writer=self.writer)
+            finally:
+                self._lock_file.release()
+
+    def abandon(self) -> None:
+        """Let go after an error that keeps the shard from being published: what is written stays as it is."""
+        with self._lock:
+            self._closed = True
+            self._lock_file.release()
+
+    def _raise_durable(self, mark: np.ndarray) -> None:
+        with self._lock:
+            np.maximum(self.ledger.durable, mark, out=self.ledger.durable)
+
+    def _active(self) -> ShardWriter:
+        if self._closed:
+            raise BufferClosed(f"{self.run}: writer w{self.writer} is closed")
+        if self._shard is None:
+            self._shard_path = shard_file(self.run, self.writer, self._number, active=True)
+            with self._disk_errors():
+                self._shard = ShardWriter(self._shard_path, self.schema, self._header())
+                if self._open_episodes:
+                    repeated = [
+                        msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()
+                    ]
+                    self._shard.append_episodes(repeated, ())
+                sync_folder(self._shard_path.parent)
+            self._shard_begun = time.monotonic()
+            self.shards += 1
+        return self._shard
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "run": self.info.id,
+            "source": self.info.source,
+            "writer": self.writer,
+            "shard": self._number,
+            "created_ns": str(time.time_ns()),
+            "players": self.info.players,
+            "policies": msgspec.to_builtins(self.info.policies),
+            "config": self.info.config,
+            "config_digest": self.info.config_digest,
+            "seed": None if self.info.seed is None else str(self.info.seed),
+            "host": socket.gethostname(),
+            "argv": sys.argv,
+            "expkit": __version__,
+        }
+
+    def _disk_errors(self) -> _DiskErrors:
+        return _DiskErrors(self.run)
+
+
+class _DiskErrors:
+    """Turns the two ways a disk says it is full into NoSpace; other errors pass."""
+
+    def __init__(self, run: Path):
+        self.run = run
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"{self.run}: the disk is full; what was durable is intact, make room and record on"
+            ) from error
