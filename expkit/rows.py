@@ -112,9 +112,7 @@ class RowFactory:
             if column.field.belongs == "observation":
                 self._assign(views, index, column, values)
             elif column.name in values:
-                raise SchemaError(
-                    f"{column.name} belongs to the {column.field.belongs}; the last row has none"
-                )
+                raise SchemaError(f"{column.name} belongs to the {column.field.belongs}; the last row has none")
             else:
                 views[column.name][index] = 0
                 if column.field.nullable:
@@ -151,9 +149,7 @@ class RowFactory:
             known = self._open.get((number, player))
             before = ends.get(number, known.last_step if known else None)
             if before is not None and turn <= before:
-                raise SchemaError(
-                    f"episode {number} player {player}: step {turn} does not come after step {before}"
-                )
+                raise SchemaError(f"episode {number} player {player}: step {turn} does not come after step {before}")
             firsts[i] = before is None
             ends[number] = turn
             counts[number] = counts.get(number, 0) + 1
@@ -232,9 +228,7 @@ class RowFactory:
         if not column.field.nullable and column.name not in ("truncated", "terminated"):
             raise SchemaError(f"{column.name} is missing; give it, or declare the field nullable")
 
-    def _assign(
-        self, views: Mapping[str, np.ndarray], index: int, column: Column, values: Mapping[str, Any]
-    ) -> None:
+    def _assign(self, views: Mapping[str, np.ndarray], index: int, column: Column, values: Mapping[str, Any]) -> None:
         field, name = column.field, column.name
         assert field is not None
         value = values.get(name)

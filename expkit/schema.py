@@ -60,9 +60,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > 200:
-            raise SchemaError(
-                f"field name {self.name!r} is not usable; use letters, digits, _ . - and / to group"
-            )
+            raise SchemaError(f"field name {self.name!r} is not usable; use letters, digits, _ . - and / to group")
         if self.dtype not in DTYPES:
             raise SchemaError(f"field {self.name}: dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if any(side <= 0 for side in self.shape) or len(self.shape) > 16:

@@ -36,9 +36,7 @@ def parse_size(text: str | int | float) -> int:
     """Bytes of `64MiB`, `1.5GB` or a plain number. Raises UsageError."""
     number, unit = _split(text, "size", "64MiB or 2GB")
     if unit not in _SIZE:
-        raise UsageError(
-            f"size '{text}' has an unknown unit '{unit}'; use B, KiB, MiB, GiB, TiB, kB, MB, GB or TB"
-        )
+        raise UsageError(f"size '{text}' has an unknown unit '{unit}'; use B, KiB, MiB, GiB, TiB, kB, MB, GB or TB")
     return int(number * _SIZE[unit])
 
 

@@ -79,9 +79,7 @@ class Ledger:
             if os.fstat(handle).st_size == 0:
                 os.pwrite(handle, head + struct.pack("<I", zlib.crc32(head)), 0)
             elif os.pread(handle, HEADER.size, 0) != head:
-                raise CheckFailed(
-                    f"{run / COUNTERS_FILE}: ledger is damaged or made for another number of players"
-                )
+                raise CheckFailed(f"{run / COUNTERS_FILE}: ledger is damaged or made for another number of players")
             size = PAGE + (writer + 1) * section
             if os.fstat(handle).st_size < size:
                 os.ftruncate(handle, size)
@@ -153,14 +151,10 @@ def read_ledger(run: Path) -> list[WriterLedger] | None:
     if struct.unpack_from("<I", data, HEADER.size)[0] != zlib.crc32(data[: HEADER.size]) or magic != MAGIC:
         raise CheckFailed(f"{path}: ledger header is damaged")
     if section != _section_bytes(players):
-        raise CheckFailed(
-            f"{path}: ledger header is damaged: section of {section} bytes for {players} players"
-        )
+        raise CheckFailed(f"{path}: ledger header is damaged: section of {section} bytes for {players} players")
     out = []
     for writer in range((len(data) - PAGE) // section):
         words = np.frombuffer(data, np.int64, SECTION_WORDS + players * PLAYER_WORDS, PAGE + writer * section)
         if words[0] != UNUSED:
-            out.append(
-                _parse(writer, words[:SECTION_WORDS], words[SECTION_WORDS:].reshape(players, PLAYER_WORDS))
-            )
+            out.append(_parse(writer, words[:SECTION_WORDS], words[SECTION_WORDS:].reshape(players, PLAYER_WORDS)))
     return out

@@ -167,9 +167,7 @@ def write_run_info(run: Path, info: RunInfo) -> None:
             "created_ns": info.created_ns,
             "seed": info.seed,
             "players": info.players,
-            "policies": [
-                {"name": p.name, "checkpoint": p.checkpoint, "digest": p.digest} for p in info.policies
-            ],
+            "policies": [{"name": p.name, "checkpoint": p.checkpoint, "digest": p.digest} for p in info.policies],
             "config_digest": info.config_digest,
             "host": info.host or socket.gethostname(),
             "argv": info.argv or sys.argv,
@@ -200,9 +198,7 @@ def read_run_info(run: Path) -> RunInfo:
             source=str(about["source"]),
             schema=Schema.from_builtins(tree["schema"]),
             players=[str(name) for name in about["players"]],
-            policies=[
-                PolicyInfo(str(p["name"]), str(p["checkpoint"]), str(p["digest"])) for p in about["policies"]
-            ],
+            policies=[PolicyInfo(str(p["name"]), str(p["checkpoint"]), str(p["digest"])) for p in about["policies"]],
             config=dict(tree.get("config") or {}),
             config_digest=str(about.get("config_digest", "")),
             seed=None if about.get("seed") is None else int(about["seed"]),
@@ -222,9 +218,7 @@ def read_run_info(run: Path) -> RunInfo:
         SchemaError,
     ) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckFailed(
-            f"{path}: not a run description ({said}); the shards can still be read one by one"
-        ) from None
+        raise CheckFailed(f"{path}: not a run description ({said}); the shards can still be read one by one") from None
 
 
 def log_event(run: Path, event: str, **details: Any) -> None:

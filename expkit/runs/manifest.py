@@ -47,9 +47,7 @@ def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
 
 def is_damaged(run: Path) -> bool:
     """A manifest is there and does not pass its own checksum."""
-    return (
-        (run / MANIFEST_FILE).exists() and not read_manifest(run) and (run / MANIFEST_FILE).stat().st_size > 0
-    )
+    return (run / MANIFEST_FILE).exists() and not read_manifest(run) and (run / MANIFEST_FILE).stat().st_size > 0
 
 
 def entry(shard: ShardCounts) -> dict[str, Any]:

@@ -280,9 +280,7 @@ class RunWriter:
             with self._disk_errors():
                 self._shard = ShardWriter(self._shard_path, self.schema, self._header())
                 if self._open_episodes:
-                    repeated = [
-                        msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()
-                    ]
+                    repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]
                     self._shard.append_episodes(repeated, ())
                 sync_folder(self._shard_path.parent)
             self._shard_begun = time.monotonic()
