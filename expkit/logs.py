@@ -49,9 +49,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def set_up(
-    verbosity: int = 0, log_format: str = "text", quiet: bool = False, stream: TextIO | None = None
-) -> None:
+def set_up(verbosity: int = 0, log_format: str = "text", quiet: bool = False, stream: TextIO | None = None) -> None:
     """Send the log of `expkit` and Python's warnings to `stream` (stderr): warnings and above, more with
     `verbosity` 1 (info) and 2 (debug), errors only when `quiet`. May be called again to change it."""
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)

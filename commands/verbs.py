@@ -1,0 +1,79 @@
+"""The verbs of the command line: where each lives and the line that describes it. Imports nothing, so that
+`expkit --help` costs little more than starting Python.
+
+To add a verb: write `commands/NAME.py` with its function, whose docstring begins with the same line of help, and
+an `EXAMPLES` tuple; then add one row here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """One row of the table. `attribute` is a function, or a `typer.Typer` for a verb with verbs of its own."""
+
+    name: str
+    module: str
+    attribute: str
+    group: str
+    help: str
+
+
+VERBS: tuple[Verb, ...] = (Verb("config", "config", "app", "Set up", "Show, write and check settings."),)
+
+# Groups in the order of the root help; a group without verbs is left out.
+GROUPS = ("Record", "Look", "Keep", "Change", "Exchange", "Set up")
+
+# Options every verb takes, before or after its name: (option, line of help).
+COMMON_OPTIONS = (
+    ("-q, --quiet", "No progress and no notes, only results and errors."),
+    ("-v, --verbose", "Say more on stderr; -vv says everything."),
+    ("--log-format [text|json]", "How log lines look."),
+    ("--debug", "Show the traceback of an error."),
+)
+ROOT_OPTIONS = (
+    *COMMON_OPTIONS,
+    ("--version", "Show the version and exit."),
+    ("--install-completion", "Install completion for the current shell."),
+    ("--show-completion", "Show the completion script, to copy it or adapt the installation."),
+    ("-h, --help", "Show this page and exit."),
+)
+
+ABOUT = "The flight recorder of self-play: records experience, keeps it whole, shows and exports it."
+EXIT_CODES = (
+    (0, "done"),
+    (1, "failed"),
+    (2, "usage: a bad option, no input, a glob that matches nothing"),
+    (3, "finished, but rows were lost"),
+    (4, "the check that was asked for failed"),
+    (5, "a named run, shard, episode or row is not there"),
+    (6, "busy or locked"),
+    (7, "no space"),
+    (129, "stopped by SIGHUP after finishing cleanly"),
+    (130, "stopped by SIGINT after finishing cleanly"),
+    (143, "stopped by SIGTERM after finishing cleanly"),
+)
+
+
+def find_verb(name: str) -> Verb | None:
+    """The row of `name`, or None."""
+    return next((verb for verb in VERBS if verb.name == name), None)
+
+
+def root_help(color: bool = False) -> str:
+    """The page of `expkit --help`; fits 80 columns. `color` makes headings bold."""
+
+    def heading(text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if color else text
+
+    lines = [f"{heading('Usage:')} expkit VERB [ARGS]...", "", f"  {ABOUT}"]
+    for group in GROUPS:
+        members = [verb for verb in VERBS if verb.group == group]
+        if members:
+            lines += ["", heading(group)]
+            lines += [f"  {verb.name:<10}{verb.help}" for verb in members]
+    lines += ["", heading("Options")]
+    lines += [f"  {option:<26}{text}" for option, text in ROOT_OPTIONS]
+    lines += ["", "See 'expkit VERB --help' for what a verb does, its options, and examples to run."]
+    return "\n".join(lines)
