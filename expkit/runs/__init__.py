@@ -1,1 +1,28 @@
+"""Run directories: written by `RunWriter`, read by `open_run`, checked by `validate`."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from expkit.runs.layout import find_runs
+    from expkit.runs.read import Episode, Run, ShardEntry, open_run
+    from expkit.runs.requests import request_rotation
+
+__all__ = ["Episode", "Run", "ShardEntry", "find_runs", "open_run", "request_rotation"]
+
+_HOME = {
+    "Episode": "read",
+    "Run": "read",
+    "ShardEntry": "read",
+    "find_runs": "layout",
+    "open_run": "read",
+    "request_rotation": "requests",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"expkit.runs.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'expkit.runs' has no attribute {name!r}")

@@ -118,7 +118,7 @@ class RunWriter:
         except BaseException:
             self._lock_file.release()
             raise
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._shard: ShardWriter | None = None
         self._shard_path = Path()
         self._shard_begun = 0.0
@@ -132,25 +132,18 @@ class RunWriter:
     @property
     def nbytes(self) -> int:
         """Bytes of all shards this writer wrote, the active one included."""
-        with self._lock:
+        with self.lock:
             return self.closed_bytes + (self._shard.nbytes if self._shard is not None else 0)
 
-    def append(
-        self,
-        block: EncodedBlock,
-        *,
-        starts: Sequence[EpisodeStart] = (),
-        ends: Sequence[EpisodeEnd] = (),
-    ) -> None:
-        """Episode starts, then the block, then episode ends. Raises NoSpace, OSError, BufferClosed."""
-        with self._lock:
+    def append(self, block: EncodedBlock, *, starts: Sequence[EpisodeStart] = ()) -> None:
+        """Episode starts, then the block. Raises NoSpace, OSError, BufferClosed."""
+        with self.lock:
             self.append_episodes(starts, ())
             shard = self._active()
             with self._disk_errors():
                 shard.append_block(block)
             self._dirty = True
             self.ledger.written[block.info.player] += block.info.rows
-            self.append_episodes((), ends)
             if self.sync_policy == "block":
                 self.sync()
             if (self.limits.size and shard.nbytes >= self.limits.size) or (
@@ -162,7 +155,7 @@ class RunWriter:
         """Records of episodes that begin or end. Raises NoSpace, OSError, BufferClosed."""
         if not starts and not ends:
             return
-        with self._lock:
+        with self.lock:
             shard = self._active()
             with self._disk_errors():
                 shard.append_episodes(starts, ends)
@@ -174,7 +167,7 @@ class RunWriter:
 
     def append_drops(self, player: int, causes: Mapping[str, int]) -> None:
         """Rows that were dropped and that no later block of the player will tell of."""
-        with self._lock:
+        with self.lock:
             shard = self._active()
             with self._disk_errors():
                 shard.append_drops(player, dict(causes))
@@ -182,7 +175,7 @@ class RunWriter:
 
     def append_meta(self, data: dict[str, Any]) -> None:
         """A record of the run's own: annotations, policies, discarded episodes."""
-        with self._lock:
+        with self.lock:
             shard = self._active()
             with self._disk_errors():
                 shard.append_meta(data)
@@ -190,7 +183,7 @@ class RunWriter:
 
     def add_policy(self, policy: PolicyInfo) -> int:
         """The policy's row in the run's table, added when it is new."""
-        with self._lock:
+        with self.lock:
             if policy in self.info.policies:
                 return self.info.policies.index(policy)
             self.info.policies.append(policy)
@@ -200,7 +193,7 @@ class RunWriter:
 
     def sync(self) -> None:
         """Everything appended before the call is on the disk when it returns. Raises NoSpace, OSError."""
-        with self._lock:
+        with self.lock:
             if self._shard is None or not self._dirty:
                 return
             mark = self.ledger.written.copy()
@@ -225,14 +218,14 @@ class RunWriter:
             self.rotate()
             for path in requests:
                 path.unlink(missing_ok=True)
-        with self._lock:
+        with self.lock:
             old = self._shard is not None and self._shard.rows and self.limits.age
             if old and time.monotonic() - self._shard_begun >= self.limits.age:
                 self.rotate()
 
     def rotate(self) -> None:
         """Publish the active shard: footer, fsync, rename. The next append begins a new one."""
-        with self._lock:
+        with self.lock:
             shard = self._shard
             if shard is None:
                 return
@@ -251,7 +244,7 @@ class RunWriter:
 
     def close(self) -> None:
         """Publish, mark the ledger closed, let the lock go. Closing twice is fine."""
-        with self._lock:
+        with self.lock:
             if self._closed:
                 return
             self._closed = True
@@ -264,12 +257,12 @@ class RunWriter:
 
     def abandon(self) -> None:
         """Let go after an error that keeps the shard from being published: what is written stays as it is."""
-        with self._lock:
+        with self.lock:
             self._closed = True
             self._lock_file.release()
 
     def _raise_durable(self, mark: np.ndarray) -> None:
-        with self._lock:
+        with self.lock:
             np.maximum(self.ledger.durable, mark, out=self.ledger.durable)
 
     def _active(self) -> ShardWriter:

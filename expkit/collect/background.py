@@ -1,0 +1,226 @@
+"""The collector that writes while the game plays: drain threads, a flush interval, and durable on request.
+
+A drain thread takes one player at a time under that player's lock, so blocks of a player reach the disk in order
+and as many threads help as there are players. The flusher drains what is in half-filled blocks every flush
+interval, makes it durable, and looks after the disk guard, requests and shard age. An error in either reaches the
+caller at its next call.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from expkit.buffers.budget import Plan
+from expkit.buffers.ring import Claimed
+from expkit.collect.protocol import CollectorStats
+from expkit.collect.sharded import ShardedCollector, ShardedFeed
+from expkit.collect.subscribe import Subscription
+from expkit.errors import ExpkitError, NoSpace, WriteFailed
+from expkit.formats.shard.encode import BlockEncoder
+from expkit.runs.write import RunWriter
+from expkit.schema import Schema
+
+# How often the flusher looks around between flushes: requests answered, the first rows made durable, within this.
+POLL_SECONDS = 0.05
+IDLE_WAIT_SECONDS = 0.1
+
+Convert = Callable[[Mapping[str, np.ndarray], int], dict[str, np.ndarray]]
+
+
+class BackgroundCollector:
+    """Rings, drain threads and a `RunWriter` behind the Collector protocol.
+
+    schema    of the rows as producers give them; `writer.schema` is what `convert` makes of them
+    convert   (stored columns, rows) -> stored columns of `writer.schema`, called in drain threads
+    """
+
+    def __init__(
+        self,
+        writer: RunWriter,
+        schema: Schema,
+        players: int,
+        plan: Plan,
+        *,
+        overflow: str = "block",
+        spill_dir: Path | None = None,
+        drain_threads: int = 1,
+        flush_interval: float = 1.0,
+        level: int = 1,
+        convert: Convert | None = None,
+    ):
+        self.schema = schema
+        self.players = players
+        self.writer = writer
+        self.shards = ShardedCollector(schema, players, plan, writer.ledger, overflow=overflow, spill_dir=spill_dir)
+        self._flush_interval = flush_interval
+        self._level = level
+        self._convert = convert
+        self._player_locks = [threading.Lock() for _ in range(players)]
+        self._flush_lock = threading.Lock()
+        self._flush_encoder: BlockEncoder | None = None
+        self._subscriptions: list[Subscription] = []
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._closed = False
+        self._next_player = 0
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(self._drain_loop,), name=f"expkit-drain-{i}", daemon=True)
+            for i in range(max(1, min(drain_threads, players)))
+        ]
+        self._threads.append(
+            threading.Thread(target=self._guarded, args=(self._flush_loop,), name="expkit-flush", daemon=True)
+        )
+        for thread in self._threads:
+            thread.start()
+
+    def feed(self) -> ShardedFeed:
+        """A producer's way in; one per thread."""
+        return self.shards.feed()
+
+    def check(self) -> None:
+        """Raise what stopped a background thread, if anything did."""
+        self.shards.check()
+
+    def subscribe(self, max_batches: int = 16) -> Subscription:
+        """A stream of the batches that are written from now on, in logical form."""
+        subscription = Subscription(self.writer.schema, max_batches)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def flush(self) -> None:
+        """Everything committed before the call is durable when it returns. Raises what stopped the writing."""
+        self.shards.check()
+        self._drain_partial()
+        self.writer.sync()
+
+    def stats(self) -> CollectorStats:
+        return self.shards.stats()
+
+    def close(self) -> None:
+        """Write and publish everything, stop the threads. Closing twice is fine.
+
+        Raises what stopped a background thread; what could be saved has been saved by then.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self.shards.close()
+        self._stop.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join()
+        failure = self.shards.failure
+        try:
+            # After a failed write the disk is not trusted with more; after the guard's stop it is.
+            if failure is None or isinstance(failure, NoSpace):
+                self._drain_partial()
+                self._tell_last_drops()
+                self.writer.append_episodes(self.shards.take_starts(), self.shards.remaining_ends())
+            self.writer.close()
+        except (OSError, ExpkitError) as error:
+            self.writer.abandon()
+            if failure is None:
+                failure = error
+        finally:
+            for subscription in self._subscriptions:
+                subscription.close()
+        if failure is not None:
+            raise failure
+
+    def __enter__(self) -> BackgroundCollector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except ExpkitError as error:
+            self.shards.fail(error)
+        except OSError as error:
+            self.shards.fail(WriteFailed(error.errno, f"{self.writer.run}: writing failed: {error}"))
+        except BaseException as error:  # a user's conversion may raise anything; it must reach the caller
+            self.shards.fail(error)
+
+    def _drain_loop(self) -> None:
+        encoder = BlockEncoder(self.writer.schema, level=self._level)
+        while not self._stop.is_set():
+            if not self._drain_one(encoder):
+                self.shards.buffers.wait_full(IDLE_WAIT_SECONDS)
+
+    def _drain_one(self, encoder: BlockEncoder) -> bool:
+        """Write one full block of any player that no other thread is at. False when there was none."""
+        for turn in range(self.players):
+            player = (self._next_player + turn) % self.players
+            lock = self._player_locks[player]
+            if not lock.acquire(blocking=False):
+                continue
+            try:
+                claimed = self.shards.claim(player)
+                if claimed is not None:
+                    self._next_player = player + 1
+                    self._write(claimed, encoder)
+                    return True
+            finally:
+                lock.release()
+        return False
+
+    def _drain_partial(self) -> None:
+        """Write what every player has, half-filled blocks included."""
+        with self._flush_lock:
+            if self._flush_encoder is None:
+                self._flush_encoder = BlockEncoder(self.writer.schema, level=self._level)
+            for player in range(self.players):
+                with self._player_locks[player]:
+                    # Bounded by what is there now: a fast game would otherwise keep the flusher here for ever.
+                    target = int(self.writer.ledger.produced[player])
+                    while self.shards.accounted(player) < target:
+                        claimed = self.shards.claim(player, partial=True)
+                        if claimed is None:
+                            break
+                        self._write(claimed, self._flush_encoder)
+
+    def _write(self, claimed: Claimed, encoder: BlockEncoder) -> None:
+        """Encode and append one claim. The caller holds the player's lock."""
+        player, rows, dropped = claimed.player, claimed.rows, claimed.dropped_before
+        try:
+            columns = claimed.columns
+            if self._convert is not None:
+                columns = self._convert(columns, rows)
+            encoded = encoder.encode(player, columns, rows, dropped)
+            for subscription in self._subscriptions:
+                subscription.offer(player, columns, rows)
+        finally:
+            claimed.release()
+        for cause, count in dropped.items():
+            self.writer.ledger.drop(player, cause, count)
+        # One hold of the writer's lock: another thread that took the starts has then written them, too.
+        with self.writer.lock:
+            self.writer.append(encoded, starts=self.shards.take_starts())
+            self.writer.append_episodes((), self.shards.account(player, rows + sum(dropped.values())))
+
+    def _tell_last_drops(self) -> None:
+        """Drops that no block came after."""
+        for player in range(self.players):
+            causes = self.shards.ring(player).take_dropped()
+            for cause, count in causes.items():
+                self.writer.ledger.drop(player, cause, count)
+            if causes:
+                self.writer.append_drops(player, causes)
+
+    def _flush_loop(self) -> None:
+        # The first rows are flushed as soon as there are any, not one interval later.
+        first, due = True, time.monotonic() + self._flush_interval
+        while not self._wake.wait(POLL_SECONDS):
+            if (first and self.writer.ledger.produced.any()) or time.monotonic() >= due:
+                first, due = False, time.monotonic() + self._flush_interval
+                self._drain_partial()
+                if self.writer.sync_policy != "none":
+                    self.writer.sync()
+            self.writer.tick()

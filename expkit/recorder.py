@@ -1,0 +1,362 @@
+"""`Recorder`: what a training script uses to record. Rows in, durable and checksummed shards out.
+
+This is the row form: `add`, `add_batch`, `end`, `flush`. Everything given is copied at the call.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from expkit.buffers.budget import plan_blocks
+from expkit.collect.background import BackgroundCollector
+from expkit.collect.subscribe import Subscription
+from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
+from expkit.errors import BufferClosed, SchemaError, UsageError
+from expkit.rows import RowFactory
+from expkit.runs.guard import DiskGuard
+from expkit.runs.layout import RunInfo, is_run, new_run_id
+from expkit.runs.write import RunWriter, ShardLimits, Sync, create_run
+from expkit.schema import Schema
+from expkit.units import parse_duration, parse_size
+
+Mode = Literal["x", "a", "w"]
+
+
+class _Episode:
+    """An episode that is being recorded: rows so far and how each player's part ended."""
+
+    __slots__ = ("ended", "length", "outcome", "rows")
+
+    def __init__(self) -> None:
+        self.ended: dict[int, Ended] = {}
+        self.outcome: dict[str, float | None] = {}
+        self.rows: dict[str, int] = {}
+        self.length = 0
+
+    def count(self, player: int, rows: int) -> None:
+        total = self.rows.get(str(player), 0) + rows
+        self.rows[str(player)] = total
+        self.length = max(self.length, total)
+
+
+class _Finished:
+    """The set of finished episode numbers; numbers that follow one another cost one integer altogether."""
+
+    def __init__(self, first: int):
+        self._floor = first
+        self._above: set[int] = set()
+        self._first = first
+
+    def add(self, number: int) -> None:
+        self._above.add(number)
+        while self._floor in self._above:
+            self._above.remove(self._floor)
+            self._floor += 1
+
+    def __contains__(self, number: int) -> bool:
+        return self._first <= number < self._floor or number in self._above
+
+
+class Recorder:
+    """Records rows into a run directory.
+
+    run       the folder; mode `x` refuses one that exists, `w` replaces a run, `a` joins it as a further writer
+    schema    the fields of a row
+    players   names, or how many
+    memory    of all buffers together, as bytes or `512MiB`
+    overflow  `block` (the caller waits for the disk), `drop-oldest`, `drop-newest`, `spill`
+
+    Thread-safe. Leaving the `with` block ends open episodes as interrupted and publishes everything. Rows are
+    durable after at most `flush_interval` seconds, or when `flush` returns. Raises OutputExists, SchemaError,
+    MemoryBudget, NoSpace.
+    """
+
+    def __init__(
+        self,
+        run: str | os.PathLike[str],
+        schema: Schema,
+        *,
+        mode: Mode = "x",
+        players: Sequence[str] | int = 1,
+        source: str = "recorder",
+        policies: Sequence[PolicyInfo] = (),
+        config: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        writer: int | None = None,
+        memory: str | int = "512MiB",
+        overflow: str = "block",
+        flush_interval: str | float = 1.0,
+        sync: Sync = "interval",
+        shard_size: str | int = "256MiB",
+        shard_rows: int = 0,
+        shard_age: str | float = "1h",
+        min_free: str | int = "2GiB",
+        max_total: str | int = 0,
+        concurrent_episodes: int = 16,
+        drain_threads: int = 1,
+    ):
+        if mode not in ("x", "a", "w"):
+            raise UsageError(f"mode {mode!r} is not one of 'x' (new), 'w' (replace), 'a' (join)")
+        names = [f"player{i}" for i in range(players)] if isinstance(players, int) else list(players)
+        if not names:
+            raise UsageError("a recording needs at least one player")
+        self.path = Path(run)
+        self.schema = schema
+        # One session's plan before anything is made on disk, so that a refusal leaves nothing behind.
+        plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads)
+        if mode != "a" or not is_run(self.path):
+            info = RunInfo(
+                id=new_run_id(),
+                source=source,
+                schema=schema,
+                players=names,
+                policies=list(policies),
+                config=dict(config or {}),
+                metadata=dict(metadata or {}),
+                seed=seed,
+            )
+            create_run(self.path, info, force=mode == "w")
+        limits = ShardLimits(parse_size(shard_size), shard_rows, parse_duration(shard_age))
+        guard = DiskGuard(parse_size(min_free), parse_size(max_total))
+        self._writer = RunWriter(self.path, schema, len(names), writer=writer, limits=limits, sync=sync, guard=guard)
+        self.players = self._writer.info.players
+        if len(names) != len(self.players):
+            self._writer.close()
+            raise SchemaError(f"{self.path} has {len(self.players)} players, not {len(names)}")
+        self.collector = BackgroundCollector(
+            self._writer,
+            schema,
+            len(names),
+            plan,
+            overflow=overflow,
+            spill_dir=self.path,
+            drain_threads=drain_threads,
+            flush_interval=parse_duration(flush_interval),
+        )
+        self._source = source
+        self._factory = RowFactory(schema, len(names))
+        self._feed = self.collector.feed()
+        self._episodes: dict[int, _Episode] = {}
+        self._finished = _Finished(episode_number(self.writer, 0))
+        self._counter = 0
+        self._block_rows = plan.block_rows
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @property
+    def writer(self) -> int:
+        """The number of this recorder among the writers of the run."""
+        return self._writer.writer
+
+    def new_episode(self, *, seeds: Mapping[str, int] | None = None, number: int | None = None, **metadata: Any) -> int:
+        """Begin an episode and return its number; give `number` to choose it. `add` begins one by itself when it
+        meets a new number."""
+        with self._lock:
+            self._check()
+            if number is None:
+                number = episode_number(self.writer, self._counter)
+                while number in self._episodes or number in self._finished:
+                    self._counter += 1
+                    number = episode_number(self.writer, self._counter)
+                self._counter += 1
+            number = self._number(number)
+            if number in self._episodes or number in self._finished:
+                raise SchemaError(f"episode {number} has begun already")
+            self._begin(number, dict(seeds or {}), metadata)
+            return number
+
+    def set_policy(self, player: int, name: str, *, version: int = 0, checkpoint: str = "", digest: str = "") -> None:
+        """The policy that the player's rows are stamped with from now on."""
+        with self._lock:
+            self._check()
+            index = self._writer.add_policy(PolicyInfo(name, checkpoint, digest))
+            self._factory.set_policy(player, index, version)
+
+    def add(self, *, player: int = 0, episode: int, step: int, **fields: Any) -> None:
+        """One transition: the observation before the action, the action, and what it caused. Raises SchemaError."""
+        with self._lock:
+            self._check()
+            number = self._number(episode)
+            known = self._episodes.get(number)
+            self._refuse_ended(number, player)
+            views, index = self._feed.reserve(player, 1)
+            self._factory.transition(views, index, player, number, step, fields)
+            if known is None:
+                known = self._begin(number, {}, {})
+            known.count(player, 1)
+            self._feed.sink.position[player] += 1
+            self._feed.commit()
+
+    def add_batch(self, *, player: int = 0, episode: Any, step: Any, **fields: Any) -> None:
+        """Many transitions of one player; `episode` (one number or (n,)), `step` (n,), fields lead with n. Rows of
+        one episode come in the order of their steps. Raises SchemaError, before anything is recorded of the part
+        that does not fit (a batch larger than a block is recorded in parts)."""
+        steps = np.asarray(step)
+        if steps.ndim != 1 or steps.dtype.kind not in "iu":
+            raise SchemaError(f"step: a batch needs a vector of whole numbers, not {steps.dtype} {steps.shape}")
+        given = np.broadcast_to(np.asarray(episode), steps.shape)
+        with self._lock:
+            self._check()
+            self._factory.check_player(player)
+            unique, places = np.unique(given, return_inverse=True)
+            numbers = np.array([self._number(one) for one in unique.tolist()], np.uint64)[places]
+            for number in numbers[np.sort(np.unique(places, return_index=True)[1])].tolist():
+                self._refuse_ended(number, player)
+            for at in range(0, len(steps), self._block_rows):
+                part = slice(at, at + self._block_rows)
+                rows = len(steps[part])
+                views, start = self._feed.reserve(player, rows)
+                sliced = {name: _slice(value, part) for name, value in fields.items()}
+                self._factory.batch(views, start, player, numbers[part], steps[part], sliced)
+                for number, count in zip(*np.unique(numbers[part], return_counts=True), strict=True):
+                    known = self._episodes.get(int(number)) or self._begin(int(number), {}, {})
+                    known.count(player, int(count))
+                self._feed.sink.position[player] += rows
+                self._feed.commit()
+
+    def end(
+        self,
+        *,
+        episode: int,
+        player: int | None = None,
+        outcome: float | Sequence[float | None] | None = None,
+        ended: Ended | None = None,
+        step: int | None = None,
+        **observation: Any,
+    ) -> None:
+        """The last row: the final observation of one player, or of all players when `player` is left out (arrays
+        then lead with the players that are still open). The episode is over when its last player has ended; how
+        follows from the last `terminated` and `truncated`, unless `ended` says. Raises SchemaError."""
+        with self._lock:
+            self._check()
+            episode = self._number(episode)
+            if player is not None:
+                self._end_player(episode, player, outcome, ended, step, observation)
+                return
+            open_players = self._factory.open_players(episode)
+            if not open_players:
+                raise SchemaError(f"episode {episode} has no open rows to end")
+            for index, one in enumerate(open_players):
+                mine = {name: _pick(value, index) for name, value in observation.items()}
+                theirs = outcome[index] if isinstance(outcome, Sequence) else outcome
+                self._end_player(episode, one, theirs, ended, step, mine)
+
+    def annotate(self, episode: int, **metadata: Any) -> None:
+        """Say more about an episode, at any time; readers see it in the episode's metadata."""
+        with self._lock:
+            self._check()
+            self._writer.append_meta({"annotate": {"episode": str(episode), "metadata": metadata}})
+
+    def flush(self) -> None:
+        """Returns when everything added before is durable. Raises what stopped the writing, if anything did."""
+        with self._lock:
+            self._check()
+        self.collector.flush()
+
+    def subscribe(self, max_batches: int = 16) -> Subscription:
+        """The stream of batches as they are written, for a trainer in this process."""
+        return self.collector.subscribe(max_batches)
+
+    def close(self) -> None:
+        """End open episodes as interrupted, write and publish everything. Closing twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self.collector.shards.failure is None:
+                now = time.time_ns()
+                ends = [self._end_record(number, known, now, "interrupted") for number, known in self._episodes.items()]
+                self._feed.commit((), ends)
+        self.collector.close()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise BufferClosed(f"{self.path}: the recorder is closed")
+        self.collector.check()
+
+    def _begin(self, number: int, seeds: dict[str, int], metadata: dict[str, Any]) -> _Episode:
+        start = EpisodeStart(
+            episode=number,
+            time_ns=time.time_ns(),
+            players=list(range(len(self.players))),
+            game=self._source,
+            config_digest=self._writer.info.config_digest,
+            seeds=seeds,
+            metadata=metadata,
+        )
+        msgspec.json.encode(start)  # metadata that is no JSON is refused here, not in a drain thread
+        known = self._episodes[number] = _Episode()
+        self._feed.commit((start,))
+        return known
+
+    def _number(self, episode: int) -> int:
+        """The whole number of an episode: what a writer counts by itself gets the writer put in front."""
+        writer, counter = int(episode) >> WRITER_BITS, int(episode)
+        if counter < 0 or writer not in (0, self.writer):
+            raise SchemaError(f"episode {episode} is out of range; writer w{self.writer} counts from 0 to 2**48 - 1")
+        return counter if writer else episode_number(self.writer, counter)
+
+    def _refuse_ended(self, number: int, player: int) -> None:
+        known = self._episodes.get(number)
+        if number in self._finished or (known is not None and player in known.ended):
+            raise SchemaError(f"episode {number} player {player} has ended; its rows are complete")
+
+    def _end_player(
+        self,
+        episode: int,
+        player: int,
+        outcome: Any,
+        ended: Ended | None,
+        step: int | None,
+        observation: dict[str, Any],
+    ) -> None:
+        self._refuse_ended(episode, player)
+        views, index = self._feed.reserve(player, 1)
+        progress = self._factory.final(views, index, player, episode, observation, step)
+        self._feed.sink.position[player] += 1
+        known = self._episodes[episode]
+        known.rows[str(player)] += 1
+        how: Ended = "terminated" if progress.terminated else "truncated" if progress.truncated else "interrupted"
+        known.ended[player] = ended or how
+        known.outcome[str(player)] = None if outcome is None else float(outcome)
+        ends: tuple[EpisodeEnd, ...] = ()
+        if len(known.ended) == len(known.rows):
+            del self._episodes[episode]
+            self._finished.add(episode)
+            hows = set(known.ended.values())
+            overall: Ended = (
+                "terminated" if "terminated" in hows else "truncated" if "truncated" in hows else "interrupted"
+            )
+            ends = (self._end_record(episode, known, time.time_ns(), overall),)
+        self._feed.commit((), ends)
+
+    def _end_record(self, number: int, known: _Episode, now: int, ended: Ended) -> EpisodeEnd:
+        return EpisodeEnd(number, now, ended, known.length, known.outcome, known.rows)
+
+
+def _slice(value: Any, part: slice) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _slice(inner, part) for name, inner in value.items()}
+    return None if value is None else np.asarray(value)[part]
+
+
+def _pick(value: Any, index: int) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _pick(inner, index) for name, inner in value.items()}
+    return None if value is None else np.asarray(value)[index]

@@ -1,0 +1,72 @@
+"""Where the rows of a run are: one table over all blocks of all shards, searched with NumPy.
+
+A *segment* is a stretch of consecutive rows of one (episode, player) inside one block. The table has about one
+entry per 64-128 rows, so a run of 10^8 rows has a table of some 30 MB; it is built when first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from expkit.formats.shard.read import ShardReader
+
+
+@dataclass(frozen=True, slots=True)
+class RunIndex:
+    """Arrays over segments, sorted by (episode, player, first_step).
+
+    shard, block   int64: position in the run's list of shards, and in that shard's list of blocks
+    first_row      int64: of the segment in its block;  rows int64: its length
+    episode u64, player int64, first_step int64
+    """
+
+    shard: np.ndarray
+    block: np.ndarray
+    player: np.ndarray
+    episode: np.ndarray
+    first_row: np.ndarray
+    rows: np.ndarray
+    first_step: np.ndarray
+
+    @classmethod
+    def build(cls, readers: Sequence[ShardReader]) -> RunIndex:
+        """From the blocks that the readers list; reads no rows."""
+        parts: list[tuple[np.ndarray, ...]] = []
+        for shard, reader in enumerate(readers):
+            for block, info in enumerate(reader.blocks):
+                runs = info.runs
+                count = len(runs)
+                parts.append(
+                    (
+                        np.full(count, shard, np.int64),
+                        np.full(count, block, np.int64),
+                        np.full(count, info.player, np.int64),
+                        runs["episode"].astype(np.uint64),
+                        runs["first_row"].astype(np.int64),
+                        runs["rows"].astype(np.int64),
+                        runs["first_step"].astype(np.int64),
+                    )
+                )
+        kinds = (np.int64, np.int64, np.int64, np.uint64, np.int64, np.int64, np.int64)
+        columns = [
+            np.concatenate([part[i] for part in parts]) if parts else np.empty(0, kind) for i, kind in enumerate(kinds)
+        ]
+        order = np.lexsort((columns[6], columns[2], columns[3]))
+        return cls(*(column[order] for column in columns))
+
+    def find(self, episode: int, player: int) -> np.ndarray:
+        """Segment numbers of (episode, player), in the order of their steps; empty when there is none."""
+        low = int(np.searchsorted(self.episode, np.uint64(episode), "left"))
+        high = int(np.searchsorted(self.episode, np.uint64(episode), "right"))
+        return low + np.flatnonzero(self.player[low:high] == player)
+
+    def rows_by_episode(self) -> dict[int, dict[int, int]]:
+        """{episode: {player: rows}}."""
+        out: dict[int, dict[int, int]] = {}
+        for episode, player, rows in zip(self.episode.tolist(), self.player.tolist(), self.rows.tolist(), strict=True):
+            players = out.setdefault(episode, {})
+            players[player] = players.get(player, 0) + rows
+        return out

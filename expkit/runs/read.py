@@ -1,0 +1,485 @@
+"""`open_run`: everything there is to read of a run, closed, killed or still being recorded.
+
+What is known is derived from the shard files; the manifest and `run.yaml` are conveniences. A `Run` is a view of
+the moment it was opened; `refresh` looks again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from expkit.episodes import Ended, EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.errors import CheckFailed, NotThere, SchemaError, ShardError
+from expkit.formats.shard.read import ShardReader
+from expkit.runs.counters import WriterLedger, read_ledger
+from expkit.runs.index import RunIndex
+from expkit.runs.layout import RunInfo, ShardPath, is_run, list_shards, read_run_info
+from expkit.runs.locks import live_writers
+from expkit.schema import KEY_NAMES, Schema
+
+State = Literal["recording", "closed", "killed"]
+Rows = Literal["transitions", "all"]
+OPEN_READERS = 256  # below the usual limit of 1,024 open files
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """One shard file of a run; `rows` is what its blocks hold."""
+
+    name: str
+    path: Path
+    rows: int
+    bytes: int
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One episode: `rows` by player as found in the files, `ended` as its end record says, else interrupted."""
+
+    number: int
+    start: EpisodeStart | None
+    end: EpisodeEnd | None
+    rows: dict[int, int] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> Ended:
+        return self.end.ended if self.end is not None else "interrupted"
+
+    @property
+    def length(self) -> int:
+        """Steps of the longest player, as the end record says, else as found."""
+        if self.end is not None:
+            return self.end.length
+        return max(self.rows.values(), default=0)
+
+    @property
+    def outcome(self) -> dict[int, float | None]:
+        """By player; empty without an end record."""
+        return {int(player): value for player, value in self.end.outcome.items()} if self.end else {}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The game's own, then what was annotated later."""
+        merged = dict(self.start.metadata) if self.start else {}
+        if self.end is not None:
+            merged |= self.end.metadata
+        return merged | self.notes
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Open a run directory. Raises NotThere when there is none, CheckFailed when it has no readable description."""
+    return Run(Path(path))
+
+
+class Run:
+    """A recorded run. Batches are `dict[str, ndarray]` of logical arrays that lead with the rows; a nullable field
+    comes with `valid:NAME`, false where nothing was given. Checksums are verified on every read."""
+
+    def __init__(self, path: Path):
+        if not path.is_dir() or not is_run(path):
+            what = "no run there" if path.exists() else "no such folder"
+            raise NotThere(f"{path}: {what}; see expkit list")
+        self.path = path
+        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again at the files: what a recorder has written since becomes visible."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        for name in ("info", "counters", "index", "shards", "_episodes"):
+            self.__dict__.pop(name, None)
+        # In this order: a shard that is published in between is then seen under its new name, never missed.
+        self.live_writers = live_writers(self.path)
+        self.shard_paths: list[ShardPath] = list_shards(self.path)
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {len(self):,} rows, {self.state})"
+
+    @cached_property
+    def info(self) -> RunInfo:
+        """`run.yaml`, or the same from the first readable shard's header where that is gone or damaged."""
+        try:
+            return read_run_info(self.path)
+        except (NotThere, CheckFailed):
+            for shard in range(len(self.shard_paths)):
+                try:
+                    return _info_from_header(self.reader(shard))
+                except ShardError:
+                    continue
+            raise
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    @property
+    def schema(self) -> Schema:
+        return self.info.schema
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run was recorded with, resolved."""
+        return self.info.config
+
+    @property
+    def players(self) -> list[int]:
+        return list(range(len(self.info.players)))
+
+    @property
+    def policies(self) -> list[PolicyInfo]:
+        """The policy table; the `policy` column is an index into it."""
+        return self.info.policies
+
+    @property
+    def created_ns(self) -> int:
+        return self.info.created_ns
+
+    @cached_property
+    def counters(self) -> list[WriterLedger] | None:
+        """The ledger by writer, None where the file is gone. Raises CheckFailed when it is damaged."""
+        return read_ledger(self.path)
+
+    @property
+    def state(self) -> State:
+        """`recording` while a writer lives, `killed` when one ended without publishing, else `closed`."""
+        if self.live_writers:
+            return "recording"
+        if any(shard.active for shard in self.shard_paths):
+            return "killed"
+        try:
+            counters = self.counters
+        except CheckFailed:
+            counters = None
+        if counters is not None and any(writer.state != "closed" for writer in counters):
+            return "killed"
+        return "closed"
+
+    def reader(self, shard: int | str) -> ShardReader:
+        """The reader of a shard, by position or by name `w0/000000`. Raises NotThere, ShardError."""
+        if isinstance(shard, str):
+            names = [path.name for path in self.shard_paths]
+            if shard not in names:
+                raise NotThere(f"{self.path}: no shard {shard!r}; it has {_some(names)}")
+            shard = names.index(shard)
+        reader = self._readers.get(shard)
+        if reader is None:
+            reader = self._readers[shard] = ShardReader(self._current_path(shard))
+            if len(self._readers) > OPEN_READERS:
+                self._readers.popitem(last=False)[1].close()
+        self._readers.move_to_end(shard)
+        return reader
+
+    def _current_path(self, shard: int) -> Path:
+        """The file of a shard, which may have been published under its final name since we looked."""
+        found = self.shard_paths[shard]
+        published = found.path.with_suffix(".exp")
+        return published if found.active and not found.path.exists() and published.exists() else found.path
+
+    @cached_property
+    def shards(self) -> list[ShardEntry]:
+        """All shards that can be read at all. See `expkit validate` for those that cannot."""
+        out = []
+        for position, shard in enumerate(self.shard_paths):
+            try:
+                reader = self.reader(position)
+            except ShardError:
+                out.append(ShardEntry(shard.name, shard.path, 0, shard.path.stat().st_size, False))
+                continue
+            out.append(ShardEntry(shard.name, shard.path, reader.rows, reader.nbytes, reader.closed))
+        return out
+
+    @cached_property
+    def index(self) -> RunIndex:
+        """The table of segments over all readable shards."""
+        return RunIndex.build([_ReadableBlocks(self, position) for position in range(len(self.shard_paths))])  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shard files."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def steps(self) -> int:
+        """Rows that are transitions: all but the last row of each (episode, player)."""
+        return len(self) - self.last_rows
+
+    @cached_property
+    def last_rows(self) -> int:
+        """Number of rows with `is_last`, from the blocks' statistics where they tell, else by reading that column."""
+        total = 0
+        for position in range(len(self.shard_paths)):
+            try:
+                reader = self.reader(position)
+            except ShardError:
+                continue
+            for block in range(len(reader.blocks)):
+                try:
+                    total += int(reader.read_block(block, ["is_last"])["is_last"].sum())
+                except ShardError:
+                    continue
+        return total
+
+    def episodes(self) -> list[Episode]:
+        """All episodes, by number."""
+        return list(self._episodes.values())
+
+    @cached_property
+    def _episodes(self) -> dict[int, Episode]:
+        starts: dict[int, EpisodeStart] = {}
+        ends: dict[int, EpisodeEnd] = {}
+        notes: dict[int, dict[str, Any]] = {}
+        for position in range(len(self.shard_paths)):
+            try:
+                reader = self.reader(position)
+            except ShardError:
+                continue
+            for start in reader.episode_starts:
+                starts.setdefault(start.episode, start)
+            for end in reader.episode_ends:
+                ends[end.episode] = end
+            for meta in reader.metas:
+                note = meta.get("annotate")
+                if isinstance(note, dict):
+                    notes.setdefault(int(note["episode"]), {}).update(note["metadata"])
+        rows = self.index.rows_by_episode()
+        numbers = sorted(starts.keys() | ends.keys() | rows.keys())
+        return {n: Episode(n, starts.get(n), ends.get(n), rows.get(n, {}), notes.get(n, {})) for n in numbers}
+
+    def find_episode(self, number: int) -> Episode:
+        """The episode of that number. Raises NotThere."""
+        found = self._episodes.get(number)
+        if found is None:
+            raise NotThere(f"{self.path}: no episode {number}; it has {_span(list(self._episodes))}")
+        return found
+
+    def rows(self, episode: int, player: int, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """All rows of (episode, player) in the order of steps, with the keys. Raises NotThere, ShardError."""
+        segments = self.index.find(episode, player)
+        if not len(segments):
+            have = sorted(self.find_episode(episode).rows)
+            raise NotThere(f"{self.path}: episode {episode} has no rows of player {player}; it has players {have}")
+        names = self._names(columns)
+        parts = []
+        for s in segments.tolist():
+            first, count = int(self.index.first_row[s]), int(self.index.rows[s])
+            reader = self.reader(int(self.index.shard[s]))
+            stored = reader.read_block(int(self.index.block[s]), names, slice(first, first + count))
+            parts.append(stored)
+        merged = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return self._logical(merged, player, columns)
+
+    def episode(self, number: int, player: int) -> dict[str, np.ndarray]:
+        """One player's episode as trainers want it: T+1 rows of what belongs to the observation (and of the keys),
+        T of everything else; without its last row (killed in between) T of both. Raises NotThere, ShardError."""
+        rows = self.rows(number, player)
+        keep = ~rows["is_last"]
+        out = {}
+        for name, values in rows.items():
+            plain = name.removeprefix("valid:")
+            whole = plain in KEY_NAMES or plain == "player" or self.schema[plain].belongs == "observation"
+            out[name] = values if whole else values[keep]
+        return out
+
+    def row(self, episode: int, player: int, step: int) -> dict[str, np.ndarray]:
+        """One row, every column; arrays without a leading axis. Raises NotThere, ShardError."""
+        segments = self.index.find(episode, player)
+        for s in segments.tolist():
+            first, count = int(self.index.first_row[s]), int(self.index.rows[s])
+            if int(self.index.first_step[s]) > step:
+                continue
+            reader, block = self.reader(int(self.index.shard[s])), int(self.index.block[s])
+            steps = reader.read_block(block, ["step"], slice(first, first + count))["step"]
+            at = np.flatnonzero(steps == step)
+            if len(at):
+                stored = reader.read_rows(block, np.array([first + int(at[0])]), self._names(None))
+                return {name: values[0] for name, values in self._logical(stored, player, None).items()}
+        have = self.rows(episode, player, ["step"])["step"]
+        raise NotThere(
+            f"{self.path}: episode {episode} player {player} has no step {step}; it has steps {have[0]} to {have[-1]}"
+        )
+
+    def locate(self, episode: int, player: int, step: int) -> tuple[str, int]:
+        """(shard name, block number) of a row. Raises NotThere."""
+        for s in self.index.find(episode, player).tolist():
+            first_step, rows = int(self.index.first_step[s]), int(self.index.rows[s])
+            if first_step <= step < first_step + rows:
+                return self.shard_paths[int(self.index.shard[s])].name, int(self.index.block[s])
+        raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
+
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        batch_size: int = 4096,
+        rows: Rows = "transitions",
+        damaged: Literal["raise", "skip"] = "raise",
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of `batch_size` rows (the last one smaller), block after block, players mixed between batches.
+
+        columns   field or group names (`observation`), all when left out; the keys and `player` always come along
+        rows      `transitions`, or `all` with the last rows, whose action, reward and the like are absent (zero)
+        damaged   `skip` leaves out blocks in which a wanted column cannot be read, instead of raising ShardError
+        """
+        names = self._names(columns)
+        wanted = names if "is_last" in names else [*names, "is_last"]
+        held: list[dict[str, np.ndarray]] = []
+        count = 0
+        for position in range(len(self.shard_paths)):
+            reader = self.reader(position)
+            for block, info in enumerate(reader.blocks):
+                try:
+                    stored = reader.read_block(block, wanted)
+                except ShardError:
+                    if damaged == "raise":
+                        raise
+                    continue
+                if rows == "transitions" and stored["is_last"].any():
+                    keep = ~stored["is_last"]
+                    stored = {name: values[keep] for name, values in stored.items()}
+                held.append(self._logical({name: stored[name] for name in names}, info.player, columns))
+                count += len(stored["is_last"])
+                while count >= batch_size:
+                    batch, held = _cut(held, batch_size)
+                    count -= batch_size
+                    yield batch
+        if count:
+            yield _cut(held, count)[0]
+
+    def sample(
+        self, count: int, rng: np.random.Generator | None = None, columns: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """`count` transitions drawn uniformly with replacement. Raises NotThere when the run holds none."""
+        rng = rng or np.random.default_rng()
+        names = self._names(columns)
+        wanted = names if "is_last" in names else [*names, "is_last"]
+        total = int(self.index.rows.sum())
+        if total == 0 or self.steps == 0:
+            raise NotThere(f"{self.path}: no transitions to sample from")
+        bounds = np.cumsum(self.index.rows)
+        out: dict[str, np.ndarray] = {}
+        todo = np.arange(count)
+        while len(todo):
+            draws = rng.integers(0, total, len(todo))
+            segments = np.searchsorted(bounds, draws, "right")
+            within = draws - (bounds[segments] - self.index.rows[segments]) + self.index.first_row[segments]
+            places = np.stack([self.index.shard[segments], self.index.block[segments]], 1)
+            refused = []
+            for shard, block in np.unique(places, axis=0).tolist():
+                mine = np.flatnonzero((places[:, 0] == shard) & (places[:, 1] == block))
+                reader = self.reader(shard)
+                stored = reader.read_rows(block, within[mine], wanted)
+                last = stored["is_last"]
+                part = self._logical({name: stored[name] for name in names}, reader.blocks[block].player, columns)
+                for name, values in part.items():
+                    if name not in out:
+                        out[name] = np.zeros((count, *values.shape[1:]), values.dtype)
+                    out[name][todo[mine[~last]]] = values[~last]
+                refused.append(todo[mine[last]])
+            todo = np.concatenate(refused)
+        return out
+
+    def _names(self, columns: Sequence[str] | None) -> list[str]:
+        """Stored columns to read for the wanted ones: the keys, the fields, their validity."""
+        wanted = [f.name for f in self.schema.fields] if columns is None else self.schema.expand_names(columns)
+        names = list(KEY_NAMES)
+        for name in wanted:
+            if name in names or name == "player":
+                continue
+            names.append(name)
+            if self.schema[name].nullable:
+                names.append(f"valid:{name}")
+        return names
+
+    def _logical(
+        self, stored: dict[str, np.ndarray], player: int, columns: Sequence[str] | None
+    ) -> dict[str, np.ndarray]:
+        batch = {name: self.schema.unpack(name, values) for name, values in stored.items()}
+        batch["player"] = np.full(len(stored["episode"]), player, np.uint16)
+        return batch
+
+
+class _ReadableBlocks:
+    """The blocks of a shard for the index; none of a shard that cannot be read at all."""
+
+    def __init__(self, run: Run, position: int):
+        try:
+            self.blocks = run.reader(position).blocks
+        except ShardError:
+            self.blocks = []
+
+
+def _cut(parts: list[dict[str, np.ndarray]], size: int) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """The first `size` rows of `parts`, and the rest."""
+    taken: list[dict[str, np.ndarray]] = []
+    left = size
+    rest = list(parts)
+    while left:
+        part = rest.pop(0)
+        rows = len(part["episode"])
+        if rows > left:
+            taken.append({name: values[:left] for name, values in part.items()})
+            rest.insert(0, {name: values[left:] for name, values in part.items()})
+            break
+        taken.append(part)
+        left -= rows
+    if len(taken) == 1:
+        return taken[0], rest
+    return {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}, rest
+
+
+def _info_from_header(reader: ShardReader) -> RunInfo:
+    header = reader.header
+    try:
+        return RunInfo(
+            id=str(header["run"]),
+            source=str(header["source"]),
+            schema=reader.schema,
+            players=[str(name) for name in header["players"]],
+            policies=msgspec.convert(header["policies"], list[PolicyInfo]),
+            config=dict(header.get("config") or {}),
+            config_digest=str(header.get("config_digest", "")),
+            seed=None if header.get("seed") is None else int(header["seed"]),
+            created_ns=int(header["created_ns"]),
+            host=str(header.get("host", "")),
+            argv=[str(word) for word in header.get("argv") or []],
+            version=str(header.get("expkit", "")),
+        )
+    except (KeyError, TypeError, ValueError, SchemaError) as error:
+        raise ShardError(f"{reader.path}: header does not describe a run ({error})") from None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" … {names[-1]}" if len(names) > 5 else "") if names else "none"
+
+
+def _span(numbers: list[int]) -> str:
+    if not numbers:
+        return "none"
+    return f"{len(numbers):,} from {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
