@@ -1,0 +1,253 @@
+"""Many games of generals side by side, played by one thread, each writing its own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from expkit.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
+from expkit.errors import UsageError
+from expkit.games.generals.arrays import GeneralsArrays, observation
+from expkit.games.generals.config import GeneralsConfig
+from expkit.games.generals.policies import checked_actions, resolve
+from expkit.games.generals.schema import generals_schema
+from expkit.kernels import generals_play as k
+from expkit.kernels import generals_rules as r
+from expkit.layout import RowSink
+
+_COLUMN_NAMES = (
+    "episode",
+    "step",
+    "policy",
+    "policy_version",
+    "time_ns",
+    "is_first",
+    "is_last",
+    "observation/army",
+    "observation/owner",
+    "observation/terrain",
+    "observation/visible",
+    "observation/total_army",
+    "observation/total_land",
+    "state/army",
+    "state/owner",
+    "state/terrain",
+    "action_mask",
+    "action",
+    "reward",
+    "terminated",
+    "truncated",
+)
+_ENDED: dict[int, Any] = {k.TERMINATED: "terminated", k.TRUNCATED: "truncated", k.INTERRUPTED: "interrupted"}
+
+
+class EpisodeCounter:
+    """Gives out episode numbers, each once, to any number of game threads.
+
+    `words` int64 (3,): next counter, limit (-1 for none), writer << 48; claimed by an atomic add in the kernel.
+    `limit` is the counter to stop before: `EpisodeCounter(0, first=100, limit=150)` gives 100 to 149.
+    """
+
+    def __init__(self, writer: int = 0, first: int = 0, limit: int = -1):
+        prefix = np.uint64(writer << WRITER_BITS).view(np.int64)
+        self.words = np.array([first, limit, prefix], np.int64)
+
+    @property
+    def next(self) -> int:
+        """The counter that the next episode gets."""
+        number, limit = int(self.words[0]), int(self.words[1])
+        return min(number, limit) if limit >= 0 else number
+
+
+class Generals:
+    """`num_envs` games of generals in lockstep. Not for use by two threads at once.
+
+    policies  one for all players or one for each: `hunter`, `expander`, `random`, `module:callable`, or a callable
+              (see `expkit.games.protocol.Policy`), which is called once a tick for all its players together
+    counter   where episode numbers come from; shared by the threads of a run
+
+    An episode is a function of (seed, its whole number, config, policies), whatever num_envs, thread or slot.
+    Raises UsageError, ConfigError.
+    """
+
+    def __init__(
+        self,
+        config: GeneralsConfig,
+        *,
+        num_envs: int,
+        seed: int,
+        policies: Sequence[str | Callable[..., Any]] = ("hunter",),
+        counter: EpisodeCounter,
+    ):
+        if num_envs < 1:
+            raise UsageError(f"num_envs is {num_envs}; at least one game has to be played")
+        self.config = config
+        self.schema = generals_schema(config)
+        self.players = config.players
+        self.num_envs = num_envs
+        self.seed = seed
+        self.counter = counter
+        self._kinds, self._callables, self.policy_names = resolve(policies, config.players)
+        self._arrays = GeneralsArrays.empty(config, num_envs, seed)
+        self._actions = np.zeros((num_envs, config.players), np.int64)
+        self._control = np.zeros(k.CONTROL, np.int64)
+        self._log = np.zeros((max(512, 4 * num_envs), k.LOG + 2 * config.players), np.int64)
+        self._events: list[np.ndarray] = []
+        self._columns: dict[tuple[str, ...], np.ndarray] = {}
+        self.config_digest = config_digest(config)
+
+    @property
+    def idle(self) -> bool:
+        """No game is open and the counter has no more episodes."""
+        return bool(self._control[k.EXHAUSTED]) and self._control[k.OPEN_GAMES] == 0
+
+    @property
+    def illegal_actions(self) -> int:
+        """Actions of user policies that the mask did not allow; they are recorded as given, and played as a pass."""
+        return int(self._control[k.ILLEGAL])
+
+    @property
+    def committed_rows(self) -> int:
+        """Rows of all players written so far, and the last rows that open games still need."""
+        return int(self._control[k.WRITTEN] + self._control[k.PENDING])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the games, without the sink's."""
+        return self._arrays.nbytes + self._log.nbytes
+
+    def play(self, sink: RowSink, max_ticks: int, row_budget: int = -1) -> int:
+        """Advance all games by up to `max_ticks` ticks; returns the ticks played.
+
+        Stops early when a player's block has no room for two rows of each game, when no game is left to play, and
+        when `committed_rows` has reached `row_budget`, a total over the life of this object (-1: no limit).
+        With built-in policies it is one call of a kernel that holds no GIL. Raises UsageError when a block could
+        never hold a tick, or a user policy returns nonsense.
+        """
+        self._require_room(sink)
+        self._control[k.BUDGET] = row_budget
+        played = 0
+        if all(user is None for user in self._callables):
+            while played < max_ticks:
+                ticks = self._run(sink, k.BOTH, max_ticks - played)
+                played += ticks
+                if not self._drain_log() or ticks == 0:
+                    break
+            return played
+        while played < max_ticks:
+            if self._run(sink, k.OBSERVE, 1) == 0 and not self._arrays.game[:, r.ACTIVE].any():
+                break
+            self._ask_users()
+            self._run(sink, k.APPLY, 1)
+            self._drain_log()
+            played += 1
+        return played
+
+    def finish(self, sink: RowSink) -> bool:
+        """End all open games as interrupted: write their last rows.
+
+        Returns False when a block lacked room for a row of each game; call again with other blocks.
+        """
+        if self._control[k.OPEN_GAMES] == 0:
+            return True
+        self._run(sink, k.FINISH, 1)
+        self._drain_log()
+        return bool(self._control[k.OPEN_GAMES] == 0)
+
+    def take_events(self) -> tuple[list[EpisodeStart], list[EpisodeEnd]]:
+        """Starts and ends of episodes since the last call, each in order."""
+        starts: list[EpisodeStart] = []
+        ends: list[EpisodeEnd] = []
+        players = list(range(self.players))
+        seeds = {"env": self.seed}
+        for block in self._events:
+            for entry in block.tolist():
+                kind, episode, now, length = entry[: k.LOG]
+                episode &= (1 << 64) - 1
+                if kind == k.STARTED:
+                    starts.append(EpisodeStart(episode, now, players, "generals", self.config_digest, seeds))
+                    continue
+                outcomes, rows = entry[k.LOG : k.LOG + self.players], entry[k.LOG + self.players :]
+                ends.append(
+                    EpisodeEnd(
+                        episode,
+                        now,
+                        _ENDED[kind],
+                        length,
+                        {str(p): None if o == k.NO_OUTCOME else float(o) for p, o in enumerate(outcomes)},
+                        {str(p): count for p, count in enumerate(rows)},
+                    )
+                )
+        self._events.clear()
+        return starts, ends
+
+    def _require_room(self, sink: RowSink) -> None:
+        if int(sink.capacity.min()) < 2 * self.num_envs:
+            raise UsageError(
+                f"a block of {int(sink.capacity.min())} rows cannot hold a tick of {self.num_envs} games, "
+                f"which may take {2 * self.num_envs}; use larger blocks or fewer games"
+            )
+
+    def _columns_of(self, sink: RowSink) -> np.ndarray:
+        names = tuple(column.name for column in sink.columns)
+        found = self._columns.get(names)
+        if found is None:
+            known = [names.index(name) if name in names else -1 for name in _COLUMN_NAMES]
+            others = [index for index, name in enumerate(names) if name not in _COLUMN_NAMES]
+            found = self._columns[names] = np.array(known + others, np.int64)
+        return found
+
+    def _run(self, sink: RowSink, phase: int, ticks: int) -> int:
+        self._control[k.PHASE], self._control[k.MAX_TICKS] = phase, ticks
+        a = self._arrays
+        k.play(
+            a.rules, self._kinds, a.game, a.players, a.army, a.board, a.view, a.view_army, a.notes, a.scratch, a.random,
+            self._actions, self.counter.words, self._control, self._log,
+            sink.memory, sink.base, sink.position, sink.capacity, sink.widths, sink.policy, self._columns_of(sink),
+        )  # fmt: skip
+        return int(self._control[k.TICKS])
+
+    def _drain_log(self) -> int:
+        logged = int(self._control[k.LOGGED])
+        if logged:
+            self._events.append(self._log[:logged].copy())
+            self._control[k.LOGGED] = 0
+        return logged
+
+    def _ask_users(self) -> None:
+        """Call every user policy once, for all its players in all games of this tick."""
+        a = self._arrays
+        active = a.game[:, r.ACTIVE] == 1
+        asked: list[Callable[..., Any]] = []
+        for policy in self._callables:
+            if policy is None or any(policy is other for other in asked):
+                continue
+            asked.append(policy)
+            mine = [player for player in range(self.players) if self._callables[player] is policy]
+            slots = [np.flatnonzero(active & (a.players[:, player, r.ALIVE] == 1)) for player in mine]
+            seen = [observation(a, self.config, s, player) for s, player in zip(slots, mine, strict=True)]
+            batch = {name: np.concatenate([part[name] for part in seen]) for name in seen[0]}
+            where = np.concatenate(slots)
+            who = np.concatenate([np.full(len(s), player, np.uint16) for s, player in zip(slots, mine, strict=True)])
+            if len(where) == 0:
+                continue
+            mask = batch.pop("action_mask")
+            returned = policy(
+                {name.removeprefix("observation/"): values for name, values in batch.items()},
+                mask,
+                a.game[where, r.EPISODE].view(np.uint64),
+                a.game[where, r.TURN].astype(np.uint32),
+                who,
+            )
+            name = self.policy_names[mine[0]]
+            self._actions[where, who] = checked_actions(returned, len(where), self.config.actions, name)
+
+
+def config_digest(config: GeneralsConfig) -> str:
+    """16 hex digits that tell configurations apart."""
+    import hashlib
+
+    return hashlib.blake2b(msgspec.json.encode(config), digest_size=8).hexdigest()

@@ -1,0 +1,75 @@
+"""Players of generals by name, and Python callables in their place."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from expkit.errors import UsageError
+from expkit.kernels import generals_policy as kinds
+
+BUILT_IN = {"hunter": kinds.HUNTER, "expander": kinds.EXPANDER, "random": kinds.RANDOM}
+
+
+def load_callable(spec: str) -> Callable[..., Any]:
+    """The callable that `module:name` names. Raises UsageError."""
+    module_name, _, name = spec.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"policy {spec!r}: no module {error.name!r}; is its folder on PYTHONPATH?") from None
+    except AttributeError:
+        raise UsageError(f"policy {spec!r}: module {module_name!r} has no {name!r}") from None
+    if not callable(found):
+        raise UsageError(f"policy {spec!r} is a {type(found).__name__}, not a callable")
+    return found  # type: ignore[no-any-return]
+
+
+def resolve(
+    policies: Sequence[str | Callable[..., Any]], players: int
+) -> tuple[np.ndarray, list[Callable[..., Any] | None], list[str]]:
+    """One policy for each player, or one for all: kinds int64 (P,), callables (None where built in), names.
+
+    Raises UsageError for a wrong number of policies, an unknown name, a callable that cannot be loaded.
+    """
+    given = list(policies) * players if len(policies) == 1 else list(policies)
+    if len(given) != players:
+        raise UsageError(f"{len(given)} policies for {players} players; give one for all or one for each")
+    numbers = np.full(players, kinds.USER, np.int64)
+    callables: list[Callable[..., Any] | None] = [None] * players
+    names: list[str] = []
+    for player, policy in enumerate(given):
+        if callable(policy):
+            callables[player] = policy
+            names.append(getattr(policy, "__qualname__", type(policy).__name__))
+            continue
+        names.append(policy)
+        if policy in BUILT_IN:
+            numbers[player] = BUILT_IN[policy]
+        elif ":" in policy:
+            first = given.index(policy)
+            callables[player] = callables[first] if first < player else load_callable(policy)
+        else:
+            near = difflib.get_close_matches(policy, BUILT_IN, 1, 0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"policy {policy!r} is unknown{hint}; use {', '.join(BUILT_IN)} or module:callable")
+    return numbers, callables, names
+
+
+def checked_actions(returned: Any, count: int, actions: int, name: str) -> np.ndarray:
+    """What a policy returned as int64 (count,). Raises UsageError naming the policy."""
+    chosen = np.asarray(returned)
+    if chosen.shape != (count,):
+        raise UsageError(f"policy {name} returned shape {chosen.shape} for {count} decisions; return ({count},)")
+    if chosen.dtype.kind not in "iu":
+        raise UsageError(f"policy {name} returned {chosen.dtype}; return integers")
+    if count and (int(chosen.min()) < 0 or int(chosen.max()) >= actions):
+        worst = int(chosen.min()) if int(chosen.min()) < 0 else int(chosen.max())
+        raise UsageError(f"policy {name} returned action {worst}; actions are 0 to {actions - 1}")
+    return chosen.astype(np.int64)
