@@ -194,6 +194,7 @@ class BackgroundCollector:
             if self._convert is not None:
                 columns = self._convert(columns, rows)
             encoded = encoder.encode(player, columns, rows, dropped)
+            last_rows = int(np.count_nonzero(columns["is_last"][:rows]))
             for subscription in self._subscriptions:
                 subscription.offer(player, columns, rows)
         finally:
@@ -202,7 +203,7 @@ class BackgroundCollector:
             self.writer.ledger.drop(player, cause, count)
         # One hold of the writer's lock: another thread that took the starts has then written them, too.
         with self.writer.lock:
-            self.writer.append(encoded, starts=self.shards.take_starts())
+            self.writer.append(encoded, starts=self.shards.take_starts(), last_rows=last_rows)
             self.writer.append_episodes((), self.shards.account(player, rows + sum(dropped.values())))
 
     def _tell_last_drops(self) -> None:

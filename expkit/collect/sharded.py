@@ -217,10 +217,10 @@ class ShardedFeed:
         for player in np.flatnonzero(fresh).tolist():
             rows = int(fresh[player])
             if self._discarding[player]:
-                self._producers[player].drop(rows)
+                self._producers[player].refuse(rows)
                 self.sink.position[player] = 0
             else:
-                self._producers[player].publish(rows)
+                self._producers[player].publish(int(self.sink.position[player]))
         self._published[:] = self.sink.position
 
     def close(self) -> None:

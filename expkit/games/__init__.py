@@ -1,36 +1,71 @@
-"""Games to record from, by the name that stands for them on the command line.
+"""Games to record from, by the name that stands for them on the command line: `NAME` or `NAME:ARGUMENT`.
 
-A source is `NAME` or `NAME:ARGUMENT`. Adding one means adding its factory to `SOURCES`.
+Adding a source means adding a `GameSource` to `_SOURCES`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from typing import Any
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from expkit.errors import UsageError
-from expkit.games.protocol import Game
+
+if TYPE_CHECKING:
+    from expkit.config import GameSettings
+    from expkit.episodes import EpisodeStart
+    from expkit.games.protocol import Game, Resimulator
+    from expkit.schema import Schema
 
 
-def _generals(argument: str, config: Any, **options: Any) -> Game:
-    from expkit.games.generals import Generals, GeneralsConfig
+class GameSource(Protocol):
+    """Makes games of one kind from settings, and plays recorded ones again. `config` is the game's own."""
 
-    if argument:
-        raise UsageError(f"source 'generals:{argument}': generals takes nothing after the colon; see --size")
-    return Generals(config if config is not None else GeneralsConfig(), **options)
+    name: str
+
+    def configure(self, settings: GameSettings) -> Any:
+        """The game's own configuration. Raises UsageError, ConfigError."""
+        ...
+
+    def schema(self, config: Any) -> Schema: ...
+
+    def describe(self, config: Any) -> str:
+        """In a few words, like `generals 20x20 · 2 players`."""
+        ...
+
+    def to_builtins(self, config: Any) -> dict[str, Any]:
+        """JSON values, stored in the run; `from_builtins` is the inverse."""
+        ...
+
+    def from_builtins(self, tree: Mapping[str, Any]) -> Any: ...
+
+    def counter(self, writer: int, limit: int | None) -> Any:
+        """What gives out episode numbers of a writer, up to `limit` of them, to all game threads."""
+        ...
+
+    def make(
+        self, config: Any, *, num_envs: int, seed: int, policies: Sequence[str | Callable[..., Any]], counter: Any
+    ) -> Game: ...
+
+    def resimulator(self, config: Any, start: EpisodeStart, seed: int) -> Resimulator:
+        """The episode at its beginning, to be stepped with the recorded actions. Raises GameError."""
+        ...
 
 
-SOURCES: dict[str, Callable[..., Game]] = {"generals": _generals}
+_SOURCES = {"generals": "expkit.games.generals.source:GeneralsSource"}
 
 
-def make_game(source: str = "generals", config: Any = None, **options: Any) -> Game:
-    """The game that `source` names, with its own `config` (None: its defaults) and options such as num_envs, seed,
-    policies and counter. Raises UsageError for an unknown name."""
+def find_source(source: str) -> GameSource:
+    """The game that `source` names. Raises UsageError for an unknown name."""
     name, _, argument = source.partition(":")
-    factory = SOURCES.get(name)
-    if factory is None:
-        near = difflib.get_close_matches(name, SOURCES, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(SOURCES)}"
+    place = _SOURCES.get(name)
+    if place is None:
+        near = difflib.get_close_matches(name, _SOURCES, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(_SOURCES)}"
         raise UsageError(f"no game is called {name!r}; {hint}")
-    return factory(argument, config, **options)
+    if argument:
+        raise UsageError(f"source {source!r}: {name} takes nothing after the colon; its settings are options")
+    module, _, attribute = place.partition(":")
+    made: GameSource = getattr(importlib.import_module(module), attribute)()
+    return made

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from expkit.buffers.protocol import CAUSES as DROP_CAUSES
 from expkit.errors import CheckFailed
 from expkit.runs.layout import COUNTERS_FILE
 
@@ -32,7 +33,6 @@ PAGE = 4096
 SECTION_WORDS = 8
 PLAYER_WORDS = 16
 UNUSED, RECORDING, CLOSED = 0, 1, 2
-DROP_CAUSES = ("drop-oldest", "drop-newest", "discarded")
 PRODUCED, WRITTEN, DURABLE, REJECTED, DROPPED = 0, 1, 2, 3, 4
 
 

@@ -126,6 +126,7 @@ class RunWriter:
         self._dirty = False
         self._closed = False
         self.closed_bytes = 0
+        self.last_rows = 0
         self.shards = 0
         log_event(run, "started", writer=self.writer)
 
@@ -135,15 +136,17 @@ class RunWriter:
         with self.lock:
             return self.closed_bytes + (self._shard.nbytes if self._shard is not None else 0)
 
-    def append(self, block: EncodedBlock, *, starts: Sequence[EpisodeStart] = ()) -> None:
-        """Episode starts, then the block. Raises NoSpace, OSError, BufferClosed."""
+    def append(self, block: EncodedBlock, *, starts: Sequence[EpisodeStart] = (), last_rows: int = 0) -> None:
+        """Episode starts, then the block, of which `last_rows` rows are the last of their episode and player.
+        Raises NoSpace, OSError, BufferClosed."""
         with self.lock:
             self.append_episodes(starts, ())
             shard = self._active()
             with self._disk_errors():
                 shard.append_block(block)
             self._dirty = True
-            self.ledger.written[block.info.player] += block.info.rows
+            self.ledger.written[block.player] += block.rows
+            self.last_rows += last_rows
             if self.sync_policy == "block":
                 self.sync()
             if (self.limits.size and shard.nbytes >= self.limits.size) or (

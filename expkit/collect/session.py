@@ -1,0 +1,339 @@
+"""A recording session: games on one side, a collector on the other, limits and signals in between.
+
+Games run in threads of their own (their kernels hold no GIL); the calling thread only looks at the clock, at
+limits and at what the user asked for, about twenty times a second.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from expkit.buffers.budget import Plan, plan_blocks
+from expkit.collect.background import BackgroundCollector
+from expkit.collect.protocol import CollectorStats
+from expkit.collect.sharded import ShardedFeed
+from expkit.config import Config
+from expkit.episodes import EpisodeEnd, PolicyInfo
+from expkit.errors import ExpkitError, MemoryBudget, NoSpace
+from expkit.games import GameSource, find_source
+from expkit.games.protocol import Game
+from expkit.kernels import compiling, is_warm
+from expkit.layout import RowSink
+from expkit.runs.guard import DiskGuard, free_bytes
+from expkit.runs.layout import RunInfo, new_run_id
+from expkit.runs.write import RunWriter, ShardLimits, create_run
+from expkit.serialize.representations import find_representation
+
+POLL_SECONDS = 0.05
+# Ticks per kernel call: at 128 rows a tick about 2 ms, so a stop is heard soon and Python costs under 3%.
+TICKS_PER_CALL = 16
+DEMONSTRATION_SECONDS = 5.0
+# A block should hold so many steps of each game: 64 cost 20 B a row on disk, 16 cost 32 B (measured on boards).
+STEPS_PER_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How a session is doing; `done` and `total` are rows, episodes or seconds, as the limit says."""
+
+    seconds: float
+    unit: str
+    done: float
+    total: float | None
+    rows: int
+    bytes: int
+    free: int
+    stats: CollectorStats
+
+
+@dataclass(slots=True)
+class Result:
+    """What a session recorded. `stopped_by` is the limit that ended it, `request` or `disk`."""
+
+    run: Path
+    seconds: float
+    rows: int
+    steps: int
+    episodes: dict[str, int]
+    stats: CollectorStats
+    bytes: int
+    shards: int
+    stopped_by: str
+    illegal_actions: int
+    seed: int
+    outcomes: dict[str, int] = field(default_factory=dict)
+    error: ExpkitError | None = None
+
+
+class Session:
+    """One recording of a built-in or adapted game. `run` may be called once.
+
+    Raises what is wrong with the settings before anything is written.
+    """
+
+    def __init__(self, config: Config, run: Path, *, force: bool = False, policies: list[Any] | None = None):
+        self.config = config
+        self.path = run
+        self._force = force
+        self.source: GameSource = find_source(config.game.source)
+        self.game_config = self.source.configure(config.game)
+        self._policies = policies or [name.strip() for name in config.game.policy.split(",")]
+        self.seed = secrets.randbits(63) if config.game.seed is None else config.game.seed
+        self.threads = config.recording.threads or max(1, (os.cpu_count() or 2) - 1)
+        self.threads = min(self.threads, config.recording.num_envs)
+        self.schema = self.source.schema(self.game_config)
+        self.players = config.game.players
+        self._representation = find_representation(config.recording.representation)
+        self.stored_schema = self._representation.schema(self.schema)
+        self.num_envs, self.plan = self._fit_memory()
+        self.rotate = threading.Event()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        self._ended: dict[str, int] = {}
+        self._outcomes: dict[str, int] = {}
+        self._episodes_done = 0
+
+    def _fit_memory(self) -> tuple[int, Plan]:
+        """Games at once and the plan of blocks. Fewer games than asked for are played where the memory would
+        otherwise cut their episodes into pieces too short to compress; never fewer than one a thread."""
+        recording, buffer = self.config.recording, self.config.buffer
+        num_envs = recording.num_envs
+        while True:
+            per_thread = -(-num_envs // self.threads)
+            try:
+                plan = plan_blocks(self.schema, self.players, per_thread, int(buffer.memory), self._drain_threads)
+                if plan.block_rows >= STEPS_PER_BLOCK * per_thread or num_envs <= self.threads:
+                    return num_envs, plan
+            except MemoryBudget:
+                if num_envs <= self.threads:
+                    raise
+            num_envs = max(num_envs // 2, self.threads)
+
+    @property
+    def _drain_threads(self) -> int:
+        # The flusher encodes, too; one thread a spare core keeps up (a row costs less to write than to play).
+        return max(1, min(self.players, (os.cpu_count() or 2) - self.threads))
+
+    def warm_up(self, say: Callable[[str], None]) -> None:
+        """Compile all kernels of the way, once per machine and version; `say` gets a line when that takes long."""
+        if is_warm(f"record-{self.source.name}"):
+            return
+        with compiling(f"record-{self.source.name}") as warm:
+            if warm:
+                return
+            say("compiling kernels: the first recording on this machine takes some 10 seconds longer")
+            from expkit.formats.shard.encode import BlockEncoder
+
+            game = self.source.make(self.game_config, num_envs=2, seed=0, policies=["hunter"], counter=self.source.counter(0, 2))
+            sink = RowSink.scratch(self.schema, self.players, 256)
+            game.play(sink, 8)
+            game.finish(sink)
+            rows = int(sink.position[0])
+            columns = sink_views(sink, 0, rows)
+            BlockEncoder(self.schema).encode(0, columns, rows)
+
+    def run(
+        self,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Result:
+        """Record until a limit, a request, a full disk or an error. Raises what a game or a policy raised, after
+        saving what was recorded; a disk that is full comes back as `Result.error`."""
+        writer = self._open()
+        recording = self.config.recording
+        counter = self.source.counter(writer.writer, limit=recording.episodes)
+        sizes = [self.num_envs // self.threads + (i < self.num_envs % self.threads) for i in range(self.threads)]
+        games = [
+            self.source.make(
+                self.game_config,
+                num_envs=n,
+                seed=self.seed,
+                policies=self._policies,
+                writer=writer.writer,
+                counter=counter,
+            )
+            for n in sizes
+        ]
+        convert = None if self._representation.name == "raw" else self._representation.convert
+        collector = BackgroundCollector(
+            writer,
+            self.schema,
+            self.players,
+            self.plan,
+            overflow=self.config.buffer.overflow,
+            spill_dir=self.path,
+            drain_threads=self._drain_threads,
+            flush_interval=float(self.config.shards.flush_interval),
+            level=self.config.shards.level,
+            convert=convert,
+        )
+        budgets = _split(recording.rows, self.threads)
+        threads = [
+            threading.Thread(target=self._play, args=(game, collector, budget), name=f"expkit-game-{i}", daemon=True)
+            for i, (game, budget) in enumerate(zip(games, budgets, strict=True))
+        ]
+        begun = time.monotonic()
+        for thread in threads:
+            thread.start()
+        stopped_by = self._watch(threads, begun, should_stop, on_progress, collector, writer)
+        self._stop.set()
+        for thread in threads:
+            thread.join()
+        error = self._close(collector)
+        seconds = time.monotonic() - begun
+        stats = collector.stats()
+        rows = sum(stats.written.values())
+        if self._failure is not None and error is None:
+            raise self._failure
+        return Result(
+            run=self.path,
+            seconds=seconds,
+            rows=rows,
+            steps=rows - writer.last_rows,
+            episodes=dict(self._ended),
+            stats=stats,
+            bytes=writer.nbytes,
+            shards=writer.shards,
+            stopped_by="disk" if error is not None else stopped_by,
+            illegal_actions=sum(game.illegal_actions for game in games),
+            seed=self.seed,
+            outcomes=dict(self._outcomes),
+            error=error,
+        )
+
+    def _open(self) -> RunWriter:
+        """Make the run directory and become its writer. Raises OutputExists, NoSpace."""
+        config = self.config
+        tree = config.as_dict()
+        tree["game"]["seed"] = self.seed
+        names = [name if isinstance(name, str) else getattr(name, "__name__", "policy") for name in self._policies]
+        names = names * self.players if len(names) == 1 else names
+        table = list(dict.fromkeys(names))
+        info = RunInfo(
+            id=new_run_id(),
+            source=config.game.source,
+            schema=self.stored_schema,
+            players=[f"player{i}" for i in range(self.players)],
+            policies=[PolicyInfo(name) for name in table],
+            config=tree,
+            config_digest=config.digest,
+            seed=self.seed,
+            metadata={"game": self.source.to_builtins(self.game_config)},
+        )
+        self._policy_rows = np.array([[table.index(name), 0] for name in names], np.int64)
+        create_run(self.path, info, force=self._force)
+        shards = config.shards
+        return RunWriter(
+            self.path,
+            self.stored_schema,
+            self.players,
+            limits=ShardLimits(int(shards.size), shards.rows, float(shards.age)),
+            sync=shards.sync,
+            guard=DiskGuard(int(config.guard.min_free), int(config.guard.max_total or 0)),
+        )
+
+    def _play(self, game: Game, collector: BackgroundCollector, budget: int) -> None:
+        """One game thread: play into the feed until told to stop."""
+        try:
+            feed = collector.feed()
+            feed.sink.policy[:] = self._policy_rows
+            room = 2 * game.num_envs
+            while not self._stop.is_set() and not game.idle:
+                feed.ready(room)
+                ticks = game.play(feed.sink, TICKS_PER_CALL, budget)
+                self._commit(game, feed)
+                if budget >= 0 and game.committed_rows >= budget:
+                    break
+                if ticks == 0 and not game.idle and (feed.sink.position + room <= feed.sink.capacity).all():
+                    break  # nothing left to play and nothing in the way: the budget is used up
+            done = False
+            while not done:
+                feed.ready(room)
+                done = game.finish(feed.sink)
+                self._commit(game, feed)
+        except BaseException as error:
+            self._failure = self._failure or error
+
+    def _commit(self, game: Game, feed: ShardedFeed) -> None:
+        starts, ends = game.take_events()
+        feed.commit(starts, ends)
+        if ends:
+            self._count(ends)
+
+    def _count(self, ends: list[EpisodeEnd]) -> None:
+        with self._lock:
+            self._episodes_done += len(ends)
+            for end in ends:
+                self._ended[end.ended] = self._ended.get(end.ended, 0) + 1
+
+    def _watch(
+        self,
+        threads: list[threading.Thread],
+        begun: float,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[Progress], None],
+        collector: BackgroundCollector,
+        writer: RunWriter,
+    ) -> str:
+        """Wait for the first reason to stop and name it."""
+        recording = self.config.recording
+        limitless = not (recording.rows or recording.episodes or recording.duration or recording.forever)
+        duration = DEMONSTRATION_SECONDS if limitless else recording.duration
+        while True:
+            threads[0].join(POLL_SECONDS)
+            seconds = time.monotonic() - begun
+            stats = collector.stats()
+            rows = sum(stats.produced.values())
+            unit, done, total = "rows", float(rows), float(recording.rows) if recording.rows else None
+            if recording.episodes:
+                unit, done, total = "episodes", float(self._episodes_done), float(recording.episodes)
+            elif duration is not None and not recording.rows:
+                unit, done, total = "s", seconds, float(duration)
+            on_progress(Progress(seconds, unit, done, total, rows, writer.nbytes, free_bytes(self.path), stats))
+            if self.rotate.is_set():
+                self.rotate.clear()
+                collector.flush()
+                writer.rotate()
+            if should_stop():
+                return "request"
+            if self._failure is not None or collector.shards.failure is not None:
+                return "failure"
+            if not any(thread.is_alive() for thread in threads):
+                return "rows" if recording.rows else "episodes"
+            if duration is not None and seconds >= duration:
+                return "demonstration" if limitless else "duration"
+
+    def _close(self, collector: BackgroundCollector) -> ExpkitError | None:
+        """Close the collector; NoSpace is returned rather than raised, for it is told with the summary."""
+        try:
+            collector.close()
+        except NoSpace as error:
+            return error
+        return None
+
+
+def sink_views(sink: RowSink, player: int, rows: int) -> dict[str, np.ndarray]:
+    """Typed views of the first `rows` rows that a player has in the sink's open block."""
+    out = {}
+    for index, column in enumerate(sink.columns):
+        at = int(sink.base[player, index])
+        out[column.name] = sink.memory[at : at + rows * column.row_bytes].view(column.dtype).reshape(column.shape(rows))
+    return out
+
+
+def _split(rows: int | None, parts: int) -> list[int]:
+    """A budget of rows for each thread, -1 for none."""
+    if rows is None:
+        return [-1] * parts
+    return [rows // parts + (i < rows % parts) for i in range(parts)]

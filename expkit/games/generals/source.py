@@ -1,0 +1,69 @@
+"""Generals as a source of games to record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from expkit.config import GameSettings
+from expkit.episodes import EpisodeStart
+from expkit.errors import GameError
+from expkit.games.generals.config import GeneralsConfig
+from expkit.games.generals.engine import EpisodeCounter, Generals
+from expkit.games.generals.resimulate import GeneralsReplay
+from expkit.games.generals.schema import generals_schema
+from expkit.schema import Schema
+from expkit.units import parse_board_size
+
+
+class GeneralsSource:
+    """See `expkit.games.GameSource`."""
+
+    name = "generals"
+
+    def configure(self, settings: GameSettings) -> GeneralsConfig:
+        height, width = parse_board_size(settings.size)
+        return GeneralsConfig(
+            players=settings.players,
+            height=height,
+            width=width,
+            max_steps=settings.max_steps,
+            ruleset=settings.ruleset,
+            state=settings.state,
+        )
+
+    def schema(self, config: GeneralsConfig) -> Schema:
+        return generals_schema(config)
+
+    def describe(self, config: GeneralsConfig) -> str:
+        rules = "" if config.ruleset == "generals.io" else f" · {config.ruleset}"
+        return f"generals {config.height}x{config.width}{rules} · {config.players} players"
+
+    def to_builtins(self, config: GeneralsConfig) -> dict[str, Any]:
+        tree: dict[str, Any] = msgspec.to_builtins(config)
+        return tree
+
+    def from_builtins(self, tree: Mapping[str, Any]) -> GeneralsConfig:
+        try:
+            return msgspec.convert(dict(tree), GeneralsConfig)
+        except msgspec.ValidationError as error:
+            raise GameError(f"the run's game settings are not understood: {error}") from None
+
+    def counter(self, writer: int, limit: int | None) -> EpisodeCounter:
+        return EpisodeCounter(writer, limit=-1 if limit is None else limit)
+
+    def make(
+        self,
+        config: GeneralsConfig,
+        *,
+        num_envs: int,
+        seed: int,
+        policies: Sequence[str | Callable[..., Any]],
+        counter: EpisodeCounter,
+    ) -> Generals:
+        return Generals(config, num_envs=num_envs, seed=seed, policies=policies, counter=counter)
+
+    def resimulator(self, config: GeneralsConfig, start: EpisodeStart, seed: int) -> GeneralsReplay:
+        return GeneralsReplay(config, start, seed)
