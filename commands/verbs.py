@@ -20,7 +20,8 @@ class Verb(NamedTuple):
     help: str
 
 
-VERBS: tuple[Verb, ...] = (Verb("config", "config", "app", "Set up", "Show, write and check settings."),)
+VERBS: tuple[Verb, ...] = (
+    Verb("record", "record", "record", "Record", "Play live games and record every player's experience into a run."),Verb("config", "config", "app", "Set up", "Show, write and check settings."),)
 
 # Groups in the order of the root help; a group without verbs is left out.
 GROUPS = ("Record", "Look", "Keep", "Change", "Exchange", "Set up")

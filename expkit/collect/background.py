@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from expkit.buffers.budget import Plan
-from expkit.buffers.ring import Claimed
+from expkit.buffers.claim import Claimed
+from expkit.buffers.protocol import CAUSES
 from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import ShardedCollector, ShardedFeed
 from expkit.collect.subscribe import Subscription
@@ -29,14 +30,14 @@ from expkit.schema import Schema
 POLL_SECONDS = 0.05
 IDLE_WAIT_SECONDS = 0.1
 
-Convert = Callable[[Mapping[str, np.ndarray], int], dict[str, np.ndarray]]
+Convert = Callable[[Mapping[str, np.ndarray], int, int], dict[str, np.ndarray]]
 
 
 class BackgroundCollector:
     """Rings, drain threads and a `RunWriter` behind the Collector protocol.
 
     schema    of the rows as producers give them; `writer.schema` is what `convert` makes of them
-    convert   (stored columns, rows) -> stored columns of `writer.schema`, called in drain threads
+    convert   (stored columns, rows, player) -> stored columns of `writer.schema`, called in drain threads
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class BackgroundCollector:
         try:
             columns = claimed.columns
             if self._convert is not None:
-                columns = self._convert(columns, rows)
+                columns = self._convert(columns, rows, player)
             encoded = encoder.encode(player, columns, rows, dropped)
             last_rows = int(np.count_nonzero(columns["is_last"][:rows]))
             for subscription in self._subscriptions:
@@ -208,10 +209,13 @@ class BackgroundCollector:
 
     def _tell_last_drops(self) -> None:
         """Drops that no block came after."""
+        ledger = self.writer.ledger
         for player in range(self.players):
-            causes = self.shards.ring(player).take_dropped()
+            told = dict(zip(CAUSES, ledger.dropped[player].tolist(), strict=True))
+            dropped = self.shards.ring(player).stats().dropped
+            causes = {cause: rows - told[cause] for cause, rows in dropped.items() if rows > told[cause]}
             for cause, count in causes.items():
-                self.writer.ledger.drop(player, cause, count)
+                ledger.drop(player, cause, count)
             if causes:
                 self.writer.append_drops(player, causes)
 

@@ -111,7 +111,14 @@ class Session:
         while True:
             per_thread = -(-num_envs // self.threads)
             try:
-                plan = plan_blocks(self.schema, self.players, per_thread, int(buffer.memory), self._drain_threads)
+                plan = plan_blocks(
+                    self.schema,
+                    self.players,
+                    per_thread,
+                    int(buffer.memory),
+                    self._drain_threads,
+                    producers=self.threads,
+                )
                 if plan.block_rows >= STEPS_PER_BLOCK * per_thread or num_envs <= self.threads:
                     return num_envs, plan
             except MemoryBudget:
@@ -134,7 +141,9 @@ class Session:
             say("compiling kernels: the first recording on this machine takes some 10 seconds longer")
             from expkit.formats.shard.encode import BlockEncoder
 
-            game = self.source.make(self.game_config, num_envs=2, seed=0, policies=["hunter"], counter=self.source.counter(0, 2))
+            game = self.source.make(
+                self.game_config, num_envs=2, seed=0, policies=["hunter"], counter=self.source.counter(0, 2)
+            )
             sink = RowSink.scratch(self.schema, self.players, 256)
             game.play(sink, 8)
             game.finish(sink)
@@ -160,7 +169,6 @@ class Session:
                 num_envs=n,
                 seed=self.seed,
                 policies=self._policies,
-                writer=writer.writer,
                 counter=counter,
             )
             for n in sizes

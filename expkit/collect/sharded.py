@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from expkit.buffers.budget import Plan
+from expkit.buffers.claim import Claimed
 from expkit.buffers.group import PlayerBuffers
-from expkit.buffers.ring import BlockRing, Claimed
+from expkit.buffers.ring import BlockRing
 from expkit.collect.protocol import CollectorStats, LedgerArrays
 from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import BufferClosed
@@ -193,7 +194,7 @@ class ShardedFeed:
         self._discarding[player] = False
         while True:
             collector.check()
-            block = producer.open(rows, timeout=0.0 if self._discard else WAIT_SECONDS)
+            block = producer.open(rows, timeout=WAIT_SECONDS)
             if block is not None:
                 offset, position, capacity = block.offset, block.position, block.capacity
                 break

@@ -48,6 +48,11 @@ class Game(Protocol):
         """No episode is open and none is left to start."""
         ...
 
+    @property
+    def committed_rows(self) -> int:
+        """Rows of all players written so far, and the last rows that open games still need."""
+        ...
+
     def play(self, sink: RowSink, max_ticks: int, row_budget: int = -1) -> int:
         """Advance by up to `max_ticks` ticks; returns how many. Fewer when a block is nearly full."""
         ...

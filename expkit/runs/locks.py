@@ -60,7 +60,7 @@ def lock_writer(run: Path, writer: int | None = None) -> tuple[int, Lock]:
 
 def live_writers(run: Path) -> list[int]:
     """Writers whose lock is held right now."""
-    out = []
+    out: list[int] = []
     folder = run / LOCKS_DIR
     if not folder.is_dir():
         return out

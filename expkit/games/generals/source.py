@@ -12,8 +12,8 @@ from expkit.episodes import EpisodeStart
 from expkit.errors import GameError
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.engine import EpisodeCounter, Generals
-from expkit.games.generals.resimulate import GeneralsReplay
 from expkit.games.generals.schema import generals_schema
+from expkit.games.protocol import Resimulator
 from expkit.schema import Schema
 from expkit.units import parse_board_size
 
@@ -65,5 +65,7 @@ class GeneralsSource:
     ) -> Generals:
         return Generals(config, num_envs=num_envs, seed=seed, policies=policies, counter=counter)
 
-    def resimulator(self, config: GeneralsConfig, start: EpisodeStart, seed: int) -> GeneralsReplay:
+    def resimulator(self, config: GeneralsConfig, start: EpisodeStart, seed: int) -> Resimulator:
+        from expkit.games.generals.resimulate import GeneralsReplay
+
         return GeneralsReplay(config, start, seed)
