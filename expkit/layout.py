@@ -91,3 +91,13 @@ class RowSink:
             policy=np.zeros((players, 2), np.int64),
             columns=layout.columns,
         )
+
+    def views(self, player: int, rows: int | None = None) -> dict[str, np.ndarray]:
+        """Typed views, without a copy, of the first `rows` rows (all if None) of the player's open block."""
+        count = int(self.capacity[player]) if rows is None else rows
+        out: dict[str, np.ndarray] = {}
+        for index, column in enumerate(self.columns):
+            at = int(self.base[player, index])
+            raw = self.memory[at : at + count * column.row_bytes]
+            out[column.name] = raw.view(column.dtype).reshape(column.shape(count))
+        return out

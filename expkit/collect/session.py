@@ -148,7 +148,7 @@ class Session:
             game.play(sink, 8)
             game.finish(sink)
             rows = int(sink.position[0])
-            columns = sink_views(sink, 0, rows)
+            columns = sink.views(0, rows)
             BlockEncoder(self.schema).encode(0, columns, rows)
 
     def run(
@@ -329,15 +329,6 @@ class Session:
         except NoSpace as error:
             return error
         return None
-
-
-def sink_views(sink: RowSink, player: int, rows: int) -> dict[str, np.ndarray]:
-    """Typed views of the first `rows` rows that a player has in the sink's open block."""
-    out = {}
-    for index, column in enumerate(sink.columns):
-        at = int(sink.base[player, index])
-        out[column.name] = sink.memory[at : at + rows * column.row_bytes].view(column.dtype).reshape(column.shape(rows))
-    return out
 
 
 def _split(rows: int | None, parts: int) -> list[int]:
