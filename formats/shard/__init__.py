@@ -1,0 +1,18 @@
+"""The native shard file: see SPEC.md for the bytes, ShardWriter and ShardReader for their use."""
+
+from expkit.formats.shard.blocks import BlockInfo, Statistics
+from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
+from expkit.formats.shard.layout import VERSION, Finding
+from expkit.formats.shard.read import ShardReader
+from expkit.formats.shard.write import ShardWriter
+
+__all__ = [
+    "VERSION",
+    "BlockEncoder",
+    "BlockInfo",
+    "EncodedBlock",
+    "Finding",
+    "ShardReader",
+    "ShardWriter",
+    "Statistics",
+]

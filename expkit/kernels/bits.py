@@ -1,0 +1,109 @@
+"""Narrow columns of a block: gather into sorted order, then the filters that make them small, and their inverses.
+
+Filters, measured on 8,192 rows of a 20x20 board game, bytes a row after zstd-1: delta takes `episode` from 0.99 to
+0.01; byte planes take a random int32 action from 1.40 to 1.15; packed bits leave flags at an eighth before zstd.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from expkit.kernels import kernel
+from expkit.kernels.bytes_at import load1, load2, load4, load8, store1, store8
+from expkit.kernels.digest import nh_row
+
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+NONE, PLANES, DELTA, BITS, CONSTANT, CHANGES = range(6)
+
+
+@kernel
+def load_item(address, offset, itemsize):
+    """The unsigned number of 1, 2, 4 or 8 bytes at `address` + `offset`."""
+    if itemsize == 1:
+        return load1(address, offset)
+    if itemsize == 2:
+        return load2(address, offset)
+    if itemsize == 4:
+        return load4(address, offset)
+    return load8(address, offset)
+
+
+@kernel
+def gather_scalar(address, width, is_bool, keys, order, rows, hashes, target):
+    """Copy rows `order` of a column of 1, 2, 4 or 8 bytes a row to `target` and add their words to `hashes`.
+
+    A bool is stored as 0 or 1. `target` needs 7 bytes to spare. Returns True when all rows are equal.
+    """
+    key = load8(keys, 0)
+    varied = np.uint64(0)
+    first = np.uint64(0)
+    for row in range(rows):
+        value = load_item(address, np.int64(order[row]) * width, width)
+        if is_bool:
+            value = np.uint64(value != np.uint64(0))
+        if row == 0:
+            first = value
+        varied |= value ^ first
+        # the bytes above the item are overwritten by the next row
+        store8(target, row * width, value)
+        word = value ^ key
+        hashes[row] += (word & _LOW) * (word >> _HALF)
+    return varied == np.uint64(0)
+
+
+@kernel
+def gather_vector(address, width, keys, order, rows, hashes, target):
+    """`gather_scalar` for columns of several elements."""
+    equal = True
+    for row in range(rows):
+        place = target + row * width
+        source = address + np.int64(order[row]) * width
+        for byte in range(width):
+            value = load1(source, byte)
+            store1(place, byte, value)
+            if value != load1(target, byte):
+                equal = False
+        hashes[row] += nh_row(place, width, keys)
+    return equal
+
+
+@kernel
+def to_planes(source, items, itemsize, delta, target):
+    """All lowest bytes of `items` numbers first, then the next bytes, …; of the differences, if `delta`.
+    Reads up to 7 bytes beyond the last number."""
+    before = np.uint64(0)
+    for item in range(items):
+        value = load8(source, item * itemsize)
+        stored = value
+        if delta:
+            stored = value - before
+            before = value
+        for plane in range(itemsize):
+            store1(target, plane * items + item, stored >> np.uint64(plane << 3))
+
+
+@kernel
+def from_planes(source, items, itemsize, delta, target):
+    """Inverse of `to_planes`."""
+    before = np.uint64(0)
+    for item in range(items):
+        value = np.uint64(0)
+        for plane in range(itemsize):
+            value |= load1(source, plane * items + item) << np.uint64(plane << 3)
+        if delta:
+            before += value
+            value = before
+        for plane in range(itemsize):
+            store1(target, item * itemsize + plane, value >> np.uint64(plane << 3))
+
+
+@kernel
+def to_bits(source, rows, target):
+    """Pack `rows` bytes of 0 or 1 into bits, lowest first."""
+    for byte in range((rows + 7) >> 3):
+        packed = np.uint64(0)
+        for bit in range(min(8, rows - byte * 8)):
+            packed |= load1(source, byte * 8 + bit) << np.uint64(bit)
+        store1(target, byte, packed)

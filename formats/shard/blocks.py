@@ -1,0 +1,304 @@
+"""A block's head, parsed and checked, and the decoding of its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import zstandard
+
+from expkit.errors import ShardError
+from expkit.formats.shard.layout import (
+    BLOCK,
+    CAUSE,
+    COLUMN,
+    FRAME,
+    HAS_NAN,
+    MAX_BLOCK_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_ROWS,
+    RUN,
+    STATS,
+    ZSTD,
+)
+from expkit.kernels.bits import BITS, CHANGES, CONSTANT, DELTA, PLANES, from_planes
+from expkit.kernels.changes import replay_frames
+from expkit.schema import Column, Schema
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """What the index, or a walk, knows of a block. `index` is its place in `ShardReader.blocks`."""
+
+    index: int
+    offset: int
+    head_bytes: int
+    body_bytes: int
+    sequence: int
+    player: int
+    rows: int
+    episode_min: int
+    episode_max: int
+    step_min: int
+    step_max: int
+    policy_version_min: int
+    policy_version_max: int
+    time_ns_min: int
+    time_ns_max: int
+    dropped: dict[str, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the record's head and body."""
+        return self.head_bytes + self.body_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Smallest and largest value of a scalar column in a block, NaN left out; None where there is no value.
+
+    `nulls` counts the rows without a value, of `valid:` columns.
+    """
+
+    low: int | float | None
+    high: int | float | None
+    has_nan: bool
+    nulls: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockHead:
+    """runs: table RUN · columns: table COLUMN · frames: table FRAME · first_frame, body_at: int64 per column (+1) and
+    per frame (+1), where a column's frames begin in `frames` and a frame's bytes begin in the body."""
+
+    player: int
+    rows: int
+    ranges: tuple[int, ...]
+    dropped: dict[str, int]
+    runs: np.ndarray
+    columns: np.ndarray
+    frames: np.ndarray
+    first_frame: np.ndarray
+    body_at: np.ndarray
+
+
+def _need(good: Any, what: str) -> None:
+    if not good:
+        raise ShardError(f"the block's head is malformed: {what}")
+
+
+def parse_head(head: bytes, body_bytes: int, schema: Schema) -> BlockHead:
+    """Read a block's head and check everything in it that can be. Raises ShardError."""
+    _need(len(head) >= BLOCK.size, "too short")
+    player, count, rows, runs, causes, zero, *ranges = BLOCK.unpack_from(head)
+    _need(zero == 0, "a field that is always zero is not")
+    _need(count == len(schema.columns), f"{count} columns where the schema has {len(schema.columns)}")
+    _need(0 < rows <= MAX_ROWS and rows * schema.row_bytes <= MAX_BLOCK_BYTES, f"{rows:,} rows are beyond the limits")
+    _need(0 < runs <= rows, f"{runs:,} runs for {rows:,} rows")
+    at = BLOCK.size
+    dropped: dict[str, int] = {}
+    for _ in range(causes):
+        _need(at + CAUSE.size <= len(head), "too short for its drops")
+        lost, size = CAUSE.unpack_from(head, at)
+        at += CAUSE.size
+        name = head[at : at + size].decode("utf-8", "replace")
+        dropped[name] = dropped.get(name, 0) + lost
+        at += size
+    _need(at + runs * RUN.itemsize + count * COLUMN.itemsize <= len(head), "too short for its tables")
+    run_table = np.frombuffer(head, RUN, runs, at)
+    at += run_table.nbytes
+    columns = np.frombuffer(head, COLUMN, count, at)
+    at += columns.nbytes
+    _need((len(head) - at) % FRAME.itemsize == 0, "its frame table is cut")
+    frames = np.frombuffer(head, FRAME, (len(head) - at) // FRAME.itemsize, at)
+    ends = np.cumsum(run_table["rows"], dtype=np.int64)
+    _need(ends[-1] == rows and (run_table["first_row"] == ends - run_table["rows"]).all(), "its runs do not add up")
+    first_frame = np.concatenate([[0], np.cumsum(columns["frames"], dtype=np.int64)])
+    body_at = np.concatenate([[0], np.cumsum(frames["size"], dtype=np.int64)])
+    _need(first_frame[-1] == len(frames), "its frames do not add up")
+    _need(body_at[-1] == body_bytes, "its frames do not fill the body")
+    for column, entry in zip(schema.columns, columns, strict=True):
+        _check_column(column, entry, rows)
+    return BlockHead(player, rows, tuple(ranges), dropped, run_table, columns, frames, first_frame, body_at)
+
+
+def _check_column(column: Column, entry: np.void, rows: int) -> None:
+    chosen, frame_rows = int(entry["filter"]), int(entry["frame_rows"])
+    _need(chosen <= CHANGES and entry["compression"] <= ZSTD and entry["zero"] == 0, f"codec of {column.name}")
+    _need(0 < frame_rows <= MAX_ROWS, f"frame rows of {column.name}")
+    expected = 1 if chosen == CONSTANT else -(-rows // frame_rows)
+    _need(entry["frames"] == expected, f"number of frames of {column.name}")
+    _need(min(frame_rows, rows) * column.row_bytes <= MAX_FRAME_BYTES, f"frame of {column.name} is too large")
+    _need(chosen != BITS or (column.dtype == bool and expected == 1), f"filter of {column.name}")
+    _need(chosen not in (PLANES, DELTA) or (column.dtype != bool and expected == 1), f"filter of {column.name}")
+
+
+def statistics_of(column: Column, entry: np.void) -> Statistics:
+    """The statistics in a column's entry, as Python numbers."""
+    if not entry["flags"] & STATS:
+        return Statistics(None, None, bool(entry["flags"] & HAS_NAN), int(entry["nulls"]))
+    pair = np.array([entry["low"], entry["high"]], "<u8")
+    kind = column.dtype.kind
+    low, high = (pair.view("<f8") if kind == "f" else pair.view("<i8") if kind == "i" else pair).tolist()
+    return Statistics(low, high, bool(entry["flags"] & HAS_NAN), int(entry["nulls"]))
+
+
+class ColumnPlan:
+    """What has to be read of one column to give the rows `wanted` (rising; None for all)."""
+
+    def __init__(self, column: Column, index: int, head: BlockHead, wanted: np.ndarray | None):
+        entry = head.columns[index]
+        self.column = column
+        self.filter = int(entry["filter"])
+        self.compression = int(entry["compression"])
+        self.frame_rows = min(int(entry["frame_rows"]), head.rows)
+        self.rows = head.rows
+        self.wanted = wanted
+        base = int(head.first_frame[index])
+        if self.filter == CONSTANT:
+            self.frames = np.zeros(1, np.int64)
+        elif wanted is None:
+            self.frames = np.arange(int(entry["frames"]))
+        else:
+            self.frames = np.unique(wanted // self.frame_rows)
+        self.places = (base + self.frames).tolist()
+
+    def sizes(self, payloads: Sequence[memoryview]) -> list[int]:
+        """Decoded bytes of each frame, bounded by what its rows can need. Raises ShardError."""
+        out = []
+        for frame, payload in zip(self.frames.tolist(), payloads, strict=True):
+            rows = min(self.frame_rows, self.rows - frame * self.frame_rows)
+            plain = rows * self.column.row_bytes
+            if self.filter == CONSTANT:
+                plain = self.column.row_bytes
+            elif self.filter == BITS:
+                plain = (rows + 7) // 8
+            size = zstandard.frame_content_size(payload) if self.compression == ZSTD else len(payload)
+            if self.filter == CHANGES:
+                items = plain // self.column.dtype.itemsize
+                good = 8 <= size <= 8 + plain + items + items // 255
+            else:
+                good = size == plain
+            if not good:
+                raise ShardError(f"frame {frame} claims {size:,} bytes, which {rows:,} rows cannot have")
+            out.append(size)
+        return out
+
+    def decode(self, payloads: Sequence[np.ndarray]) -> np.ndarray:
+        """The stored array of the wanted rows from the decompressed frames. Raises ShardError."""
+        column, wanted = self.column, self.wanted
+        count = self.rows if wanted is None else len(wanted)
+        if self.filter == CONSTANT:
+            out = np.empty(column.shape(count), column.dtype)
+            out[...] = payloads[0].view(column.dtype).reshape(column.shape(1))
+            return out
+        if self.filter == CHANGES:
+            return self._replay(payloads, count)
+        if self.filter == BITS:
+            whole = np.unpackbits(payloads[0], count=self.rows, bitorder="little").view(bool)
+        elif self.filter in (PLANES, DELTA):
+            whole = np.empty(column.shape(self.rows), column.dtype)
+            itemsize = column.dtype.itemsize
+            source = payloads[0]
+            from_planes(source.ctypes.data, whole.size, itemsize, self.filter == DELTA, whole.ctypes.data)
+        elif wanted is None:
+            whole = _join(payloads).view(column.dtype).reshape(column.shape(self.rows))
+        else:
+            return self._pick(payloads, count)
+        return whole if wanted is None else whole[wanted]
+
+    def _inside(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each frame the first of its rows in `wanted` and the one after its last."""
+        assert self.wanted is not None
+        begin = np.searchsorted(self.wanted, self.frames * self.frame_rows)
+        end = np.searchsorted(self.wanted, (self.frames + 1) * self.frame_rows)
+        return begin, end
+
+    def _pick(self, payloads: Sequence[np.ndarray], count: int) -> np.ndarray:
+        assert self.wanted is not None
+        out = np.empty(self.column.shape(count), self.column.dtype)
+        for frame, payload, begin, end in zip(self.frames, payloads, *self._inside(), strict=True):
+            rows = len(payload) // self.column.row_bytes
+            whole = payload.view(self.column.dtype).reshape(self.column.shape(rows))
+            out[begin:end] = whole[self.wanted[begin:end] - frame * self.frame_rows]
+        return out
+
+    def _replay(self, payloads: Sequence[np.ndarray], count: int) -> np.ndarray:
+        wanted = np.arange(self.rows) if self.wanted is None else self.wanted
+        table = np.empty((len(payloads), 5), np.int64)
+        table[:, 0] = [payload.ctypes.data for payload in payloads]
+        table[:, 1] = [len(payload) for payload in payloads]
+        table[:, 2] = np.minimum(self.frame_rows, self.rows - self.frames * self.frame_rows)
+        if self.wanted is None:
+            table[:, 3] = self.frames * self.frame_rows
+            table[:, 4] = table[:, 3] + table[:, 2]
+        else:
+            table[:, 3], table[:, 4] = self._inside()
+        out = np.empty(self.column.shape(count), self.column.dtype)
+        itemsize = self.column.dtype.itemsize
+        bad = replay_frames(table, self.column.row_bytes, itemsize, wanted % self.frame_rows, out.ctypes.data)
+        if bad >= 0:
+            raise ShardError(f"frame {self.frames[bad]} is malformed")
+        return out
+
+
+def _join(payloads: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of all payloads; without a copy when they lie side by side, as one decompression leaves them."""
+    if len(payloads) == 1:
+        return payloads[0]
+    total = sum(map(len, payloads))
+    first, last = payloads[0], payloads[-1]
+    if (
+        last.ctypes.data + len(last) - first.ctypes.data == total
+        and first.base is not None
+        and all(a.ctypes.data + len(a) == b.ctypes.data for a, b in zip(payloads, payloads[1:], strict=False))
+    ):
+        return np.lib.stride_tricks.as_strided(first, (total,), (1,), writeable=False)
+    return np.concatenate(payloads)
+
+
+def expand(plans: Sequence[ColumnPlan], payloads: Sequence[Sequence[memoryview]]) -> list[list[np.ndarray]]:
+    """Decompress all frames of all `plans` with one release of the GIL. Raises ShardError naming the column."""
+    packed: list[memoryview] = []
+    sizes: list[int] = []
+    for plan, pieces in zip(plans, payloads, strict=True):
+        try:
+            decoded = plan.sizes(pieces)
+        except (ShardError, zstandard.ZstdError) as error:
+            raise ShardError(f"{plan.column.name}: {error}") from None
+        if plan.compression == ZSTD:
+            packed += pieces
+            sizes += decoded
+    whole: list[np.ndarray] = []
+    if packed:
+        try:
+            expanded = zstandard.ZstdDecompressor().multi_decompress_to_buffer(
+                packed, decompressed_sizes=np.array(sizes, np.uint64).tobytes()
+            )
+        except (zstandard.ZstdError, ValueError, TypeError) as error:
+            names = ", ".join(plan.column.name for plan in plans)
+            raise ShardError(f"{names}: does not decompress: {error}") from None
+        whole = [np.frombuffer(piece, np.uint8) for piece in expanded]
+    out: list[list[np.ndarray]] = []
+    at = 0
+    for plan, pieces in zip(plans, payloads, strict=True):
+        if plan.compression == ZSTD:
+            out.append(whole[at : at + len(pieces)])
+            at += len(pieces)
+        else:
+            out.append([np.frombuffer(piece, np.uint8) for piece in pieces])
+    return out
+
+
+def verify_frames(head: BlockHead, plan: ColumnPlan, pieces: Sequence[memoryview]) -> None:
+    """Compare each frame with its checksum. Raises ShardError."""
+    crcs = head.frames["crc"]
+    for place, piece in zip(plan.places, pieces, strict=True):
+        if crc32(piece) != crcs[place]:
+            rows = plan.rows if plan.filter == CONSTANT else min(plan.frame_rows, plan.rows)
+            raise ShardError(
+                f"checksum of frame {place - plan.places[0] + int(plan.frames[0])} ({rows:,} rows) differs"
+            )

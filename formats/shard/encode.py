@@ -1,0 +1,282 @@
+"""From the rows of one player, in order of arrival, to the bytes of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import numpy as np
+import zstandard
+
+from expkit.errors import SchemaError
+from expkit.formats.shard.layout import (
+    BLOCK,
+    CAUSE,
+    COLUMN,
+    FRAME,
+    HAS_NAN,
+    MAX_BLOCK_BYTES,
+    MAX_ROWS,
+    RAW,
+    RUN,
+    STATS,
+    ZSTD,
+)
+from expkit.kernels.bits import BITS, CONSTANT, DELTA, NONE, PLANES
+from expkit.kernels.changes import encode_columns
+from expkit.kernels.digest import key_stream, nh_row, sum_runs
+from expkit.kernels.sort import find_runs, order_rows
+from expkit.layout import aligned_empty
+from expkit.schema import Column, Schema
+
+WIDE_BYTES = 32  # a column of at least so many bytes a row is framed
+_FRAME_TARGET = 64 << 10  # frames of narrower columns hold more rows, until they have so many bytes
+_FRAME_MOST = 4 << 20
+_ALIGN = 64
+# Delta for what rises along a sorted block
+_DELTA_KEYS = ("episode", "step", "time_ns")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBlock:
+    """A block ready to be appended: `head` and `body` are the record's bytes after the envelope.
+
+    episodes  by episode number (rows, digest) of this block
+    """
+
+    player: int
+    rows: int
+    head: bytes
+    body: bytes
+    episodes: dict[int, tuple[int, int]]
+    index: tuple[int, ...]  # episode, step, policy_version and time ranges, as in the block's head
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.head) + len(self.body)
+
+
+def frame_rows_of(column: Column, frame_rows: int) -> int:
+    """Rows in a frame of a wide column: `frame_rows`, more for columns whose frames would be small."""
+    rows = frame_rows
+    while rows * column.row_bytes < _FRAME_TARGET and rows < 8 * frame_rows:
+        rows *= 2
+    while rows * column.row_bytes > _FRAME_MOST and rows > 1:
+        rows //= 2
+    return rows
+
+
+def filter_of(column: Column) -> int:
+    """Filter of a narrow column."""
+    if column.dtype == bool:
+        return BITS
+    if column.name in _DELTA_KEYS and column.field is None:
+        return DELTA
+    return PLANES if column.dtype.itemsize > 1 else NONE
+
+
+class BlockEncoder:
+    """Encodes blocks of one schema; keeps its work memory, so a steady state allocates nothing large.
+
+    Not to be shared between threads. The heavy parts (sort and filter, compress) release the GIL once each.
+    """
+
+    def __init__(self, schema: Schema, level: int = 1, frame_rows: int = 128):
+        self.schema = schema
+        self.frame_rows = max(1, frame_rows)
+        self._compressor = zstandard.ZstdCompressor(level=level)
+        self._columns = schema.columns
+        self._names = [column.name for column in self._columns]
+        self._keys = [key_stream(column.name, column.row_bytes) for column in self._columns]
+        self._player_key = key_stream("player", 8)
+        self._zeros = np.zeros(max(column.row_bytes for column in self._columns), np.uint8)
+        self._wide = [column.row_bytes >= WIDE_BYTES for column in self._columns]
+        self._frames = [
+            frame_rows_of(c, self.frame_rows) if wide else 0 for c, wide in zip(self._columns, self._wide, strict=True)
+        ]
+        most = max(
+            (f * c.items // 4 for f, c, w in zip(self._frames, self._columns, self._wide, strict=True) if w), default=1
+        )
+        self._positions = np.empty(max(4096, most), np.int64)
+        self._values = np.empty(len(self._positions), np.uint64)
+        self._capacity = 0
+
+    def _reserve(self, rows: int) -> None:
+        """Work memory for blocks of `rows` rows: gathered columns, filtered narrow ones, sort tables."""
+        if rows <= self._capacity:
+            return
+        place, tasks = 0, []
+        for column, wide, frame, keys in zip(self._columns, self._wide, self._frames, self._keys, strict=True):
+            size = -(-(column.row_bytes * rows + 64) // _ALIGN) * _ALIGN
+            filtered = 0 if wide else place + size
+            tasks.append(
+                (0, column.row_bytes, column.dtype.itemsize, wide, frame, place, filtered, keys.ctypes.data,
+                 filter_of(column))
+            )  # fmt: skip
+            place += size if wide else 2 * size
+        self._work = aligned_empty(place)
+        self._tasks = np.array(tasks, np.int64)
+        self._tasks[:, 5] += self._work.ctypes.data
+        self._tasks[~np.array(self._wide), 6] += self._work.ctypes.data
+        frames = sum(-(-rows // frame) if wide else 1 for frame, wide in zip(self._frames, self._wide, strict=True))
+        self._segments = np.empty((frames, 2), np.int64)
+        self._outcome = np.empty((len(self._columns), 2), np.int64)
+        self._order = np.empty(rows, np.int32)
+        self._place = np.empty(rows, np.int32)
+        self._slots = np.empty(1 << max(4, (2 * rows - 1).bit_length()), np.int32)
+        self._number = np.empty(rows, np.uint64)
+        self._first = np.empty(rows, np.int64)
+        self._count = np.empty(rows, np.int64)
+        self._hashes = np.empty(rows, np.uint64)
+        self._sums = np.empty(rows, np.uint64)
+        self._capacity = rows
+
+    def _arrays(self, columns: Mapping[str, np.ndarray], rows: int) -> list[np.ndarray]:
+        """The columns in schema order, checked: kernels read them by address."""
+        if not 0 < rows <= MAX_ROWS or rows * self.schema.row_bytes > MAX_BLOCK_BYTES:
+            raise SchemaError(
+                f"a block of {rows:,} rows of {self.schema.row_bytes:,} bytes is outside the format's limits"
+            )
+        out = []
+        for column in self._columns:
+            if column.name not in columns:
+                raise SchemaError(f"block has no column {column.name!r}; it needs {', '.join(self._names)}")
+            array = columns[column.name][:rows]
+            if array.dtype != column.dtype or array.shape != column.shape(rows):
+                raise SchemaError(
+                    f"{column.name}: a stored array of {column.dtype} {column.shape(rows)} is needed, "
+                    f"not {array.dtype} {array.shape}"
+                )
+            out.append(np.ascontiguousarray(array))
+        return out
+
+    def _sort(self, episodes: np.ndarray, steps: np.ndarray, rows: int) -> int:
+        """Fill the order of rows and the run table; returns the number of runs."""
+        arguments = self._order, self._number, self._first, self._count
+        runs = order_rows(
+            episodes.ctypes.data, steps.ctypes.data, rows, self._order, self._slots, *arguments[1:], self._place
+        )
+        if runs < 0:
+            self._order[:rows] = np.lexsort((steps, episodes))
+            runs = find_runs(episodes.ctypes.data, rows, *arguments)
+        return runs
+
+    def encode(
+        self, player: int, columns: Mapping[str, np.ndarray], rows: int, dropped: Mapping[str, int] | None = None
+    ) -> EncodedBlock:
+        """Encode the first `rows` rows of stored `columns` (see `Schema.columns`), in any order.
+
+        `dropped`: rows of this player lost since its last block, by cause. Raises SchemaError for arrays that do
+        not fit the schema.
+        """
+        arrays = self._arrays(columns, rows)
+        self._reserve(rows)
+        runs = self._sort(arrays[0], arrays[1], rows)
+        self._tasks[:, 0] = [array.ctypes.data for array in arrays]
+        start = nh_row(np.array([player], np.uint64).ctypes.data, 8, self._player_key.ctypes.data)
+        used = encode_columns(
+            self._tasks, rows, self._order, start, self._hashes, self._zeros.ctypes.data, self._positions,
+            self._values, self._work.ctypes.data, self._segments, self._outcome,
+        )  # fmt: skip
+        sum_runs(self._hashes, self._first, self._count, runs, self._sums)
+        return self._pack(player, arrays, rows, runs, used, dict(dropped or {}))
+
+    def _pack(
+        self, player: int, arrays: list[np.ndarray], rows: int, runs: int, used: int, dropped: dict[str, int]
+    ) -> EncodedBlock:
+        plain = memoryview(self._work)
+        sizes = self._segments[:used]
+        packed: list[memoryview] = []
+        if used:
+            source = zstandard.BufferWithSegments(self._work, sizes.tobytes())
+            packed = [memoryview(piece) for piece in self._compressor.multi_compress_to_buffer(source)]
+        table = np.zeros(len(arrays), COLUMN)
+        body: list[bytes | memoryview] = []
+        frames: list[tuple[int, int]] = []
+        at = 0
+        first_row = int(self._order[0])
+        for index, (column, (chosen, count)) in enumerate(zip(self._columns, self._outcome.tolist(), strict=True)):
+            pieces: list[bytes | memoryview] = list(packed[at : at + count])
+            entry = table[index]
+            if chosen == CONSTANT:
+                value = arrays[index][first_row : first_row + 1]
+                pieces = [value.astype(bool).tobytes() if column.dtype == bool else value.tobytes()]
+                entry["compression"] = RAW
+            elif sum(map(len, pieces)) < int(sizes[at : at + count, 1].sum()):
+                entry["compression"] = ZSTD
+            else:
+                pieces = [bytes(plain[a : a + n]) for a, n in sizes[at : at + count].tolist()]
+                entry["compression"] = RAW
+            entry["filter"] = chosen
+            entry["frame_rows"] = self._frames[index] if self._wide[index] and chosen != CONSTANT else rows
+            entry["frames"] = len(pieces)
+            self._statistics(entry, index, column, rows)
+            frames += [(len(piece), crc32(piece)) for piece in pieces]
+            body += pieces
+            at += count
+        table_of_runs = self._run_table(runs)
+        ranges = self._ranges(table, table_of_runs)
+        causes = {cause: count for cause, count in dropped.items() if count}
+        names = {cause: cause.encode()[:255] for cause in causes}
+        head = b"".join(
+            [
+                BLOCK.pack(player, len(arrays), rows, runs, len(causes), 0, *ranges),
+                *(CAUSE.pack(count, len(names[cause])) + names[cause] for cause, count in causes.items()),
+                table_of_runs.tobytes(),
+                table.tobytes(),
+                np.array(frames, FRAME).tobytes(),
+            ]
+        )
+        episodes = {int(run["episode"]): (int(run["rows"]), int(run["digest"])) for run in table_of_runs}
+        return EncodedBlock(player, rows, head, b"".join(body), episodes, ranges, causes)
+
+    def _gathered(self, index: int, column: Column, rows: int) -> np.ndarray:
+        """A narrow column in sorted order."""
+        place = int(self._tasks[index, 5]) - self._work.ctypes.data
+        raw = self._work[place : place + rows * column.row_bytes]
+        return raw.view(column.dtype).reshape(column.shape(rows))
+
+    def _statistics(self, entry: np.void, index: int, column: Column, rows: int) -> None:
+        """Smallest and largest value of a scalar column; NaN is left out and flagged."""
+        if column.items:
+            return
+        values = self._gathered(index, column, rows)
+        kind = column.dtype.kind
+        low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+        flags = STATS
+        if kind == "f":
+            if np.isnan(values).any():
+                flags |= HAS_NAN
+            if np.isnan(low):
+                flags &= ~STATS
+                low = high = 0.0
+            entry["low"], entry["high"] = np.array([low, high], "<f8").view("<u8")
+        elif kind == "i":
+            entry["low"], entry["high"] = np.array([low, high], "<i8").view("<u8")
+        else:
+            entry["low"], entry["high"] = int(low), int(high)
+        entry["flags"] = flags
+        if column.is_validity:
+            entry["nulls"] = rows - int(np.count_nonzero(values))
+
+    def _run_table(self, runs: int) -> np.ndarray:
+        table = np.empty(runs, RUN)
+        steps = self._gathered(1, self._columns[1], int(self._first[runs - 1] + self._count[runs - 1]))
+        table["episode"] = self._number[:runs]
+        table["first_row"] = self._first[:runs]
+        table["rows"] = self._count[:runs]
+        table["first_step"] = steps[self._first[:runs]]
+        table["last_step"] = steps[self._first[:runs] + self._count[:runs] - 1]
+        table["digest"] = self._sums[:runs]
+        return table
+
+    def _ranges(self, table: np.ndarray, runs: np.ndarray) -> tuple[int, ...]:
+        """Smallest and largest episode, step, policy_version and time_ns of the block."""
+        out: list[int] = []
+        for name in ("episode", "step", "policy_version", "time_ns"):
+            entry = table[self._names.index(name)]
+            pair = np.array([entry["low"], entry["high"]], "<u8")
+            out += (pair.view("<i8") if name == "time_ns" else pair).tolist()
+        return tuple(out)

@@ -1,0 +1,327 @@
+"""ShardReader: opens a closed, growing or killed shard file and gives its blocks, columns and records."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from os import PathLike
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from expkit.episodes import EpisodeEnd, EpisodeStart
+from expkit.errors import NotThere, ShardError
+from expkit.formats.shard.blocks import (
+    BlockHead,
+    BlockInfo,
+    ColumnPlan,
+    Statistics,
+    expand,
+    parse_head,
+    statistics_of,
+    verify_frames,
+)
+from expkit.formats.shard.layout import (
+    ENVELOPE,
+    KIND_BLOCK,
+    KIND_DROPS,
+    KIND_EPISODES,
+    KIND_FOOTER,
+    KIND_META,
+    KIND_NAMES,
+    Envelope,
+    Finding,
+    unpack_json,
+)
+from expkit.formats.shard.records import RecordFile
+from expkit.schema import Schema
+
+_HEADS_KEPT = 64
+
+
+class _Episodes(msgspec.Struct):
+    starts: list[EpisodeStart] = []
+    ends: list[EpisodeEnd] = []
+
+
+class _Drops(msgspec.Struct):
+    player: int
+    causes: dict[str, int]
+
+
+class ShardReader:
+    """A shard file, whether it was closed, is still being written, or its writer was killed.
+
+    header, schema   what the file says of itself
+    blocks           BlockInfo of every block, in file order
+    closed           it has a sound footer; else the blocks were found by walking
+    findings         what was found damaged so far; reading a damaged column raises ShardError instead
+
+    Checksums of everything touched are verified unless `verify` is false. `schema` serves when the file's own copies
+    are lost. An unlinked file stays readable. Raises NotThere and ShardError.
+    Safe to share between threads for reading blocks; not for `refresh` and `close`.
+    """
+
+    def __init__(self, path: str | PathLike[str], verify: bool = True, schema: Schema | None = None):
+        self._file = RecordFile(path, schema)
+        self.path = self._file.path
+        self.verify = verify
+        self.schema = self._file.schema
+        self.header = self._file.header
+        self.blocks: list[BlockInfo] = []
+        self.closed = False
+        self._names = {column.name: place for place, column in enumerate(self.schema.columns)}
+        self._heads: OrderedDict[int, BlockHead] = OrderedDict()
+        self._records: list[tuple[int, int]] = []
+        self._pending: list[tuple[int, int]] = []
+        self._starts: list[EpisodeStart] = []
+        self._ends: list[EpisodeEnd] = []
+        self._metas: list[dict[str, Any]] = []
+        self._drops: list[tuple[int, dict[str, int]]] = []
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def findings(self) -> list[Finding]:
+        return self._file.findings
+
+    @property
+    def nbytes(self) -> int:
+        return self._file.size
+
+    @property
+    def rows(self) -> int:
+        return sum(block.rows for block in self.blocks)
+
+    @property
+    def tail_bytes(self) -> int:
+        """Bytes of a record that was never finished, or not yet, at the end of a file that is not closed."""
+        return 0 if self.closed else self._file.tail_bytes
+
+    def _open(self) -> None:
+        footer = self._file.footer
+        if footer is None:
+            self._walk()
+            return
+        self.closed = True
+        self.blocks = [BlockInfo(place, *row) for place, row in enumerate(footer.blocks)]
+        self._pending = [(offset, kind) for offset, kind in footer.records]
+
+    def _walk(self) -> None:
+        for envelope, head in self._file.walk():
+            if envelope.kind == KIND_BLOCK:
+                try:
+                    parsed = parse_head(head, envelope.body_bytes, self.schema)
+                except ShardError as error:
+                    self._file.note("file/block", f"record at {envelope.offset:,}: {error}", block=len(self.blocks))
+                    continue
+                self.blocks.append(_info(len(self.blocks), envelope, parsed))
+            elif envelope.kind in (KIND_EPISODES, KIND_META, KIND_DROPS):
+                self._pending.append((envelope.offset, envelope.kind))
+            elif envelope.kind != KIND_FOOTER:
+                self._file.note(
+                    "file/unknown-kind", f"record of kind {envelope.kind} at {envelope.offset:,} was skipped", "info"
+                )
+
+    def refresh(self) -> int:
+        """See what was appended since; returns the number of new blocks. Raises ShardError when the file shrank."""
+        before = len(self.blocks)
+        if not self.closed and self._file.grown():
+            self._walk()
+            self._file.read_footer()
+            self.closed = self._file.footer is not None
+        return len(self.blocks) - before
+
+    def _load(self) -> None:
+        """Read the JSON records not read yet; a damaged one becomes a finding."""
+        pending, self._pending = self._pending, []
+        for offset, kind in pending:
+            what = f"{self.path}: {KIND_NAMES.get(kind, 'unknown')} record at {offset:,}"
+            record = self._file.record(offset)
+            try:
+                if record is None or record[0].kind != kind:
+                    raise ShardError(f"{what} is damaged")
+                tree = unpack_json(record[0].flags, record[1], what)
+                if kind == KIND_EPISODES:
+                    episodes = msgspec.convert(tree, _Episodes)
+                    self._starts += episodes.starts
+                    self._ends += episodes.ends
+                elif kind == KIND_DROPS:
+                    drops = msgspec.convert(tree, _Drops)
+                    self._drops.append((drops.player, drops.causes))
+                elif kind == KIND_META:
+                    self._metas.append(tree)
+            except (ShardError, msgspec.ValidationError) as error:
+                self._file.note("file/record", str(error))
+
+    @property
+    def episode_starts(self) -> list[EpisodeStart]:
+        self._load()
+        return self._starts
+
+    @property
+    def episode_ends(self) -> list[EpisodeEnd]:
+        self._load()
+        return self._ends
+
+    @property
+    def metas(self) -> list[dict[str, Any]]:
+        self._load()
+        return self._metas
+
+    @property
+    def drops(self) -> dict[int, dict[str, int]]:
+        """Rows dropped, by player and cause: of blocks and of drop records together."""
+        self._load()
+        out: dict[int, dict[str, int]] = {}
+        for player, causes in [*self._drops, *((block.player, block.dropped) for block in self.blocks)]:
+            for cause, rows in causes.items():
+                known = out.setdefault(player, {})
+                known[cause] = known.get(cause, 0) + rows
+        return out
+
+    @property
+    def digests(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """By (episode, player): rows and digest, from the footer or else from the blocks' heads."""
+        if self._file.footer is not None:
+            return {(e, p): (rows, digest) for e, p, rows, digest in self._file.footer.episodes}
+        out: dict[tuple[int, int], tuple[int, int]] = {}
+        for block in self.blocks:
+            for run in self.head(block.index).runs.tolist():
+                rows, digest = out.get((run[0], block.player), (0, 0))
+                out[run[0], block.player] = (rows + run[2], (digest + run[5]) & 0xFFFFFFFFFFFFFFFF)
+        return out
+
+    def head(self, index: int) -> BlockHead:
+        """The head of a block, verified. Raises ShardError, NotThere for a block that does not exist."""
+        known = self._heads.get(index)
+        if known is not None:
+            return known
+        if not 0 <= index < len(self.blocks):
+            raise NotThere(f"{self.path} has {len(self.blocks)} blocks; there is no block {index}")
+        info = self.blocks[index]
+        try:
+            record = self._file.record(info.offset)
+            if record is None or record[0].kind != KIND_BLOCK:
+                raise ShardError("the block's header is damaged")
+            parsed = parse_head(record[1], record[0].body_bytes, self.schema)
+            if _info(index, record[0], parsed) != info:
+                raise ShardError("the block is not the one the index speaks of")
+        except ShardError as error:
+            self._file.note("file/block", str(error), block=index, player=info.player)
+            raise ShardError(f"{self.path} block {index} player {info.player}: {error}") from None
+        self._heads[index] = parsed
+        while len(self._heads) > _HEADS_KEPT:
+            self._heads.popitem(last=False)
+        return parsed
+
+    def runs(self, index: int) -> np.ndarray:
+        """The block's rows by episode: a table of episode, first_row, rows, first_step, last_step, digest."""
+        return self.head(index).runs
+
+    def statistics(self, index: int) -> dict[str, Statistics]:
+        """Statistics of the block's scalar columns."""
+        head = self.head(index)
+        pairs = zip(self.schema.columns, head.columns, strict=True)
+        return {column.name: statistics_of(column, entry) for column, entry in pairs if not column.items}
+
+    def read_block(
+        self, index: int, columns: Iterable[str] | None = None, rows: slice | None = None
+    ) -> dict[str, np.ndarray]:
+        """Stored arrays of a block (all columns, all rows by default), possibly read-only.
+
+        Only the frames touched are read. Raises ShardError naming shard, block and column.
+        """
+        head = self.head(index)
+        wanted = None
+        if rows is not None:
+            begin, end, stride = rows.indices(head.rows)
+            if stride < 1:
+                raise ShardError(f"rows of a block are read forwards, not by a stride of {stride}")
+            if (begin, end, stride) != (0, head.rows, 1):
+                wanted = np.arange(begin, max(begin, end), stride)
+        return self._read(index, head, columns, wanted)
+
+    def read_rows(self, index: int, rows: np.ndarray, columns: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Stored arrays of the given rows of a block, in the order given; only the frames touched are decompressed.
+
+        Raises ShardError as `read_block` does, NotThere for a row that does not exist.
+        """
+        head = self.head(index)
+        rows = np.asarray(rows, np.int64)
+        wanted, back = np.unique(rows, return_inverse=True)
+        if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < head.rows):
+            raise NotThere(f"{self.path} block {index} has {head.rows:,} rows; row {wanted[-1]:,} is not among them")
+        found = self._read(index, head, columns, wanted)
+        if np.array_equal(wanted, rows):
+            return found
+        return {name: values[back] for name, values in found.items()}
+
+    def _read(
+        self, index: int, head: BlockHead, columns: Iterable[str] | None, wanted: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        info = self.blocks[index]
+        names = list(self._names) if columns is None else list(dict.fromkeys(columns))
+        plans = []
+        for name in names:
+            column = self.schema.column(name)
+            plans.append(ColumnPlan(column, self._names[name], head, wanted))
+        if wanted is not None and not len(wanted):
+            return {plan.column.name: np.empty(plan.column.shape(0), plan.column.dtype) for plan in plans}
+        body = info.offset + ENVELOPE.size + info.head_bytes
+        payloads = [self._pieces(body, head, plan) for plan in plans]
+        if self.verify:
+            for plan, pieces in zip(plans, payloads, strict=True):
+                try:
+                    verify_frames(head, plan, pieces)
+                except ShardError as error:
+                    raise self._lost(info, plan.column.name, error) from None
+        try:
+            expanded = expand(plans, payloads)
+        except ShardError as error:
+            raise self._lost(info, None, error) from None
+        out = {}
+        for plan, pieces in zip(plans, expanded, strict=True):
+            try:
+                out[plan.column.name] = plan.decode(pieces)
+            except ShardError as error:
+                raise self._lost(info, plan.column.name, error) from None
+        return out
+
+    def _pieces(self, body: int, head: BlockHead, plan: ColumnPlan) -> list[memoryview]:
+        """The stored frames of a plan: one read for frames side by side."""
+        places, at = plan.places, head.body_at
+        begin, end = int(at[places[0]]), int(at[places[-1] + 1])
+        if sum(int(at[place + 1] - at[place]) for place in places) * 4 >= end - begin:
+            data = memoryview(self._file.read(body + begin, end - begin))
+            return [data[int(at[place]) - begin : int(at[place + 1]) - begin] for place in places]
+        return [memoryview(self._file.read(body + int(at[place]), int(at[place + 1] - at[place]))) for place in places]
+
+    def _lost(self, info: BlockInfo, column: str | None, error: ShardError) -> ShardError:
+        rule = "file/checksum" if "checksum" in str(error) else "file/column"
+        self._file.note(rule, str(error), block=info.index, column=column, player=info.player)
+        name = f" {column}" if column else ""
+        return ShardError(f"{self.path} block {info.index} player {info.player}{name}: {error}")
+
+
+def _info(index: int, envelope: Envelope, head: BlockHead) -> BlockInfo:
+    return BlockInfo(
+        index, envelope.offset, envelope.head_bytes, envelope.body_bytes, envelope.sequence, head.player, head.rows,
+        *head.ranges, head.dropped,
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""ShardWriter: appends records to one shard file, never seeks, and closes it with an index."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from expkit.episodes import EpisodeEnd, EpisodeStart
+from expkit.errors import NoSpace, OutputExists, WriteFailed
+from expkit.formats.shard.encode import EncodedBlock
+from expkit.formats.shard.layout import (
+    ENVELOPE,
+    KIND_BLOCK,
+    KIND_DROPS,
+    KIND_EPISODES,
+    KIND_FOOTER,
+    KIND_META,
+    MAX_FOOTER,
+    pack_envelope,
+    pack_file_header,
+    pack_json,
+    pack_trailer,
+)
+from expkit.schema import Schema
+
+_EPISODES_PER_RECORD = 1024
+
+
+class ShardWriter:
+    """Appends to a new file at a path, or to a descriptor the caller opened (and closes).
+
+    header  what the file says of itself: writer version, host, argv, config digest, run, writer, shard, policies,
+            created …; the schema is added. JSON values only.
+
+    Each append is one write call, so a kill leaves whole records and at most one torn one at the end. When a write
+    fails (a full disk) the file is cut back to the last whole record and OSError is raised: NoSpace for a full disk,
+    WriteFailed else; what was written before stays good and the writer may go on once there is space.
+    Not to be shared between threads.
+    """
+
+    def __init__(self, target: str | PathLike[str] | int, schema: Schema, header: Mapping[str, Any]):
+        self.schema = schema
+        self._owned = not isinstance(target, int)
+        if isinstance(target, int):
+            self.name, self._fd = f"descriptor {target}", target
+            if os.fstat(target).st_size:
+                raise OutputExists(f"{self.name} is not empty; a shard begins at the first byte of its file")
+        else:
+            self.name = os.fspath(target)
+            try:
+                self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            except FileExistsError:
+                raise OutputExists(
+                    f"{self.name} exists already; a shard is never appended to once it is left"
+                ) from None
+        self.header = {**header, "schema": schema.to_builtins()}
+        self.nbytes = 0
+        self.rows = 0
+        self.blocks = 0
+        self.episodes_started = 0
+        self.rows_by_player: dict[int, int] = {}
+        self.dropped: dict[int, dict[str, int]] = {}
+        self.closed = False
+        self._sequence = 0
+        self._index: list[list[Any]] = []
+        self._records: list[list[int]] = []
+        self._episodes: dict[tuple[int, int], list[int]] = {}
+        try:
+            self._write([pack_file_header(self.header)])
+        except BaseException:
+            self.abandon()
+            raise
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if exc[0] is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def _write(self, pieces: list[bytes]) -> None:
+        """Append whole `pieces` with one call where the system allows it."""
+        if self.closed:
+            raise WriteFailed(f"{self.name} is closed; nothing more can be written to it")
+        total = sum(map(len, pieces))
+        try:
+            done = os.writev(self._fd, pieces)
+            if done < total:
+                rest = memoryview(b"".join(pieces))
+                while done < total:
+                    done += os.write(self._fd, rest[done:])
+        except OSError as error:
+            try:
+                os.ftruncate(self._fd, self.nbytes)
+                os.lseek(self._fd, self.nbytes, os.SEEK_SET)
+            except OSError:
+                self.closed = True
+            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else WriteFailed
+            raise kind(
+                error.errno,
+                f"cannot append to the shard: {error.strerror}; what was written before is intact",
+                self.name,
+            ) from None
+        self.nbytes += total
+
+    def _append(self, kind: int, flags: int, head: bytes, body: bytes = b"") -> int:
+        """Write a record; returns the offset it begins at."""
+        offset = self.nbytes
+        self._write([pack_envelope(kind, flags, head, self._sequence, len(body)), head, body])
+        if kind != KIND_BLOCK:
+            self._records.append([offset, kind])
+        self._sequence += 1
+        return offset
+
+    def append_episodes(self, starts: Sequence[EpisodeStart] = (), ends: Sequence[EpisodeEnd] = ()) -> None:
+        """Records of episodes that began or ended. A start is to be written, and made durable, before its rows."""
+        for at in range(0, max(len(starts), len(ends)), _EPISODES_PER_RECORD):
+            part = slice(at, at + _EPISODES_PER_RECORD)
+            self._append(KIND_EPISODES, *pack_json({"starts": starts[part], "ends": ends[part]}))
+        self.episodes_started += sum(not start.repeated for start in starts)
+
+    def append_meta(self, tree: Mapping[str, Any]) -> None:
+        """A record of anything else: additions to the policy table, notes."""
+        self._append(KIND_META, *pack_json(tree))
+
+    def append_drops(self, player: int, causes: Mapping[str, int]) -> None:
+        """Rows of a player dropped since its last block, by cause, when no later block will carry them."""
+        self._append(KIND_DROPS, *pack_json({"player": player, "causes": causes}))
+        self._count_drops(player, causes)
+
+    def append_block(self, block: EncodedBlock) -> int:
+        """Append an encoded block; returns its offset in the file."""
+        offset = self._append(KIND_BLOCK, 0, block.head, block.body)
+        self._index.append(
+            [offset, len(block.head), len(block.body), self._sequence - 1, block.player, block.rows, *block.index,
+             block.dropped]
+        )  # fmt: skip
+        self.rows += block.rows
+        self.blocks += 1
+        self.rows_by_player[block.player] = self.rows_by_player.get(block.player, 0) + block.rows
+        self._count_drops(block.player, block.dropped)
+        for episode, (rows, digest) in block.episodes.items():
+            known = self._episodes.setdefault((episode, block.player), [0, 0])
+            known[0] += rows
+            known[1] = (known[1] + digest) & 0xFFFFFFFFFFFFFFFF
+        return offset
+
+    def _count_drops(self, player: int, causes: Mapping[str, int]) -> None:
+        known = self.dropped.setdefault(player, {}) if causes else {}
+        for cause, rows in causes.items():
+            known[cause] = known.get(cause, 0) + rows
+
+    def fileno(self) -> int:
+        """The descriptor of the open file, to sync it beside further appends."""
+        return self._fd
+
+    def flush(self) -> None:
+        """Everything appended is with the operating system already; kept for symmetry with other writers."""
+
+    def sync(self) -> None:
+        """Make everything appended durable (fdatasync). Raises WriteFailed."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise WriteFailed(error.errno, f"cannot make the shard durable: {error.strerror}", self.name) from None
+
+    @property
+    def digests(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """By (episode, player): rows and digest of what this file holds."""
+        return {key: (rows, digest) for key, (rows, digest) in self._episodes.items()}
+
+    def close(self) -> None:
+        """Write footer and trailer, make the file durable and close it. A second call does nothing."""
+        if self.closed:
+            return
+        footer = {
+            "header": self.header,
+            "blocks": self._index,
+            "records": self._records,
+            "episodes": [[*key, *value] for key, value in self._episodes.items()],
+            "rows": self.rows,
+        }
+        flags, head = pack_json(footer, MAX_FOOTER)
+        envelope = pack_envelope(KIND_FOOTER, flags, head, self._sequence, 0)
+        self._write([envelope, head, pack_trailer(self.nbytes, ENVELOPE.size + len(head))])
+        self.sync()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop without footer; readers then walk the blocks."""
+        if self._owned and self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+        self.closed = True
