@@ -21,7 +21,14 @@ class Verb(NamedTuple):
 
 
 VERBS: tuple[Verb, ...] = (
-    Verb("record", "record", "record", "Record", "Play live games and record every player's experience into a run."),Verb("config", "config", "app", "Set up", "Show, write and check settings."),)
+    Verb("record", "record", "record", "Record", "Play live games and record every player's experience into a run."),
+    Verb("list", "list_", "list_", "Look", "The runs under a folder: state, episodes, rows, age, size."),
+    Verb("inspect", "inspect_", "inspect_", "Look", "What is in runs, a shard, an episode or a row."),
+    Verb("replay", "replay", "replay", "Look", "Watch an episode again, or prove that it plays out the same."),
+    Verb("validate", "validate", "validate", "Keep", "Check checksums, structure and the ledger; list every finding."),
+    Verb("rotate", "rotate", "rotate", "Keep", "Make a recording process close and publish its active shard."),
+    Verb("config", "config", "app", "Set up", "Show, write and check settings."),
+)
 
 # Groups in the order of the root help; a group without verbs is left out.
 GROUPS = ("Record", "Look", "Keep", "Change", "Exchange", "Set up")

@@ -1,0 +1,273 @@
+"""What is in a run, for people and as JSON: counts, ledger, fields with their bytes on disk, distributions, shards."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from expkit.commands import output
+from expkit.commands.list_ import STATE_STYLES
+from expkit.runs.read import Run
+from expkit.runs.summary import (
+    Balance,
+    Distribution,
+    Distributions,
+    Summary,
+    bytes_by_column,
+    distributions,
+    summarize,
+)
+from expkit.units import format_count, format_duration, format_size
+
+_SHARDS_SHOWN = 8
+
+
+class _Field(NamedTuple):
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def run_as_json(run: Run) -> dict[str, Any]:
+    """The documented keys: rows, steps, episodes, players, shards, bytes, state, fields and more beside them."""
+    summary, spread = summarize(run), distributions(run)
+    return {
+        "run": run.path,
+        "id": run.id,
+        "state": run.state,
+        "source": run.info.source,
+        "created_ns": output.wide_integer(run.created_ns),
+        "seed": None if run.info.seed is None else output.wide_integer(run.info.seed),
+        "rows": summary.rows,
+        "steps": summary.steps,
+        "episodes": summary.episodes,
+        "episodes_by_end": summary.ended,
+        "episodes_won": summary.won,
+        "seconds": summary.seconds,
+        "bytes": run.bytes,
+        "bytes_per_row": run.bytes / summary.rows if summary.rows else None,
+        "players": [_player_as_json(run, player, summary) for player in run.players],
+        "policies": [{"name": p.name, "checkpoint": p.checkpoint, "digest": p.digest} for p in run.policies],
+        "shards": [
+            {"name": s.name, "path": s.path, "rows": s.rows, "bytes": s.bytes, "closed": s.closed} for s in run.shards
+        ],
+        "fields": [field._asdict() for field in _fields(run)],
+        "distributions": {part.name: _distribution_as_json(part) for part in spread.parts},
+        "distributions_share": spread.share,
+    }
+
+
+def _player_as_json(run: Run, player: int, summary: Summary) -> dict[str, Any]:
+    body: dict[str, Any] = {"player": player, "name": run.info.players[player]}
+    for entry in summary.balance or []:
+        if entry.player == player:
+            body |= {
+                "rows": entry.present,
+                "produced": entry.produced,
+                "written": entry.written,
+                "durable": entry.durable,
+                "dropped": entry.dropped_rows,
+                "dropped_by_cause": entry.dropped,
+                "rejected": entry.rejected,
+                "pending": entry.pending,
+                "lost": entry.lost,
+            }
+    return body
+
+
+def _distribution_as_json(part: Distribution) -> dict[str, Any]:
+    return {"counts": part.counts, "edges": part.edges, "mean": part.mean, "low": part.low, "high": part.high}
+
+
+def show_run(run: Run) -> None:
+    """The whole page of a run."""
+    summary = summarize(run)
+    _show_head(run, summary)
+    _show_players(run, summary)
+    _show_fields(run, summary)
+    _show_distributions(distributions(run))
+    _show_shards(run)
+    output.blank()
+    episodes = run.episodes()
+    if run.state == "killed":
+        output.hint(f"expkit validate {run.path}")
+    elif episodes:
+        output.hint(f"expkit inspect {run.path} --episode {episodes[0].number} · expkit replay {run.path}")
+
+
+def _show_head(run: Run, summary: Summary) -> None:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.created_ns / 1e9))
+    state = (run.state, STATE_STYLES.get(run.state, ""))
+    took = f" in {format_duration(summary.seconds)}" if summary.seconds is not None else ""
+    seed = "" if run.info.seed is None else f" · seed {run.info.seed}"
+    output.line((str(run.path), "bold"), f" · {run.info.source} · ", state, f" · {when} UTC{took}{seed}")
+    rate = f", {format_count(summary.rows / summary.seconds)} rows/s" if summary.seconds and summary.rows else ""
+    output.line(f"{summary.rows:,} rows ({summary.steps:,} steps){rate}", indent=2)
+    output.line(_episodes_line(summary), indent=2)
+    each = f", {run.bytes / summary.rows:.1f} B/row" if summary.rows else ""
+    count = len(run.shards)
+    output.line(f"{format_size(run.bytes)}{each}, {count} shard{'s' * (count != 1)}", indent=2)
+    if summary.balance is None:
+        output.line(("no ledger: what was lost cannot be told", "yellow"), indent=2)
+    else:
+        output.line(*ledger_line(summary.balance), indent=2)
+
+
+def _episodes_line(summary: Summary) -> str:
+    parts = [f"{summary.won:,} won"] if summary.won else []
+    drawn = summary.ended.get("terminated", 0) - summary.won
+    parts += [f"{drawn:,} terminated without a winner"] if drawn else []
+    parts += [f"{summary.ended[how]:,} {how}" for how in ("truncated", "interrupted") if summary.ended.get(how)]
+    return f"{summary.episodes:,} episodes" + (f": {', '.join(parts)}" if parts else "")
+
+
+def ledger_line(entries: list[Balance]) -> list[output.Piece]:
+    """`produced 5,000,000 = written 5,000,000 + dropped 0`, with what else there is."""
+    produced, present = sum(e.produced for e in entries), sum(e.present for e in entries)
+    dropped, rejected = sum(e.dropped_rows for e in entries), sum(e.rejected for e in entries)
+    pending, lost = sum(e.pending for e in entries), sum(e.lost for e in entries)
+    line: list[output.Piece] = [f"produced {produced:,} = written {present:,} + dropped {dropped:,}"]
+    if rejected:
+        line.append(f" + rejected {rejected:,}")
+    if pending:
+        line.append(f" + under way {pending:,}")
+    if lost:
+        line.append((f" + lost {lost:,}", "bold red"))
+    return line
+
+
+def _show_players(run: Run, summary: Summary) -> None:
+    if summary.balance is None:
+        return
+    output.blank()
+    columns = [
+        output.Column("player"),
+        output.Column("name"),
+        output.Column("rows", right=True),
+        output.Column("produced", right=True),
+        output.Column("dropped", right=True),
+        output.Column("rejected", right=True, wide=90),
+        output.Column("lost", right=True),
+    ]
+    rows: list[list[output.Piece]] = []
+    for entry in summary.balance:
+        names = run.info.players
+        causes = ", ".join(f"{cause} {count:,}" for cause, count in entry.dropped.items())
+        rows.append(
+            [
+                str(entry.player),
+                names[entry.player] if entry.player < len(names) else "",
+                f"{entry.present:,}",
+                f"{entry.produced:,}",
+                causes or "0",
+                f"{entry.rejected:,}",
+                (f"{entry.lost:,}", "bold red" if entry.lost else ""),
+            ]
+        )
+    output.table(columns, rows)
+
+
+def _fields(run: Run) -> list[_Field]:
+    """Keys first, then the fields; a field's bytes include those of its validity."""
+    stored = bytes_by_column(run)
+    out = []
+    for column in run.schema.columns:
+        if column.is_validity:
+            continue
+        size = stored.get(column.name, 0) + stored.get(f"valid:{column.name}", 0)
+        shape = column.field.logical_shape if column.field is not None else ()
+        dtype = column.field.dtype if column.field is not None else column.dtype.str.lstrip("<|").replace("b1", "bool")
+        out.append(_Field(column.name, dtype, tuple(shape), size))
+    return out
+
+
+def _show_fields(run: Run, summary: Summary) -> None:
+    output.blank()
+    fields = _fields(run)
+    total = sum(field.bytes for field in fields) or 1
+    meanings = {field.name: field.meaning for field in run.schema.fields}
+    columns = [
+        output.Column("field"),
+        output.Column("dtype"),
+        output.Column("shape"),
+        output.Column("on disk", right=True),
+        output.Column("B/row", right=True),
+        output.Column("share", right=True),
+        output.Column("", style="cyan"),
+        output.Column("meaning", style="dim", wide=150, fold=True),
+    ]
+    rows: list[list[output.Piece]] = []
+    for field in fields:
+        share = field.bytes / total
+        rows.append(
+            [
+                field.name,
+                field.dtype,
+                "x".join(str(side) for side in field.shape),
+                format_size(field.bytes),
+                f"{field.bytes / summary.rows:.2f}" if summary.rows else "",
+                f"{share * 100:.1f}%",
+                output.bar(share, 12).rstrip(),
+                meanings.get(field.name, "key"),
+            ]
+        )
+    output.table(columns, rows)
+
+
+def _show_distributions(spread: Distributions) -> None:
+    if not spread.parts:
+        return
+    output.blank()
+    cells = min(max(output.width() - 48, 12), 40)
+    rows: list[list[output.Piece]] = []
+    for part in spread.parts:
+        if part.is_binned:
+            rows.append(
+                [
+                    part.name,
+                    _figure(part.mean),
+                    (f"{_figure(part.low)} ", "dim"),
+                    (output.histogram(part.counts, cells), "cyan"),
+                    (_figure(part.high), "dim"),
+                ]
+            )
+        else:
+            shares = "  ".join(
+                f"{_figure(value)}: {_percent(count / part.total)}"
+                for value, count in zip(part.edges, part.counts, strict=True)
+            )
+            rows.append([part.name, _figure(part.mean), "", shares, ""])
+    columns = [output.Column("of"), output.Column("mean", right=True), output.Column("from", right=True)]
+    columns += [output.Column("distribution", fold=True), output.Column("to")]
+    output.table(columns, rows)
+    if spread.share < 1:
+        output.line((f"rewards, actions and staleness from {_percent(spread.share)} of the blocks", "dim"))
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _percent(share: float) -> str:
+    """`12%`, `0.3%`, and never `0%` or `100%` for what is not."""
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return f"{share * 100:.1f}%" if share < 0.1 or 0.995 <= share < 1 else f"{share * 100:.0f}%"
+
+
+def _show_shards(run: Run) -> None:
+    shards = run.shards
+    if not shards:
+        return
+    output.blank()
+    columns = [output.Column("shard"), output.Column("rows", right=True), output.Column("size", right=True)]
+    columns.append(output.Column("state"))
+    shown = shards if len(shards) <= _SHARDS_SHOWN else [*shards[: _SHARDS_SHOWN - 1], shards[-1]]
+    rows: list[list[output.Piece]] = []
+    for shard in shown:
+        if shard is shards[-1] and len(shown) < len(shards):
+            rows.append([(f"… {len(shards) - len(shown)} more", "dim"), "", "", ""])
+        state = ("closed", "") if shard.closed else ("open", "bold yellow")
+        rows.append([shard.name, f"{shard.rows:,}", format_size(shard.bytes), state])
+    output.table(columns, rows)

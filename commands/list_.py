@@ -1,0 +1,106 @@
+"""`expkit list`: the runs under a folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from expkit.commands import output
+from expkit.commands.options import Json, complete_runs, near
+from expkit.errors import ExpkitError, NotThere
+from expkit.runs.layout import find_runs
+from expkit.runs.read import Run, open_run
+from expkit.units import format_duration, format_size
+
+EXAMPLES = (
+    ("expkit list", "the runs under ./runs, or under this folder where there is none"),
+    ("expkit list sample_data", "the runs that come with the project"),
+    ("expkit list sample_data --json", "the same for a script"),
+)
+
+STATE_STYLES = {"recording": "bold green", "closed": "", "killed": "bold red", "damaged": "bold red"}
+
+
+def list_(
+    folder: Annotated[
+        str | None,
+        typer.Argument(metavar="DIR", help="Where to look.  [default: runs]", autocompletion=complete_runs),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The runs under a folder: state, episodes, rows, age, size."""
+    root = Path(folder) if folder is not None else Path("runs") if Path("runs").is_dir() else Path()
+    if not root.exists():
+        raise NotThere(f"there is no {root}{near(str(root))}")
+    found = [_describe(path) for path in find_runs(root)]
+    if json:
+        output.write_json({"schema": "expkit.list/1", "folder": root, "runs": found})
+        return
+    if not found:
+        output.line(f"no runs in {root}")
+        output.hint("expkit record")
+        return
+    columns = [
+        output.Column("run", fold=True),
+        output.Column("state"),
+        output.Column("episodes", right=True),
+        output.Column("rows", right=True),
+        output.Column("age", right=True),
+        output.Column("size", right=True),
+        output.Column("source", wide=90),
+        output.Column("players", wide=110),
+        output.Column("policies", fold=True, wide=130),
+    ]
+    output.table(columns, [_row(run) for run in found])
+    total = sum(run["bytes"] or 0 for run in found)
+    rows = sum(run["rows"] or 0 for run in found)
+    output.line((f"{len(found)} run{'s' * (len(found) != 1)}, {rows:,} rows, {format_size(total)}", "dim"))
+    output.hint(f"expkit inspect {found[-1]['run']}")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """One run for JSON; one that cannot be read is `damaged` and says why, it does not hide the others."""
+    try:
+        with open_run(path) as run:
+            return _read(path, run)
+    except (ExpkitError, OSError) as error:
+        nothing = dict.fromkeys(("id", "source", "episodes", "rows", "bytes", "shards", "created_ns", "age_seconds"))
+        return {"run": path, "state": "damaged", **nothing, "players": [], "policies": [], "error": str(error)}
+
+
+def _read(path: Path, run: Run) -> dict[str, Any]:
+    return {
+        "run": path,
+        "state": run.state,
+        "id": run.id,
+        "source": run.info.source,
+        "episodes": len(run.episodes()),
+        "rows": len(run),
+        "bytes": run.bytes,
+        "shards": len(run.shards),
+        "created_ns": output.wide_integer(run.created_ns),
+        "age_seconds": max(time.time() - run.created_ns / 1e9, 0.0),
+        "players": run.info.players,
+        "policies": [policy.name for policy in run.policies],
+        "error": None,
+    }
+
+
+def _row(run: dict[str, Any]) -> list[output.Piece]:
+    state = (run["state"], STATE_STYLES.get(run["state"], ""))
+    if run["error"] is not None:
+        return [str(run["run"]), state, "", "", "", "", run["error"], "", ""]
+    return [
+        str(run["run"]),
+        state,
+        f"{run['episodes']:,}",
+        f"{run['rows']:,}",
+        format_duration(run["age_seconds"]),
+        format_size(run["bytes"]),
+        run["source"],
+        ", ".join(run["players"]),
+        ", ".join(run["policies"]),
+    ]

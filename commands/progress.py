@@ -1,0 +1,136 @@
+"""Progress of a long verb, on stderr: a live bar on a terminal, one plain line now and then elsewhere, nothing with
+--quiet. It costs the work nothing: the caller updates it when it likes, and it draws at most 8 times a second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from expkit.commands import session
+from expkit.commands.contract import printable
+from expkit.commands.output import bar, has_ansi_terminal, make_console, text
+from expkit.units import format_count, format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+
+_DRAW_EVERY = 1 / 8
+_PLAIN_EVERY = 10.0
+_BAR_CELLS = 24
+
+
+class Progress:
+    """A context manager around the work.
+
+        with Progress("recording runs/a · generals 20x20 · ^C finishes cleanly", unit="rows") as progress:
+            progress.update(done, total=rows, rate=rows_per_second, fields=["dropped 0", "ring 12%"])
+
+    The title is printed once. On a terminal the bar disappears at the end and the summary takes its place.
+    """
+
+    def __init__(self, title: str, unit: str = "rows", stream: TextIO | None = None, plain_every: float = _PLAIN_EVERY):
+        self.title = title
+        self.unit = unit
+        self._stream = sys.stderr if stream is None else stream
+        self._quiet = session.current().quiet
+        self._plain_every = plain_every
+        self._started = time.monotonic()
+        self._shown = self._started
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        self._started = self._shown = time.monotonic()
+        if self._quiet:
+            return self
+        if has_ansi_terminal(self._stream):
+            from rich.live import Live
+
+            console = make_console(self._stream)
+            console.print(text((self.title, "bold")))
+            self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+            self._live.start()
+        else:
+            self._print(self.title)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(
+        self,
+        done: int,
+        total: int | None = None,
+        rate: float | None = None,
+        fields: Sequence[str] = (),
+        share: float | None = None,
+        left: float | None = None,
+    ) -> None:
+        """Show where the work stands.
+
+        done, total  in units; total None when there is none
+        rate         units a second
+        fields       more things worth a word, such as `dropped 0`
+        share        0..1 when it does not follow from done and total (a limit of time)
+        left         seconds to go, when not total and rate tell
+        """
+        now = time.monotonic()
+        if self._quiet or now - self._shown < (_DRAW_EVERY if self._live is not None else self._plain_every):
+            return
+        self._shown = now
+        if share is None and total:
+            share = min(done / total, 1.0)
+        if left is None and total and rate:
+            left = max(total - done, 0) / rate
+        figures = self._figures(done, total, rate, share, left, now - self._started)
+        if self._live is not None:
+            self._live.update(self._lines(figures, share, fields), refresh=True)
+        else:
+            self._print(" · ".join([*figures, *fields]))
+
+    def note(self, message: str) -> None:
+        """A line that stays, above the bar."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.console.print(text(message))
+        else:
+            self._print(message)
+
+    def _figures(
+        self, done: int, total: int | None, rate: float | None, share: float | None, left: float | None, elapsed: float
+    ) -> list[str]:
+        out = [] if share is None else [f"{share * 100:3.0f}%"]
+        out.append(format_count(done) + (f"/{format_count(total)}" if total else "") + f" {self.unit}")
+        if rate is not None:
+            out.append(f"{format_count(rate)}/s")
+        out.append(format_duration(elapsed) if left is None else f"{_clock(left)} left")
+        return out
+
+    def _lines(self, figures: list[str], share: float | None, fields: Sequence[str]) -> Group:
+        from rich.console import Group
+
+        first = [(bar(share, _BAR_CELLS) + "  ", "cyan")] if share is not None else []
+        lines = [text(*first, "  ".join(figures))]
+        if fields:
+            lines.append(text((" · ".join(fields), "dim")))
+        return Group(*lines)
+
+    def _print(self, message: str) -> None:
+        try:
+            print(printable(message), file=self._stream, flush=True)
+        except (BrokenPipeError, ValueError):
+            self._quiet = True  # nobody reads; the work goes on
+
+
+def _clock(seconds: float) -> str:
+    """`0:03`, `12:30`, `1:02:30`."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d}" if whole < 3600 else format_duration(whole)

@@ -1,0 +1,124 @@
+"""`expkit replay`: watch an episode again, or re-simulate it and report the first step that differs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from expkit.commands import output, session
+from expkit.commands.inspect_row import describe_end
+from expkit.commands.options import Episode, Json, RunPath, Step, one_run
+from expkit.commands.replay_frames import frame_as_json, frame_lines
+from expkit.errors import NotThere, UsageError
+from expkit.runs.playback import Playback
+from expkit.runs.read import Run
+from expkit.units import parse_rate
+
+EXAMPLES = (
+    ("expkit replay sample_data/run", "watch it; keys are shown below the board"),
+    ("expkit replay sample_data/run --episode 0 --player 1 --rate 4x", "as player 1 saw it, faster"),
+    ("expkit replay sample_data/run --episode 0 --step 20", "one frame, also into a pipe"),
+    ("expkit replay sample_data/run --verify", "play every episode again and compare every row"),
+)
+
+# Columns and lines of a frame where there is no terminal to fit.
+_WIDE, _TALL = 2000, 2000
+
+
+def replay(
+    run: RunPath,
+    episode: Episode = None,
+    player: Annotated[
+        int | None, typer.Option("--player", metavar="P", help="See what this player saw; without, what all saw.")
+    ] = None,
+    step: Step = None,
+    rate: Annotated[str | None, typer.Option("--rate", metavar="2x", help="1x is 4 steps a second.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Re-simulate from seeds and actions, compare all.")] = False,
+    json: Json = False,
+) -> None:
+    """Watch an episode again, or prove that it plays out the same."""
+    speed = parse_rate(rate) if rate is not None else 1.0
+    with one_run(run) as opened:
+        if verify:
+            if step is not None or player is not None or rate is not None:
+                raise UsageError(
+                    "--verify compares every player and step of an episode; leave out --player, --step, --rate"
+                )
+            from expkit.commands.replay_verify import verify_run
+
+            raise typer.Exit(verify_run(opened, episode, json))
+        numbers = [found.number for found in opened.episodes() if found.rows]
+        if not numbers:
+            raise NotThere(f"{opened.path}: no episode with rows to replay; see expkit inspect {opened.path}")
+        playback = Playback(opened, episode if episode is not None else numbers[0])
+        start = _start(opened, playback, player, step)
+        if json:
+            _write_json(opened, playback, player, start if step is not None else None)
+        elif output.has_ansi_terminal() and not (step is not None and not sys.stdin.isatty()):
+            from expkit.commands.replay_player import Watcher
+
+            Watcher(opened, numbers, playback, player, speed, paused=step is not None, follow=episode is None).run(
+                start
+            )
+        else:
+            _print_frames(opened, playback, player, start, only=step is not None, pace=speed if rate else None)
+
+
+def _start(run: Run, playback: Playback, player: int | None, step: int | None) -> int:
+    """The frame to begin with. Raises NotThere for a player or step that the episode does not have."""
+    number = playback.episode.number
+    if player is not None and player not in playback.players:
+        have = ", ".join(map(str, playback.players))
+        raise NotThere(f"{run.path}: episode {number} has no rows of player {player}; it has players {have}")
+    if not len(playback):
+        raise NotThere(f"{run.path}: episode {number} has no rows; see expkit inspect {run.path}")
+    if step is None:
+        return 0
+    index = playback.index_of(step)
+    if index is None:
+        first, last = playback.steps[0], playback.steps[-1]
+        raise NotThere(f"{run.path}: episode {number} has no step {step}; it has steps {first} to {last}")
+    return index
+
+
+def _write_json(run: Run, playback: Playback, player: int | None, only: int | None) -> None:
+    indices = range(len(playback)) if only is None else [only]
+    output.write_json(
+        {
+            "schema": "expkit.replay/1",
+            "run": run.path,
+            "episode": output.wide_integer(playback.episode.number),
+            "ended": playback.episode.ended,
+            "outcome": {str(p): value for p, value in playback.episode.outcome.items()},
+            "player": player,
+            "moments": [moment._asdict() for moment in playback.moments],
+            "frames": [frame_as_json(run, playback, index, player) for index in indices],
+        }
+    )
+
+
+def _print_frames(run: Run, playback: Playback, player: int | None, start: int, only: bool, pace: float | None) -> None:
+    """Plain frames, one below the other; at a pace only when a rate was asked for."""
+    import time
+
+    from expkit.commands.replay_player import STEPS_PER_SECOND
+
+    moments: dict[int, list[str]] = {}
+    for moment in playback.moments:
+        moments.setdefault(moment.step, []).append(moment.what)
+    for index in range(start, start + 1 if only else len(playback)):
+        frame = playback.steps[index]
+        told = f" · {', '.join(moments[frame])}" if frame in moments else ""
+        output.line((f"episode {playback.episode.number} step {frame} of {playback.steps[-1]}", "bold"), told)
+        columns, rows = (output.width(), 60) if output.has_ansi_terminal() else (_WIDE, _TALL)
+        for pieces in frame_lines(run, playback, index, player, columns, rows):
+            output.line(*pieces)
+        if not only:
+            output.blank()
+        if pace is not None:
+            sys.stdout.flush()
+            time.sleep(1 / (STEPS_PER_SECOND * pace))
+    if not only and not session.current().quiet:
+        output.line((describe_end(playback.episode), "bold"))

@@ -1,0 +1,137 @@
+"""Does a recorded episode play out the same? Re-simulate it from its seeds and actions and compare every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from expkit.errors import GameError, UsageError
+from expkit.games import GameSource, find_source
+from expkit.games.protocol import Resimulator
+from expkit.runs.read import Episode, Run
+from expkit.schema import KEY_NAMES
+
+_STANDARD = ("reward", "terminated", "truncated")
+
+
+class Difference(NamedTuple):
+    """The first thing that differs in an episode. `field` is a field's name, or `rows`, `action` for what the game
+    refused. recorded and replayed tell the values, or where in an array they differ."""
+
+    episode: int
+    player: int
+    step: int
+    field: str
+    recorded: str
+    replayed: str
+
+    def __str__(self) -> str:
+        where = f"episode {self.episode} player {self.player} step {self.step} {self.field}"
+        return f"{where}: recorded {self.recorded}, replayed {self.replayed}"
+
+
+class Verified(NamedTuple):
+    """One episode compared: how many rows, and the first difference, None when there is none."""
+
+    episode: Episode
+    rows: int
+    difference: Difference | None
+
+
+def verify_run(run: Run, episodes: list[Episode]) -> Iterator[Verified]:
+    """Compare the given episodes of a run, one after the other.
+
+    Raises UsageError for a run whose game cannot be re-simulated, ShardError for damaged rows.
+    """
+    source = find_source(run.info.source)
+    tree = run.info.metadata.get("game")
+    if not isinstance(tree, dict):
+        raise UsageError(f"{run.path}: the run does not say how its game was set up, so it cannot be re-simulated")
+    config = source.from_builtins(tree)
+    for episode in episodes:
+        yield verify_episode(run, episode, source, config)
+
+
+def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any) -> Verified:
+    """Re-simulate one episode with the recorded actions of all players and compare each row on the way."""
+    if episode.start is None:
+        difference = Difference(episode.number, 0, 0, "start", "no start record", "needs its seeds")
+        return Verified(episode, 0, difference)
+    tables = {player: run.rows(episode.number, player) for player in sorted(episode.rows)}
+    if not tables:
+        return Verified(episode, 0, None)
+    seed = episode.start.seeds.get("env", run.info.seed or 0)
+    game = source.resimulator(config, episode.start, seed)
+    places = {player: {int(s): at for at, s in enumerate(table["step"].tolist())} for player, table in tables.items()}
+    steps = np.unique(np.concatenate([table["step"] for table in tables.values()])).tolist()
+    compared = 0
+    for step in steps:
+        rows = {
+            player: {name: values[at] for name, values in tables[player].items()}
+            for player in tables
+            if (at := places[player].get(step)) is not None
+        }
+        for player, row in rows.items():
+            found = _compare_observation(run, game, row)
+            if found is not None:
+                return Verified(episode, compared, Difference(episode.number, player, step, *found))
+            compared += 1
+        actions = {player: int(row["action"]) for player, row in rows.items() if not row["is_last"]}
+        if not actions:
+            continue
+        try:
+            game.step(actions)
+        except GameError as error:
+            player = min(actions)
+            return Verified(episode, compared, Difference(episode.number, player, step, "action", "played", str(error)))
+        differs = _compare_results(game, episode, rows, step)
+        if differs is not None:
+            return Verified(episode, compared, differs)
+    return Verified(episode, compared, None)
+
+
+def _compare_observation(run: Run, game: Resimulator, row: dict[str, Any]) -> tuple[str, str, str] | None:
+    """Field, recorded, replayed of the first field of the observation that differs."""
+    seen = game.observation(int(row["player"]))
+    for field in run.schema.fields:
+        name = field.name
+        if field.belongs != "observation" or name in KEY_NAMES or name not in seen:
+            continue
+        recorded, replayed = np.asarray(row[name]), np.asarray(seen[name])
+        if recorded.shape != replayed.shape:
+            return name, f"shape {recorded.shape}", f"shape {replayed.shape}"
+        differs = recorded != replayed
+        if differs.any():
+            if not recorded.ndim:
+                return name, str(recorded), str(replayed)
+            at = tuple(int(i) for i in np.argwhere(differs)[0])
+            where = f" at {at if len(at) > 1 else at[0]}"
+            more = f" ({int(differs.sum()):,} values differ)" if differs.sum() > 1 else ""
+            return name, f"{recorded[at]}{where}", f"{replayed[at]}{more}"
+    return None
+
+
+def _compare_results(
+    game: Resimulator, episode: Episode, rows: dict[int, dict[str, Any]], step: int
+) -> Difference | None:
+    """Rewards and who is still in the game after a step, against the recorded rows."""
+    rewards = game.rewards()
+    for player, row in rows.items():
+        if row["is_last"]:
+            continue
+        recorded, replayed = float(row["reward"]), float(np.float32(rewards.get(player, 0.0)))
+        if recorded != replayed and not (np.isnan(recorded) and np.isnan(replayed)):
+            return Difference(episode.number, player, step, "reward", f"{recorded:g}", f"{replayed:g}")
+        if not row["truncated"] and bool(row["terminated"]) == game.alive(player) and not _is_decided(game, rows):
+            words = ("ends here", "goes on") if row["terminated"] else ("goes on", "ends here")
+            return Difference(episode.number, player, step, "terminated", *words)
+    return None
+
+
+def _is_decided(game: Resimulator, rows: dict[int, dict[str, Any]]) -> bool:
+    """One player is left: the game ends for the winner too, who is alive."""
+    return sum(game.alive(player) for player in range(game.players)) <= 1 and any(
+        row["terminated"] for row in rows.values()
+    )
