@@ -130,9 +130,6 @@ class Recorder:
         guard = DiskGuard(parse_size(min_free), parse_size(max_total))
         self._writer = RunWriter(self.path, schema, len(names), writer=writer, limits=limits, sync=sync, guard=guard)
         self.players = self._writer.info.players
-        if len(names) != len(self.players):
-            self._writer.close()
-            raise SchemaError(f"{self.path} has {len(self.players)} players, not {len(names)}")
         self.collector = BackgroundCollector(
             self._writer,
             schema,
@@ -186,6 +183,7 @@ class Recorder:
         """One transition: the observation before the action, the action, and what it caused. Raises SchemaError."""
         with self._lock:
             self._check()
+            self._factory.check_player(player)
             number = self._number(episode)
             known = self._episodes.get(number)
             self._refuse_ended(number, player)
@@ -300,7 +298,10 @@ class Recorder:
             seeds=seeds,
             metadata=metadata,
         )
-        msgspec.json.encode(start)  # metadata that is no JSON is refused here, not in a drain thread
+        try:
+            msgspec.json.encode(start)  # here, not in a drain thread
+        except (TypeError, ValueError) as error:
+            raise SchemaError(f"episode {number}: metadata has to be JSON values: {error}") from None
         known = self._episodes[number] = _Episode()
         self._feed.commit((start,))
         return known

@@ -21,6 +21,7 @@ class PlayerBuffers:
     arena           uint8, `blocks` blocks per player, then one spare block
     scratch_offset  byte offset of that spare block: where rows may go that `drop-newest` refuses
     control         int64 control words of all rings, one ring after the other
+    filled          doorbell rung when a block is full; several groups may share one
     spill_dir       where `overflow="spill"` puts its files, one per player
     """
 
@@ -33,6 +34,7 @@ class PlayerBuffers:
         overflow: str = "block",
         spill_dir: Path | None = None,
         timeout: float = 60.0,
+        filled: Doorbell | None = None,
     ):
         if players < 1:
             raise UsageError(f"{players} players; at least one is needed")
@@ -45,7 +47,7 @@ class PlayerBuffers:
         self._words = control_words(blocks)
         self.control = aligned_empty(8 * self._words * players).view(np.int64)
         self.control[:] = 0
-        self.filled, self.freed = Doorbell(), Doorbell()
+        self.filled, self.freed = filled or Doorbell(), Doorbell()
         self._lock = threading.Lock()
         self._rings: dict[int, BlockRing] = {}
         self._closed = False

@@ -44,8 +44,8 @@ class OpenBlock:
 class Producer:
     """Writes rows into one open block of a ring at a time. Not for several threads at once; each has its own.
 
-    Two ways to write: `add` and `add_batch`; or `open`, write rows in place (a game, through a RowSink), `publish`
-    the count, and so on. `state` is what `ring_add` in kernels takes.
+    Two ways to write from Python: `add` and `add_batch`; or `open`, write rows in place (a game, through a RowSink),
+    `publish` the count, and so on. Kernels call `ring_add` with `state`; after that, `open` before `add` again.
     """
 
     def __init__(self, ring: BlockRing):
@@ -80,8 +80,9 @@ class Producer:
         """The open block if it has room for `need_rows` rows; otherwise it is handed over and another one claimed.
 
         Waits up to `timeout` seconds (None: the ring's own timeout) for a free block, but not under `drop-newest`.
-        Under `drop-oldest` that happens only when consumers hold all blocks, so that none can be dropped. None means that there is no room: the time is over, or the policy refuses new rows. The caller then counts
-        the rows it throws away with `refuse`. Raises BufferClosed; UsageError if no block holds `need_rows`.
+        Under `drop-oldest` that happens only when consumers hold all blocks, so that none can be dropped. None means
+        that there is no room: the time is over, or the policy refuses new rows. The caller then counts the rows it
+        throws away with `refuse`. Raises BufferClosed; UsageError if no block holds `need_rows`.
         """
         ring = self._ring
         if need_rows > ring.layout.rows:

@@ -169,6 +169,7 @@ class BlockRing:
                     claim.dropped_before[cause] = claim.dropped_before.get(cause, 0) + rows
             # Rows that went by the disk were numbered before; a consumer's numbers have no holes.
             claim.sequence, self._sequence = self._sequence, self._sequence + 1
+            claim.player = self.player
             return claim
 
     def _claim_block(self, max_rows: int, partial: bool, stop_at_gap: bool) -> Claimed | None:

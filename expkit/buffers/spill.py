@@ -6,11 +6,12 @@ import contextlib
 import os
 import struct
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -43,7 +44,7 @@ class _Part:
 @dataclass(slots=True)
 class _File:
     path: Path
-    handle: BinaryIO
+    descriptor: int
     nbytes: int = 0
     parts: int = 0
 
@@ -70,6 +71,8 @@ class SpillBuffer:
         self._parts: deque[_Part] = deque()
         self._file: _File | None = None
         self._files_made = 0
+        self._files: dict[int, Path] = {}
+        weakref.finalize(self, _remove_files, self._files)
         self._front: tuple[_Part, np.ndarray] | None = None  # the oldest part, once read
         self._gap = [0] * len(CAUSES)  # behind the last part
         self._dropped = [0] * len(CAUSES)
@@ -129,16 +132,14 @@ class SpillBuffer:
         if self._file is None or self._file.nbytes >= self._file_bytes:
             self._file = self._next_file()
         file = self._file
+        header = _HEADER.pack(_MAGIC, rows, len(body), crc32(body))
         try:
-            file.handle.seek(file.nbytes)
-            file.handle.write(_HEADER.pack(_MAGIC, rows, len(body), crc32(body)))
-            file.handle.write(body)
-            file.handle.flush()
+            _write_all(file.descriptor, header + body, file.nbytes)
         except OSError:
             # What was half written is overwritten by the next run; a file without runs goes at once.
             self._file = None
             if file.parts == 0:
-                _remove(file)
+                self._remove(file)
             raise
         part = _Part(file, file.nbytes, len(body), rows, gap)
         file.nbytes += _HEADER.size + len(body)
@@ -149,7 +150,9 @@ class SpillBuffer:
         path = self.path.with_name(f"{self.path.name}.{self._files_made}") if self._files_made else self.path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._files_made += 1
-        return _File(path, open(path, "w+b"))
+        file = _File(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        self._files[file.descriptor] = path
+        return file
 
     # Taking
 
@@ -217,8 +220,7 @@ class SpillBuffer:
     def _read(self, part: _Part) -> np.ndarray | None:
         """A part as a block of the layout, or None when its bytes are not what was written."""
         try:
-            part.file.handle.seek(part.position)
-            raw = part.file.handle.read(_HEADER.size + part.nbytes)
+            raw = os.pread(part.file.descriptor, _HEADER.size + part.nbytes, part.position)
         except OSError:
             return None
         body = memoryview(raw)[_HEADER.size :]
@@ -252,7 +254,10 @@ class SpillBuffer:
         if part.file.parts == 0:
             if part.file is self._file:
                 self._file = None
-            _remove(part.file)
+            self._remove(part.file)
+
+    def _remove(self, file: _File) -> None:
+        _remove_files({file.descriptor: self._files.pop(file.descriptor)})
 
     # Looking
 
@@ -314,7 +319,17 @@ class SpillBuffer:
             return BufferStats(self._held, 0, self._high_water, self._added, self._drained, dropped)
 
 
-def _remove(file: _File) -> None:
-    with contextlib.suppress(OSError):
-        file.handle.close()  # flushes: a full disk complains once more
-    file.path.unlink(missing_ok=True)
+def _write_all(descriptor: int, data: bytes, position: int) -> None:
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(descriptor, left, position)
+        left, position = left[written:], position + written
+
+
+def _remove_files(files: dict[int, Path]) -> None:
+    """Close and delete scratch files, by descriptor."""
+    while files:
+        descriptor, path = files.popitem()
+        with contextlib.suppress(OSError):  # a full disk may complain once more
+            os.close(descriptor)
+        path.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """The collector that writes while the game plays: drain threads, a flush interval, and durable on request.
 
-A drain thread takes one player at a time under that player's lock, so blocks of a player reach the disk in order
-and as many threads help as there are players. The flusher drains what is in half-filled blocks every flush
-interval, makes it durable, and looks after the disk guard, requests and shard age. An error in either reaches the
-caller at its next call.
+A drain thread takes one lane (a player's ring of one producing thread) at a time under its lock, so the blocks of a
+lane reach the disk in order and as many threads can help as there are lanes. The flusher drains what is in
+half-filled blocks every flush interval, makes it durable, and looks after the disk guard, requests and shard age.
+An error in either reaches the caller at its next call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from expkit.buffers.budget import Plan
 from expkit.buffers.claim import Claimed
 from expkit.buffers.protocol import CAUSES
 from expkit.collect.protocol import CollectorStats
-from expkit.collect.sharded import ShardedCollector, ShardedFeed
+from expkit.collect.sharded import Lane, ShardedCollector, ShardedFeed
 from expkit.collect.subscribe import Subscription
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
 from expkit.formats.shard.encode import BlockEncoder
@@ -47,6 +47,7 @@ class BackgroundCollector:
         players: int,
         plan: Plan,
         *,
+        producers: int = 1,
         overflow: str = "block",
         spill_dir: Path | None = None,
         drain_threads: int = 1,
@@ -57,21 +58,22 @@ class BackgroundCollector:
         self.schema = schema
         self.players = players
         self.writer = writer
-        self.shards = ShardedCollector(schema, players, plan, writer.ledger, overflow=overflow, spill_dir=spill_dir)
+        self.shards = ShardedCollector(
+            schema, players, plan, writer.ledger, producers=producers, overflow=overflow, spill_dir=spill_dir
+        )
         self._flush_interval = flush_interval
         self._level = level
         self._convert = convert
-        self._player_locks = [threading.Lock() for _ in range(players)]
         self._flush_lock = threading.Lock()
         self._flush_encoder: BlockEncoder | None = None
         self._subscriptions: list[Subscription] = []
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._closed = False
-        self._next_player = 0
+        self._next_lane = 0
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._drain_loop,), name=f"expkit-drain-{i}", daemon=True)
-            for i in range(max(1, min(drain_threads, players)))
+            for i in range(max(1, min(drain_threads, len(self.shards.lanes))))
         ]
         self._threads.append(
             threading.Thread(target=self._guarded, args=(self._flush_loop,), name="expkit-flush", daemon=True)
@@ -153,42 +155,43 @@ class BackgroundCollector:
         encoder = BlockEncoder(self.writer.schema, level=self._level)
         while not self._stop.is_set():
             if not self._drain_one(encoder):
-                self.shards.buffers.wait_full(IDLE_WAIT_SECONDS)
+                self.shards.wait_full(IDLE_WAIT_SECONDS)
 
     def _drain_one(self, encoder: BlockEncoder) -> bool:
-        """Write one full block of any player that no other thread is at. False when there was none."""
-        for turn in range(self.players):
-            player = (self._next_player + turn) % self.players
-            lock = self._player_locks[player]
-            if not lock.acquire(blocking=False):
+        """Write one full block of any lane that no other thread is at. False when there was none."""
+        lanes = self.shards.lanes
+        for turn in range(len(lanes)):
+            place = (self._next_lane + turn) % len(lanes)
+            lane = lanes[place]
+            if not lane.lock.acquire(blocking=False):
                 continue
             try:
-                claimed = self.shards.claim(player)
+                claimed = lane.ring.claim()
                 if claimed is not None:
-                    self._next_player = player + 1
-                    self._write(claimed, encoder)
+                    self._next_lane = place + 1
+                    self._write(lane, claimed, encoder)
                     return True
             finally:
-                lock.release()
+                lane.lock.release()
         return False
 
     def _drain_partial(self) -> None:
-        """Write what every player has, half-filled blocks included."""
+        """Write everything that has been committed before the call, half-filled blocks included."""
         with self._flush_lock:
             if self._flush_encoder is None:
                 self._flush_encoder = BlockEncoder(self.writer.schema, level=self._level)
-            for player in range(self.players):
-                with self._player_locks[player]:
+            for lane in self.shards.lanes:
+                with lane.lock:
                     # Bounded by what is there now: a fast game would otherwise keep the flusher here for ever.
-                    target = int(self.writer.ledger.produced[player])
-                    while self.shards.accounted(player) < target:
-                        claimed = self.shards.claim(player, partial=True)
+                    target = lane.produced
+                    while lane.accounted < target:
+                        claimed = lane.ring.claim(partial=True)
                         if claimed is None:
                             break
-                        self._write(claimed, self._flush_encoder)
+                        self._write(lane, claimed, self._flush_encoder)
 
-    def _write(self, claimed: Claimed, encoder: BlockEncoder) -> None:
-        """Encode and append one claim. The caller holds the player's lock."""
+    def _write(self, lane: Lane, claimed: Claimed, encoder: BlockEncoder) -> None:
+        """Encode and append one claim. The caller holds the lane's lock."""
         player, rows, dropped = claimed.player, claimed.rows, claimed.dropped_before
         try:
             columns = claimed.columns
@@ -205,14 +208,13 @@ class BackgroundCollector:
         # One hold of the writer's lock: another thread that took the starts has then written them, too.
         with self.writer.lock:
             self.writer.append(encoded, starts=self.shards.take_starts(), last_rows=last_rows)
-            self.writer.append_episodes((), self.shards.account(player, rows + sum(dropped.values())))
+            self.writer.append_episodes((), self.shards.account(lane, rows + sum(dropped.values())))
 
     def _tell_last_drops(self) -> None:
         """Drops that no block came after."""
         ledger = self.writer.ledger
-        for player in range(self.players):
+        for player, dropped in self.shards.dropped().items():
             told = dict(zip(CAUSES, ledger.dropped[player].tolist(), strict=True))
-            dropped = self.shards.ring(player).stats().dropped
             causes = {cause: rows - told[cause] for cause, rows in dropped.items() if rows > told[cause]}
             for cause, count in causes.items():
                 ledger.drop(player, cause, count)

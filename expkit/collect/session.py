@@ -112,12 +112,7 @@ class Session:
             per_thread = -(-num_envs // self.threads)
             try:
                 plan = plan_blocks(
-                    self.schema,
-                    self.players,
-                    per_thread,
-                    int(buffer.memory),
-                    self._drain_threads,
-                    producers=self.threads,
+                    self.schema, self.players * self.threads, per_thread, int(buffer.memory), self._drain_threads
                 )
                 if plan.block_rows >= STEPS_PER_BLOCK * per_thread or num_envs <= self.threads:
                     return num_envs, plan
@@ -179,6 +174,7 @@ class Session:
             self.schema,
             self.players,
             self.plan,
+            producers=self.threads,
             overflow=self.config.buffer.overflow,
             spill_dir=self.path,
             drain_threads=self._drain_threads,

@@ -15,21 +15,48 @@ from pathlib import Path
 import numpy as np
 
 from expkit.buffers.budget import Plan
-from expkit.buffers.claim import Claimed
 from expkit.buffers.group import PlayerBuffers
 from expkit.buffers.ring import BlockRing
+from expkit.buffers.waiting import Doorbell
 from expkit.collect.protocol import CollectorStats, LedgerArrays
 from expkit.episodes import EpisodeEnd, EpisodeStart
-from expkit.errors import BufferClosed
+from expkit.errors import BufferClosed, UsageError
 from expkit.layout import BlockLayout, RowSink
 from expkit.schema import Schema
 
 WAIT_SECONDS = 0.2  # how often a waiting producer looks whether a drain thread has failed
 
 
-class ShardedCollector:
-    """Rows of all players in fixed memory. The caller drains it: `claim`, use, `done`.
+class Lane:
+    """One player's ring of one producing thread, and how far it has come. Rows leave it in the order they came, so
+    a count of rows tells which are written; `lock` is held by whoever drains it.
 
+    produced, accounted   rows committed, and rows written or dropped, so far
+    """
+
+    __slots__ = ("accounted", "lock", "player", "produced", "ring")
+
+    def __init__(self, player: int, ring: BlockRing):
+        self.player = player
+        self.ring = ring
+        self.lock = threading.Lock()
+        self.produced = 0
+        self.accounted = 0
+
+
+class _Group:
+    """The lanes of one producing thread, and the episode ends that wait for rows in them."""
+
+    def __init__(self, buffers: PlayerBuffers):
+        self.buffers = buffers
+        self.lanes = [Lane(player, buffers.ring(player)) for player in range(buffers.players)]
+        self.ends: deque[tuple[list[int], EpisodeEnd]] = deque()
+
+
+class ShardedCollector:
+    """Rows of all players in fixed memory, a ring for each player and producing thread. The caller drains `lanes`.
+
+    plan       blocks of each such ring; `producers` feeds can be taken
     overflow   `block`, `drop-oldest`, `drop-newest` or `spill` (which needs `spill_dir`)
     """
 
@@ -40,6 +67,7 @@ class ShardedCollector:
         plan: Plan,
         ledger: LedgerArrays,
         *,
+        producers: int = 1,
         overflow: str = "block",
         spill_dir: Path | None = None,
     ):
@@ -48,25 +76,34 @@ class ShardedCollector:
         self.overflow = overflow
         self.ledger = ledger
         self.layout = BlockLayout(schema, plan.block_rows)
-        self.buffers = PlayerBuffers(
-            self.layout, players=players, blocks=plan.blocks_per_player, overflow=overflow, spill_dir=spill_dir
-        )
         self.failure: BaseException | None = None
+        self._filled = Doorbell()
+        self._groups = [
+            _Group(
+                PlayerBuffers(
+                    self.layout,
+                    players=players,
+                    blocks=plan.blocks_per_player,
+                    overflow=overflow,
+                    spill_dir=None if spill_dir is None else spill_dir / f"spill-{producer}",
+                    filled=self._filled,
+                )
+            )
+            for producer in range(producers)
+        ]
+        self.lanes = [lane for group in self._groups for lane in group.lanes]
         self._lock = threading.Lock()
         self._starts: list[EpisodeStart] = []
-        self._ends: deque[tuple[np.ndarray, EpisodeEnd]] = deque()
-        self._accounted = np.zeros(players, np.int64)
         self._feeds: list[ShardedFeed] = []
         self._closed = False
 
-    def ring(self, player: int) -> BlockRing:
-        return self.buffers.ring(player)
-
     def feed(self) -> ShardedFeed:
-        """A new producer's way in; one per thread."""
+        """A producer's way in; one per thread. Raises UsageError when all `producers` are taken."""
         self.check()
-        feed = ShardedFeed(self)
         with self._lock:
+            if len(self._feeds) == len(self._groups):
+                raise UsageError(f"this collector was made for {len(self._groups)} producers; give producers= more")
+            feed = ShardedFeed(self, self._groups[len(self._feeds)])
             self._feeds.append(feed)
         return feed
 
@@ -82,15 +119,22 @@ class ShardedCollector:
         if self.failure is None:
             self.failure = error
 
-    def announce(self, starts: Sequence[EpisodeStart], ends: Sequence[EpisodeEnd]) -> None:
-        """Queue episode events; called before the rows of these starts are published."""
-        if not starts and not ends:
-            return
+    def wait_full(self, timeout: float) -> None:
+        """Wait until some lane has a full block, or `timeout` seconds."""
+        self._filled.wait_for(lambda: self._closed or any(lane.ring.full_blocks for lane in self.lanes), timeout)
+
+    def announce(
+        self, group: _Group, fresh: list[int], starts: Sequence[EpisodeStart], ends: Sequence[EpisodeEnd]
+    ) -> None:
+        """Count `fresh` rows by player as produced and queue episode events, before the rows can be seen."""
         with self._lock:
+            for lane, rows in zip(group.lanes, fresh, strict=True):
+                lane.produced += rows
+                self.ledger.produced[lane.player] += rows
             self._starts.extend(starts)
             if ends:
-                mark = self.ledger.produced.copy()
-                self._ends.extend((mark, end) for end in ends)
+                mark = [lane.produced for lane in group.lanes]
+                group.ends.extend((mark, end) for end in ends)
 
     def take_starts(self) -> list[EpisodeStart]:
         """Episodes that began and are not written yet. Call it after claiming rows and before writing them."""
@@ -98,74 +142,72 @@ class ShardedCollector:
             starts, self._starts = self._starts, []
             return starts
 
-    def account(self, player: int, rows: int) -> list[EpisodeEnd]:
-        """`rows` of the player are written or dropped; returns the episode ends that are complete by that."""
+    def account(self, lane: Lane, rows: int) -> list[EpisodeEnd]:
+        """`rows` of the lane are written or dropped; returns the episode ends that are complete by that."""
         with self._lock:
-            self._accounted[player] += rows
+            lane.accounted += rows
             out = []
-            while self._ends and (self._ends[0][0] <= self._accounted).all():
-                out.append(self._ends.popleft()[1])
+            for group in self._groups:
+                done = [one.accounted for one in group.lanes]
+                while group.ends and all(d >= m for d, m in zip(done, group.ends[0][0], strict=True)):
+                    out.append(group.ends.popleft()[1])
             return out
-
-    def accounted(self, player: int) -> int:
-        """Rows of the player that are written or dropped so far."""
-        return int(self._accounted[player])
 
     def remaining_ends(self) -> list[EpisodeEnd]:
         """Ends still held back; for the very last write, when no row is left to wait for."""
         with self._lock:
-            ends = [end for _, end in self._ends]
-            self._ends.clear()
-            return ends
+            return [end for group in self._groups for _, end in group.ends]
 
-    def claim(self, player: int, partial: bool = False) -> Claimed | None:
-        """The player's oldest full block, or with `partial` what is published of a filling one."""
-        return self.ring(player).claim(partial=partial)
+    def dropped(self) -> dict[int, dict[str, int]]:
+        """Rows dropped so far by player and cause, those included that no claim has told of yet."""
+        out: dict[int, dict[str, int]] = {player: {} for player in range(self.players)}
+        for lane in self.lanes:
+            for cause, rows in lane.ring.stats().dropped.items():
+                if rows:
+                    out[lane.player][cause] = out[lane.player].get(cause, 0) + rows
+        return out
 
     def stats(self) -> CollectorStats:
-        """Counts so far. Drops that no claimed block has told of yet are included."""
-        ledger, rings = self.ledger, [self.ring(player).stats() for player in range(self.players)]
+        """Counts so far."""
+        ledger, rings = self.ledger, [lane.ring.stats() for lane in self.lanes]
         return CollectorStats(
             produced=dict(enumerate(ledger.produced.tolist())),
             written=dict(enumerate(ledger.written.tolist())),
             durable=dict(enumerate(ledger.durable.tolist())),
             rejected=dict(enumerate(ledger.rejected.tolist())),
-            dropped={player: {c: n for c, n in ring.dropped.items() if n} for player, ring in enumerate(rings)},
+            dropped=self.dropped(),
             buffered=sum(ring.size for ring in rings),
             capacity=sum(ring.capacity for ring in rings),
             high_water=max(ring.high_water for ring in rings),
         )
 
-    def close_feeds(self) -> None:
-        """No more rows: hand over the blocks that are still open."""
-        self._closed = True
-        with self._lock:
-            feeds, self._feeds = self._feeds, []
-        for feed in feeds:
-            feed.close()
-
     def close(self) -> None:
-        """Close feeds and rings. What is still in the rings can be claimed until it is empty."""
-        self.close_feeds()
-        self.buffers.close()
+        """No more rows: hand over open blocks, close the rings. What they hold can be claimed until they are empty."""
+        self._closed = True
+        for feed in self._feeds:
+            feed.close()
+        for group in self._groups:
+            group.buffers.close()
+        self._filled.ring()
 
 
 class ShardedFeed:
     """A `Feed` over the rings of a ShardedCollector."""
 
-    def __init__(self, collector: ShardedCollector):
+    def __init__(self, collector: ShardedCollector, group: _Group):
         self._collector = collector
+        self._group = group
         layout, players = collector.layout, collector.players
         self._layout = layout
-        self._producers = [collector.ring(player).producer() for player in range(players)]
+        self._producers = [lane.ring.producer() for lane in group.lanes]
         self._published = np.zeros(players, np.int64)
         self._views: list[dict[str, np.ndarray] | None] = [None] * players
         # Under drop-newest a game goes on without a block: its rows go to this one and are counted as dropped.
         self._discard = collector.overflow == "drop-newest"
         self._discarding = np.zeros(players, bool)
-        self._discard_base = collector.buffers.scratch_offset if self._discard else 0
+        self._discard_base = group.buffers.scratch_offset if self._discard else 0
         self.sink = RowSink(
-            memory=collector.buffers.arena,
+            memory=group.buffers.arena,
             base=np.zeros((players, len(layout.columns)), np.int64),
             position=np.zeros(players, np.int64),
             capacity=np.zeros(players, np.int64),
@@ -209,12 +251,9 @@ class ShardedFeed:
         self._views[player] = self._layout.views(memory)
 
     def commit(self, starts: Sequence[EpisodeStart] = (), ends: Sequence[EpisodeEnd] = ()) -> None:
-        collector = self._collector
         fresh = self.sink.position - self._published
         # Before publishing: whoever sees a row finds it counted and its episode announced.
-        with collector._lock:
-            collector.ledger.produced += fresh
-        collector.announce(starts, ends)
+        self._collector.announce(self._group, fresh.tolist(), starts, ends)
         for player in np.flatnonzero(fresh).tolist():
             rows = int(fresh[player])
             if self._discarding[player]:

@@ -34,16 +34,38 @@ def _cache_dir() -> Path:
 CACHE_DIR = _cache_dir()
 
 import numba  # noqa: E402  (after the digest: nothing above needs it)
-import numba.core.config  # noqa: E402
+from numba.core import config  # noqa: E402
+from numba.core.compiler import Compiler  # noqa: E402
 
 if "NUMBA_CACHE_DIR" not in os.environ:
-    numba.core.config.CACHE_DIR = str(CACHE_DIR)
+    config.CACHE_DIR = str(CACHE_DIR)
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """`numba.njit` with this project's options: nogil, cached, no error model surprises."""
     settings = {"nogil": True, "cache": True, "error_model": "numpy", **options}
     return numba.njit(**settings) if function is None else numba.njit(**settings)(function)
+
+
+class _InnerCompiler(Compiler):
+    """Numba optimises every function fully before it links it into its callers, which optimise it again, and so do
+    theirs. For functions that only kernels call, once is enough: the kernel optimises all it links in."""
+
+    def compile_extra(self, func: Any) -> Any:
+        level = config.OPT
+        config.OPT = type(level)(0)
+        try:
+            return super().compile_extra(func)
+        finally:
+            config.OPT = level
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """A kernel that only other kernels call: compiled without the wrappers that Python would need, optimised and
+    cached as part of its callers. The kernels of a game took 30 s to compile without, 9 s with it."""
+    return kernel(
+        function, cache=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_InnerCompiler
+    )
 
 
 def is_warm(marker: str) -> bool:

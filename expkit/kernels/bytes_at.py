@@ -88,3 +88,20 @@ def trailing_zeros(typingctx, value):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
 
     return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def prefetch(typingctx, address, offset):
+    """Ask for the cache line at `address` + `offset`, which will be read soon. Never faults."""
+
+    def codegen(context, builder, signature, args):
+        byte, word = ir.IntType(8), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word])
+        function = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+            builder.module, kind, "llvm.prefetch.p0"
+        )
+        hints = [ir.Constant(word, value) for value in (0, 3, 1)]
+        builder.call(function, [_pointer(builder, *args, byte), *hints])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen

@@ -27,7 +27,17 @@ from expkit.kernels.bits import (
     to_bits,
     to_planes,
 )
-from expkit.kernels.bytes_at import copy_bytes, differ8, differ64, load1, load4, store1, store4, trailing_zeros
+from expkit.kernels.bytes_at import (
+    copy_bytes,
+    differ8,
+    differ64,
+    load1,
+    load4,
+    prefetch,
+    store1,
+    store4,
+    trailing_zeros,
+)
 from expkit.kernels.digest import mix, nh_row
 
 ADDRESS, WIDTH, ITEMSIZE, WIDE, FRAME_ROWS, PLACE, FILTERED, KEYS, FILTER = range(9)
@@ -101,10 +111,10 @@ def _write_frame(itemsize, positions, values, found, target):
 @kernel
 def _same(left, right, width):
     """Whether two rows of `width` bytes are equal."""
+    varied = np.uint64(0)
     for byte in range(width):
-        if load1(left, byte) != load1(right, byte):
-            return False
-    return True
+        varied |= load1(left, byte) ^ load1(right, byte)
+    return varied == np.uint64(0)
 
 
 @kernel
@@ -129,6 +139,10 @@ def _wide_column(task, order, rows, hashes, zeros, positions, values, segments, 
     for row in range(rows):
         above = zeros if inside == 0 else here
         here = address + np.int64(order[row]) * width
+        if row + 1 < rows:
+            ahead = address + np.int64(order[row + 1]) * width
+            for line in range(0, width, 64):
+                prefetch(ahead, line)
         hashes[row] += nh_row(here, width, keys)
         if pays:
             before = found

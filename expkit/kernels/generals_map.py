@@ -1,11 +1,12 @@
-"""Seeded maps: mountains, cities, generals that all reach each other over plain tiles."""
+"""Seeded maps: mountains, cities, and generals that all reach each other over plain tiles."""
 
 from __future__ import annotations
 
-from expkit.kernels import kernel
-from expkit.kernels.generals_rules import (
+import numpy as np
+
+from expkit.kernels import inner
+from expkit.kernels.generals_state import (
     ALIVE,
-    ARMY,
     CHANGES,
     CITIES,
     CITY,
@@ -13,7 +14,6 @@ from expkit.kernels.generals_rules import (
     CITY_MOST,
     DIED,
     DOWN,
-    EXITS,
     GENERAL,
     GENERAL_ARMY,
     GENERAL_SPACING,
@@ -23,19 +23,13 @@ from expkit.kernels.generals_rules import (
     MOUNTAIN,
     MOUNTAINS,
     NEUTRAL,
-    OWNER,
     PLAIN,
+    PLAYER,
     PLAYERS,
     RIGHT,
     ROWS,
-    SHOWN,
     SITE_COUNT,
-    SITES,
-    TERRAIN,
     TILES,
-    TOTAL_ARMY,
-    TOTAL_LAND,
-    TOUCHED,
     TURN,
     UP,
     VEIN_LONGEST,
@@ -46,78 +40,68 @@ from expkit.kernels.generals_rules import (
     touch,
 )
 
-# How often the map is tried, each time with an eighth less of mountains, cities and spacing; the last one is an
-# empty board with spacing 1, where generals always fit.
+# How often a map is tried, each time with an eighth less of mountains, cities and spacing. The last one is an empty
+# board with spacing 1, where generals always fit.
 ATTEMPTS = 9
 
 
-@kernel
-def _directions(tile, width, tiles):
+@inner
+def directions_inside(g, tile):
     """Bits of the directions that stay on the board."""
-    bits = 0
-    if tile >= width:
-        bits |= 1 << UP
-    if tile + width < tiles:
-        bits |= 1 << DOWN
-    if tile % width > 0:
-        bits |= 1 << LEFT
-    if tile % width < width - 1:
-        bits |= 1 << RIGHT
-    return bits
+    width = g.rules[WIDTH]
+    x = tile % width
+    bits = 0 if tile < width else 1 << UP
+    bits |= 0 if tile + width >= g.rules[TILES] else 1 << DOWN
+    bits |= 0 if x == 0 else 1 << LEFT
+    return bits | (0 if x == width - 1 else 1 << RIGHT)
 
 
-@kernel
-def _raise_vein(terrain, width, tiles, longest, random):
+@inner
+def _raise_vein(g):
     """One random walk of mountains over plain tiles; ends early where it is stuck."""
-    tile = -1
-    for _ in range(100):
-        guess = next_below(random, tiles)
-        if terrain[guess] == PLAIN:
-            tile = guess
-            break
-    if tile < 0:
-        return
-    length = 3 + next_below(random, longest - 2) if longest > 3 else 3
-    terrain[tile] = MOUNTAIN
-    for _ in range(length - 1):
-        bits = _directions(tile, width, tiles)
-        first = next_below(random, 4)
-        found = -1
+    tile, tries = next_below(g, g.rules[TILES]), 0
+    while g.terrain[tile] != PLAIN and tries < 100:
+        tile = next_below(g, g.rules[TILES])
+        tries += 1
+    length = 3 + next_below(g, max(np.int64(1), g.rules[VEIN_LONGEST] - 2))
+    while length > 0 and g.terrain[tile] == PLAIN:
+        g.terrain[tile] = MOUNTAIN
+        length -= 1
+        bits = directions_inside(g, tile)
+        first = next_below(g, np.int64(4))
         for turn in range(4):
             direction = (first + turn) & 3
             if (bits >> direction) & 1:
-                near = target_of(tile, direction, width)
-                if terrain[near] == PLAIN:
-                    found = near
+                near = target_of(tile, direction, g.rules[WIDTH])
+                if g.terrain[near] == PLAIN:
+                    tile = near
                     break
-        if found < 0:
-            return
-        tile = found
-        terrain[tile] = MOUNTAIN
 
 
-@kernel
-def _largest_region(terrain, width, tiles, region, queue):
-    """Number the connected regions of plain tiles in `region`; returns the number of the largest."""
+@inner
+def _largest_region(g):
+    """Number the connected regions of plain tiles in scratch plane 0; returns the number of the largest."""
+    tiles = g.rules[TILES]
+    region, queue = g.scratch, tiles
     for tile in range(tiles):
         region[tile] = -1
-    best, best_size, number = -1, 0, 0
+    best, best_size, number = 0, 0, 0
     for start in range(tiles):
-        if terrain[start] != PLAIN or region[start] >= 0:
+        if g.terrain[start] != PLAIN or region[start] >= 0:
             continue
         region[start] = number
-        queue[0] = start
+        g.scratch[queue] = start
         head, tail = 0, 1
         while head < tail:
-            tile = queue[head]
+            tile = np.int64(g.scratch[queue + head])
             head += 1
-            bits = _directions(tile, width, tiles)
+            bits = directions_inside(g, tile)
             for direction in range(4):
                 if (bits >> direction) & 1:
-                    near = target_of(tile, direction, width)
-                    if terrain[near] == PLAIN and region[near] < 0:
+                    near = target_of(tile, direction, g.rules[WIDTH])
+                    if g.terrain[near] == PLAIN and region[near] < 0:
                         region[near] = number
-                        queue[tail] = near
+                        g.scratch[queue + tail] = near
                         tail += 1
         if tail > best_size:
             best, best_size = number, tail
@@ -125,93 +109,87 @@ def _largest_region(terrain, width, tiles, region, queue):
     return best
 
 
-@kernel
-def _place_generals(rules, players, region, wanted, spacing, random):
-    """GENERAL_TILE of all players in region `wanted`, pairwise `spacing` apart (Manhattan); False if none fit."""
-    width, tiles = rules[WIDTH], rules[TILES]
-    for player in range(rules[PLAYERS]):
-        found, start = -1, 0
+@inner
+def _place_generals(g, wanted, spacing):
+    """Set GENERAL_TILE of all players in region `wanted`, pairwise `spacing` apart (Manhattan); False if none fit."""
+    width, tiles = g.rules[WIDTH], g.rules[TILES]
+    for player in range(g.rules[PLAYERS]):
+        tile, found = 0, False
         for trial in range(32 + tiles):
             # 32 random tries, then every tile in turn, from the last of them on
-            tile = next_below(random, tiles) if trial < 32 else (start + trial - 31) % tiles
-            start = tile if trial < 32 else start
-            if region[tile] != wanted:
-                continue
-            free = True
+            tile = next_below(g, tiles) if trial < 32 else (tile + 1) % tiles
+            found = g.scratch[tile] == wanted
             for other in range(player):
-                there = players[other, GENERAL_TILE]
+                there = g.players[other * PLAYER + GENERAL_TILE]
                 apart = abs(tile // width - there // width) + abs(tile % width - there % width)
-                free = free and apart >= spacing
-            if free:
-                found = tile
+                found = found and apart >= spacing
+            if found:
                 break
-        if found < 0:
+        if not found:
             return False
-        players[player, GENERAL_TILE] = found
+        g.players[player * PLAYER + GENERAL_TILE] = tile
     return True
 
 
-@kernel
-def make_map(rules, players, army, board, random, scratch):
-    """Draw terrain, city armies and general tiles. `random` uint64 (1,), `scratch` int32 (>= 2, N)."""
-    width, tiles = rules[WIDTH], rules[TILES]
-    terrain = board[TERRAIN]
+@inner
+def make_map(g):
+    """Draw terrain, city armies and general tiles."""
+    g.one[TURN] = 0
+    tiles = g.rules[TILES]
     for attempt in range(ATTEMPTS):
         part = ATTEMPTS - 1 - attempt
         for tile in range(tiles):
-            terrain[tile] = PLAIN
-            army[ARMY, tile] = 0
-        for _ in range(rules[MOUNTAINS] * part // (ATTEMPTS - 1)):
-            terrain[next_below(random, tiles)] = MOUNTAIN
-        for _ in range(rules[VEINS] * part // (ATTEMPTS - 1)):
-            _raise_vein(terrain, width, tiles, rules[VEIN_LONGEST], random)
-        cities = rules[CITIES] * part // (ATTEMPTS - 1)
-        for _ in range(20 * cities):
-            if cities == 0:
-                break
-            tile = next_below(random, tiles)
-            if terrain[tile] == PLAIN:
-                terrain[tile] = CITY
-                spread = rules[CITY_MOST] - rules[CITY_LEAST] + 1
-                army[ARMY, tile] = rules[CITY_LEAST] + next_below(random, spread)
+            g.terrain[tile] = PLAIN
+            g.army[tile] = 0
+        for _ in range(g.rules[MOUNTAINS] * part // (ATTEMPTS - 1)):
+            g.terrain[next_below(g, tiles)] = MOUNTAIN
+        for _ in range(g.rules[VEINS] * part // (ATTEMPTS - 1)):
+            _raise_vein(g)
+        cities = g.rules[CITIES] * part // (ATTEMPTS - 1)
+        tries = 20 * cities
+        while cities > 0 and tries > 0:
+            tries -= 1
+            place = next_below(g, tiles)
+            if g.terrain[place] == PLAIN:
+                g.terrain[place] = CITY
+                g.army[place] = g.rules[CITY_LEAST] + next_below(g, g.rules[CITY_MOST] - g.rules[CITY_LEAST] + 1)
                 cities -= 1
-        largest = _largest_region(terrain, width, tiles, scratch[0], scratch[1])
-        spacing = max(1, rules[GENERAL_SPACING] * part // (ATTEMPTS - 1))
-        if _place_generals(rules, players, scratch[0], largest, spacing, random):
+        spacing = max(np.int64(1), g.rules[GENERAL_SPACING] * part // (ATTEMPTS - 1))
+        if _place_generals(g, _largest_region(g), spacing):
             break
 
 
-@kernel
-def set_up(rules, game, players, army, board):
+@inner
+def set_up(g):
     """Turn 0 on the terrain, armies and general tiles that are given: owners, exits, growth sites, totals."""
-    width, tiles = rules[WIDTH], rules[TILES]
-    game[TURN] = 0
-    game[CHANGES] = 0
-    game[SITE_COUNT] = 0
-    game[LIVING] = rules[PLAYERS]
+    tiles = g.rules[TILES]
+    g.one[TURN] = 0
+    g.one[CHANGES] = 0
+    g.one[SITE_COUNT] = 0
+    g.one[LIVING] = g.rules[PLAYERS]
     for tile in range(tiles):
-        board[OWNER, tile] = NEUTRAL
-        board[SHOWN, tile] = NEUTRAL
-        board[TOUCHED, tile] = 0
-    for player in range(rules[PLAYERS]):
-        tile = players[player, GENERAL_TILE]
-        board[TERRAIN, tile] = GENERAL
-        board[OWNER, tile] = player
-        army[ARMY, tile] = rules[GENERAL_ARMY]
-        players[player, ALIVE] = 1
-        players[player, DIED] = 0
-        players[player, TOTAL_ARMY] = rules[GENERAL_ARMY]
-        players[player, TOTAL_LAND] = 1
-        players[player, ROWS] = 0
-        touch(game, army, board, tile)
+        g.owner[tile] = NEUTRAL
+        g.shown[tile] = NEUTRAL
+        g.touched[tile] = 0
+    for player in range(g.rules[PLAYERS]):
+        me = player * PLAYER
+        home = g.players[me + GENERAL_TILE]
+        g.terrain[home] = GENERAL
+        g.owner[home] = player
+        g.army[home] = g.rules[GENERAL_ARMY]
+        g.total_army[player] = g.rules[GENERAL_ARMY]
+        g.total_land[player] = 1
+        g.players[me + ALIVE] = 1
+        g.players[me + DIED] = 0
+        g.players[me + ROWS] = 0
+        touch(g, home)
     for tile in range(tiles):
         exits = 0
-        if board[TERRAIN, tile] != MOUNTAIN:
-            bits = _directions(tile, width, tiles)
-            for direction in range(4):
-                if (bits >> direction) & 1 and board[TERRAIN, target_of(tile, direction, width)] != MOUNTAIN:
-                    exits |= 1 << direction
-        board[EXITS, tile] = exits
-        if board[TERRAIN, tile] == CITY or board[TERRAIN, tile] == GENERAL:
-            army[SITES, game[SITE_COUNT]] = tile
-            game[SITE_COUNT] += 1
+        bits = directions_inside(g, tile) if g.terrain[tile] != MOUNTAIN else 0
+        for direction in range(4):
+            if (bits >> direction) & 1 and g.terrain[target_of(tile, direction, g.rules[WIDTH])] != MOUNTAIN:
+                exits |= 1 << direction
+        g.exits[tile] = exits
+        if g.terrain[tile] == CITY or g.terrain[tile] == GENERAL:
+            g.sites[g.one[SITE_COUNT]] = tile
+            g.one[SITE_COUNT] += 1

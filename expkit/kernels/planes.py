@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from expkit.kernels import kernel
 from expkit.kernels.bytes_at import load1, store1
-from expkit.kernels.generals_rules import CITY, GENERAL, MOUNTAIN
+from expkit.kernels.generals_state import CITY, GENERAL, MOUNTAIN
 
 PLANES = 9
 LANES = 16
@@ -121,7 +121,7 @@ def planes_of_rows(army, owner, terrain, visible, rows, tiles, player, scale, ou
 
     army     address of int32 (rows, tiles)
     owner    address of int8 (rows, tiles), negative for nobody or unknown
-    terrain  address of uint8 (rows, tiles), the codes of `generals_rules`
+    terrain  address of uint8 (rows, tiles), the codes of `generals_state`
     visible  address of uint8 (rows, ceil(tiles / 8)), bits, lowest first
     player   who is looking, 0 .. 127
     scale    armies from here on are 1.0; 1 .. 2**24

@@ -6,11 +6,12 @@ entry per 64-128 rows, so a run of 10^8 rows has a table of some 30 MB; it is bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from expkit.errors import ShardError
 from expkit.formats.shard.read import ShardReader
 
 
@@ -32,27 +33,23 @@ class RunIndex:
     first_step: np.ndarray
 
     @classmethod
-    def build(cls, readers: Sequence[ShardReader]) -> RunIndex:
-        """From the blocks that the readers list; reads no rows."""
+    def build(cls, readers: Iterable[ShardReader | None]) -> RunIndex:
+        """From the blocks' heads; reads no rows. None stands for a shard that cannot be opened; blocks whose head
+        is damaged are left out."""
         parts: list[tuple[np.ndarray, ...]] = []
         for shard, reader in enumerate(readers):
-            for block, info in enumerate(reader.blocks):
-                runs = info.runs
-                count = len(runs)
-                parts.append(
-                    (
-                        np.full(count, shard, np.int64),
-                        np.full(count, block, np.int64),
-                        np.full(count, info.player, np.int64),
-                        runs["episode"].astype(np.uint64),
-                        runs["first_row"].astype(np.int64),
-                        runs["rows"].astype(np.int64),
-                        runs["first_step"].astype(np.int64),
-                    )
-                )
+            for block in reader.blocks if reader is not None else ():
+                try:
+                    runs = reader.runs(block.index)  # type: ignore[union-attr]
+                except ShardError:
+                    continue
+                where = np.empty((3, len(runs)), np.int64)
+                where[:] = [[shard], [block.index], [block.player]]
+                parts.append((*where, runs["episode"], runs["first_row"], runs["rows"], runs["first_step"]))
         kinds = (np.int64, np.int64, np.int64, np.uint64, np.int64, np.int64, np.int64)
         columns = [
-            np.concatenate([part[i] for part in parts]) if parts else np.empty(0, kind) for i, kind in enumerate(kinds)
+            np.concatenate([part[i] for part in parts]).astype(kind) if parts else np.empty(0, kind)
+            for i, kind in enumerate(kinds)
         ]
         order = np.lexsort((columns[6], columns[2], columns[3]))
         return cls(*(column[order] for column in columns))

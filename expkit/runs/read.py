@@ -215,7 +215,14 @@ class Run:
     @cached_property
     def index(self) -> RunIndex:
         """The table of segments over all readable shards."""
-        return RunIndex.build([_ReadableBlocks(self, position) for position in range(len(self.shard_paths))])  # type: ignore[misc]
+        return RunIndex.build(self.reader_or_none(position) for position in range(len(self.shard_paths)))
+
+    def reader_or_none(self, position: int) -> ShardReader | None:
+        """The reader of a shard, None for one that cannot be opened at all."""
+        try:
+            return self.reader(position)
+        except ShardError:
+            return None
 
     def __len__(self) -> int:
         return sum(shard.rows for shard in self.shards)
@@ -235,13 +242,11 @@ class Run:
         """Number of rows with `is_last`, from the blocks' statistics where they tell, else by reading that column."""
         total = 0
         for position in range(len(self.shard_paths)):
-            try:
-                reader = self.reader(position)
-            except ShardError:
-                continue
-            for block in range(len(reader.blocks)):
+            reader = self.reader_or_none(position)
+            for block in reader.blocks if reader is not None else ():
                 try:
-                    total += int(reader.read_block(block, ["is_last"])["is_last"].sum())
+                    if reader.statistics(block.index)["is_last"].high:
+                        total += int(reader.read_block(block.index, ["is_last"])["is_last"].sum())
                 except ShardError:
                     continue
         return total
@@ -256,9 +261,8 @@ class Run:
         ends: dict[int, EpisodeEnd] = {}
         notes: dict[int, dict[str, Any]] = {}
         for position in range(len(self.shard_paths)):
-            try:
-                reader = self.reader(position)
-            except ShardError:
+            reader = self.reader_or_none(position)
+            if reader is None:
                 continue
             for start in reader.episode_starts:
                 starts.setdefault(start.episode, start)
@@ -423,16 +427,6 @@ class Run:
         batch = {name: self.schema.unpack(name, values) for name, values in stored.items()}
         batch["player"] = np.full(len(stored["episode"]), player, np.uint16)
         return batch
-
-
-class _ReadableBlocks:
-    """The blocks of a shard for the index; none of a shard that cannot be read at all."""
-
-    def __init__(self, run: Run, position: int):
-        try:
-            self.blocks = run.reader(position).blocks
-        except ShardError:
-            self.blocks = []
 
 
 def _cut(parts: list[dict[str, np.ndarray]], size: int) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:

@@ -103,6 +103,8 @@ class RunWriter:
         self.info = read_run_info(run)
         if self.info.schema != schema:
             raise SchemaError(f"{run} was begun with another schema; record into a new run")
+        if len(self.info.players) != players:
+            raise SchemaError(f"{run} has {len(self.info.players)} players, not {players}; record into a new run")
         self.schema = schema
         self.limits = limits or ShardLimits()
         self.sync_policy = sync

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from expkit.errors import UsageError
-from expkit.kernels.generals_rules import CITY, FOG, MOUNTAIN, OBSTACLE, UNKNOWN
+from expkit.kernels.generals_state import CITY, FOG, MOUNTAIN, OBSTACLE, UNKNOWN
 
 DEFAULT_ENTRIES = 1024
 

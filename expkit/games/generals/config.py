@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from expkit.errors import ConfigError
-from expkit.kernels import generals_rules as r
+from expkit.kernels import generals_state as k
+from expkit.kernels.generals_policy import note_words
 
 MIN_SIDE, MAX_SIDE = 5, 64
 MAX_PLAYERS = 16
@@ -160,50 +161,70 @@ class GeneralsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 _AS_GIVEN = {
-    r.PLAYERS: "players",
-    r.HEIGHT: "height",
-    r.WIDTH: "width",
-    r.MAX_STEPS: "max_steps",
-    r.GROWTH_PERIOD: "growth_period",
-    r.LAND_PERIOD: "land_growth_period",
-    r.LAND_EVERYWHERE: "land_growth_everywhere",
-    r.HALVE_ON_CAPTURE: "halve_on_capture",
-    r.GENERAL_TO_CITY: "general_becomes_city",
-    r.ALTERNATE_ORDER: "alternate_order",
-    r.REGROW_BELOW: "neutral_cities_regrow_to",
-    r.GENERAL_ARMY: "general_army",
-    r.GENERAL_SPACING: "general_spacing",
-    r.CITY_LEAST: "city_army_min",
-    r.CITY_MOST: "city_army_max",
+    k.PLAYERS: "players",
+    k.HEIGHT: "height",
+    k.WIDTH: "width",
+    k.MAX_STEPS: "max_steps",
+    k.GROWTH_PERIOD: "growth_period",
+    k.LAND_PERIOD: "land_growth_period",
+    k.LAND_EVERYWHERE: "land_growth_everywhere",
+    k.HALVE_ON_CAPTURE: "halve_on_capture",
+    k.GENERAL_TO_CITY: "general_becomes_city",
+    k.ALTERNATE_ORDER: "alternate_order",
+    k.REGROW_BELOW: "neutral_cities_regrow_to",
+    k.GENERAL_ARMY: "general_army",
+    k.GENERAL_SPACING: "general_spacing",
+    k.CITY_LEAST: "city_army_min",
+    k.CITY_MOST: "city_army_max",
 }
 
 
 def rules_array(config: GeneralsConfig, seed: int = 0) -> np.ndarray:
-    """The int64 settings that kernels read; see `expkit.kernels.generals_rules`."""
-    rules = np.zeros(r.RULES, np.int64)
-    tiles = config.tiles
+    """int64: the settings as kernels read them, and where everything stands in a game's bytes."""
+    rules = np.zeros(k.RULES, np.int64)
+    tiles, players = config.tiles, config.players
     for index, name in _AS_GIVEN.items():
         rules[index] = getattr(config, name)
-    rules[r.TILES] = tiles
-    rules[r.MOUNTAINS] = config._count("mountain_density")
-    rules[r.VEINS] = math.floor(tiles * (config.vein_density or 0))
-    rules[r.VEIN_LONGEST] = config.width // 4
-    rules[r.CITIES] = config._count("city_density")
-    rules[r.SEED] = np.uint64(seed % (1 << 64)).view(np.int64)
-    at = 4 * tiles
-    for index, size in (
-        (r.AT_OWNER, tiles),
-        (r.AT_TERRAIN, tiles),
-        (r.AT_VISIBLE, -(-tiles // 8)),
-        (r.AT_MASK, -(-tiles // 2)),
-        (r.AT_NEAR, tiles),
-    ):
-        at = -(-at // 8) * 8
-        rules[index] = at
-        at += size
+    rules[k.TILES] = tiles
+    rules[k.MOUNTAINS] = config._count("mountain_density")
+    rules[k.VEINS] = math.floor(tiles * (config.vein_density or 0))
+    rules[k.VEIN_LONGEST] = config.width // 4
+    rules[k.CITIES] = config._count("city_density")
+    rules[k.SEED] = np.uint64(seed % (1 << 64)).view(np.int64)
+    rules[k.NOTES] = note_words(tiles)
+    rules[k.VIEW] = _lay_out(
+        rules,
+        4 * tiles,
+        (k.SEES_OWNER, tiles),
+        (k.SEES_TERRAIN, tiles),
+        (k.SEES_VISIBLE, -(-tiles // 8)),
+        (k.SEES_MASK, -(-tiles // 2)),
+        (k.SEES_NEAR, tiles),
+    )
+    rules[k.GAME_BYTES] = _lay_out(
+        rules,
+        8 * k.ONE,
+        (k.AT_PLAYERS, 8 * k.PLAYER * players),
+        (k.AT_TOTAL_ARMY, 4 * players),
+        (k.AT_TOTAL_LAND, 4 * players),
+        (k.AT_ARMY, 4 * tiles),
+        (k.AT_CHANGED, 4 * tiles),
+        (k.AT_SITES, 4 * tiles),
+        (k.AT_OWNER, tiles),
+        (k.AT_TERRAIN, tiles),
+        (k.AT_EXITS, tiles),
+        (k.AT_TOUCHED, tiles),
+        (k.AT_SHOWN, tiles),
+        (k.AT_NOTES, 4 * int(rules[k.NOTES]) * players),
+        (k.AT_VIEWS, int(rules[k.VIEW]) * players),
+    )
     return rules
 
 
-def view_bytes(config: GeneralsConfig) -> int:
-    """Bytes of one player's view, a multiple of 64."""
-    return -(-(int(rules_array(config)[r.AT_NEAR]) + config.tiles) // 64) * 64
+def _lay_out(rules: np.ndarray, at: int, *parts: tuple[int, int]) -> int:
+    """Offsets of parts behind `at` bytes, each on a multiple of 8; returns the whole size, a multiple of 64."""
+    for index, size in parts:
+        at = -(-at // 8) * 8
+        rules[index] = at
+        at += size
+    return -(-at // 64) * 64

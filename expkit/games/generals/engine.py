@@ -10,15 +10,17 @@ import numpy as np
 
 from expkit.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
 from expkit.errors import UsageError
-from expkit.games.generals.arrays import GeneralsArrays, observation
+from expkit.games.generals.arrays import GeneralsArrays
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.policies import checked_actions, resolve
 from expkit.games.generals.schema import generals_schema
-from expkit.kernels import generals_play as k
-from expkit.kernels import generals_rules as r
+from expkit.kernels import generals_rows as k
+from expkit.kernels import generals_state as r
+from expkit.kernels.generals_play import APPLY, BOTH, FINISH, OBSERVE, play
 from expkit.layout import RowSink
 
-_COLUMN_NAMES = (
+# in the order of C_EPISODE and following
+_STAMPED = (
     "episode",
     "step",
     "policy",
@@ -26,16 +28,6 @@ _COLUMN_NAMES = (
     "time_ns",
     "is_first",
     "is_last",
-    "observation/army",
-    "observation/owner",
-    "observation/terrain",
-    "observation/visible",
-    "observation/total_army",
-    "observation/total_land",
-    "state/army",
-    "state/owner",
-    "state/terrain",
-    "action_mask",
     "action",
     "reward",
     "terminated",
@@ -91,12 +83,12 @@ class Generals:
         self.seed = seed
         self.counter = counter
         self._kinds, self._callables, self.policy_names = resolve(policies, config.players)
-        self._arrays = GeneralsArrays.empty(config, num_envs, seed)
+        self._arrays = GeneralsArrays(config, num_envs, seed)
         self._actions = np.zeros((num_envs, config.players), np.int64)
         self._control = np.zeros(k.CONTROL, np.int64)
         self._log = np.zeros((max(512, 4 * num_envs), k.LOG + 2 * config.players), np.int64)
         self._events: list[np.ndarray] = []
-        self._columns: dict[tuple[str, ...], np.ndarray] = {}
+        self._tables: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
         self.config_digest = config_digest(config)
 
     @property
@@ -132,16 +124,16 @@ class Generals:
         played = 0
         if all(user is None for user in self._callables):
             while played < max_ticks:
-                ticks = self._run(sink, k.BOTH, max_ticks - played)
+                ticks = self._run(sink, BOTH, max_ticks - played)
                 played += ticks
                 if not self._drain_log() or ticks == 0:
                     break
             return played
         while played < max_ticks:
-            if self._run(sink, k.OBSERVE, 1) == 0 and not self._arrays.game[:, r.ACTIVE].any():
+            if self._run(sink, OBSERVE, 1) == 0 and not self._arrays.one[:, r.ACTIVE].any():
                 break
             self._ask_users()
-            self._run(sink, k.APPLY, 1)
+            self._run(sink, APPLY, 1)
             self._drain_log()
             played += 1
         return played
@@ -153,7 +145,7 @@ class Generals:
         """
         if self._control[k.OPEN_GAMES] == 0:
             return True
-        self._run(sink, k.FINISH, 1)
+        self._run(sink, FINISH, 1)
         self._drain_log()
         return bool(self._control[k.OPEN_GAMES] == 0)
 
@@ -191,22 +183,30 @@ class Generals:
                 f"which may take {2 * self.num_envs}; use larger blocks or fewer games"
             )
 
-    def _columns_of(self, sink: RowSink) -> np.ndarray:
+    def _tables_of(self, sink: RowSink) -> tuple[np.ndarray, np.ndarray]:
+        """`columns` and `copies` for the kernel. Columns that the game does not know are cleared."""
         names = tuple(column.name for column in sink.columns)
-        found = self._columns.get(names)
+        found = self._tables.get(names)
         if found is None:
-            known = [names.index(name) if name in names else -1 for name in _COLUMN_NAMES]
-            others = [index for index, name in enumerate(names) if name not in _COLUMN_NAMES]
-            found = self._columns[names] = np.array(known + others, np.int64)
+            missing = [name for name in _STAMPED if name not in names]
+            if missing:
+                raise UsageError(f"the sink has no column {missing[0]!r}; make it from a schema of the game's fields")
+            sources = self._arrays.sources()
+            copies = [
+                (index, column.row_bytes, *sources.get(column.name, (k.CLEARED, 0))[:2])
+                for index, column in enumerate(sink.columns)
+                if column.name not in _STAMPED
+            ]
+            columns = np.array([names.index(name) for name in _STAMPED], np.int64)
+            found = self._tables[names] = columns, np.array(copies, np.int64).reshape(-1, 4)
         return found
 
     def _run(self, sink: RowSink, phase: int, ticks: int) -> int:
         self._control[k.PHASE], self._control[k.MAX_TICKS] = phase, ticks
-        a = self._arrays
-        k.play(
-            a.rules, self._kinds, a.game, a.players, a.army, a.board, a.view, a.view_army, a.notes, a.scratch, a.random,
-            self._actions, self.counter.words, self._control, self._log,
-            sink.memory, sink.base, sink.position, sink.capacity, sink.widths, sink.policy, self._columns_of(sink),
+        a, (columns, copies) = self._arrays, self._tables_of(sink)
+        play(
+            a.rules, a.games, a.scratch, self._kinds, self._actions, self.counter.words, self._control, self._log,
+            sink.memory, sink.base, sink.position, sink.capacity, sink.policy, columns, copies,
         )  # fmt: skip
         return int(self._control[k.TICKS])
 
@@ -220,7 +220,7 @@ class Generals:
     def _ask_users(self) -> None:
         """Call every user policy once, for all its players in all games of this tick."""
         a = self._arrays
-        active = a.game[:, r.ACTIVE] == 1
+        active = a.one[:, r.ACTIVE] == 1
         asked: list[Callable[..., Any]] = []
         for policy in self._callables:
             if policy is None or any(policy is other for other in asked):
@@ -228,7 +228,7 @@ class Generals:
             asked.append(policy)
             mine = [player for player in range(self.players) if self._callables[player] is policy]
             slots = [np.flatnonzero(active & (a.players[:, player, r.ALIVE] == 1)) for player in mine]
-            seen = [observation(a, self.config, s, player) for s, player in zip(slots, mine, strict=True)]
+            seen = [a.observation(s, player) for s, player in zip(slots, mine, strict=True)]
             batch = {name: np.concatenate([part[name] for part in seen]) for name in seen[0]}
             where = np.concatenate(slots)
             who = np.concatenate([np.full(len(s), player, np.uint16) for s, player in zip(slots, mine, strict=True)])
@@ -238,8 +238,8 @@ class Generals:
             returned = policy(
                 {name.removeprefix("observation/"): values for name, values in batch.items()},
                 mask,
-                a.game[where, r.EPISODE].view(np.uint64),
-                a.game[where, r.TURN].astype(np.uint32),
+                a.one[where, r.EPISODE].view(np.uint64),
+                a.one[where, r.TURN].astype(np.uint32),
                 who,
             )
             name = self.policy_names[mine[0]]
