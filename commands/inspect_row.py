@@ -29,10 +29,9 @@ def show_row(run: Run, episode: int, player: int, step: int, fog: bool) -> None:
     if view is not None:
         show_board(view, move)
     _show_fields(run, row, drawn=view is not None)
-    if fog and view is not None:
-        output.hint(f"--step {step + 1} · --fog off · expkit replay {run.path} --episode {episode} --step {step}")
-    else:
-        output.hint(f"--step {step + 1} · expkit replay {run.path} --episode {episode} --step {step}")
+    steps = [] if bool(row["is_last"]) else [f"--step {step + 1}"]
+    other = ["--fog off" if fog else "--fog on"] if view is not None else []
+    output.hint(" · ".join([*steps, *other, f"expkit replay {run.path} --episode {episode} --step {step}"]))
 
 
 def row_as_json(run: Run, episode: int, player: int, step: int) -> dict[str, Any]:

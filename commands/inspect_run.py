@@ -119,7 +119,7 @@ def _episodes_line(summary: Summary) -> str:
     drawn = summary.ended.get("terminated", 0) - summary.won
     parts += [f"{drawn:,} terminated without a winner"] if drawn else []
     parts += [f"{summary.ended[how]:,} {how}" for how in ("truncated", "interrupted") if summary.ended.get(how)]
-    return f"{summary.episodes:,} episodes" + (f": {', '.join(parts)}" if parts else "")
+    return f"{summary.episodes:,} episode{'s' * (summary.episodes != 1)}" + (f": {', '.join(parts)}" if parts else "")
 
 
 def ledger_line(entries: list[Balance]) -> list[output.Piece]:

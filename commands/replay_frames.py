@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from expkit.commands import output
+from expkit.commands.contract import printable
 from expkit.commands.inspect_row import keys_as_json, move_of
 from expkit.games.generals import draw
 from expkit.runs.playback import Frame, Playback
 from expkit.runs.read import Run
 
 Line = list[output.Piece]
+_NAME_ROOM = 16
 
 
 def board_of(frame: Frame, player: int | None) -> draw.View | None:
@@ -46,27 +48,38 @@ def frame_lines(
             if player in (None, number):
                 lines += _field_lines(run, row)
     lines.append([])
+    names = {
+        number: f"{draw.letter(number) if view is not None else number} {_policy(run, row)}"
+        for number, row in frame.rows.items()
+    }
+    room = max((len(name) for name in names.values()), default=0)
     for number, row in frame.rows.items():
-        lines.append(_player_line(run, number, row, view is not None, number == player))
+        lines.append(_player_line(number, row, names[number].ljust(room + 1), number == player))
     return lines
 
 
-def _player_line(run: Run, player: int, row: dict[str, Any], board: bool, shown: bool) -> Line:
-    """`a hunter v0  24 tiles 310 armies  (5,3) right, full  reward 0`."""
+def _policy(run: Run, row: dict[str, Any]) -> str:
+    """Name and version, with nothing in it that a terminal would obey."""
     policy = int(row["policy"])
     name = run.policies[policy].name if policy < len(run.policies) else f"policy {policy}"
-    letter = draw.letter(player) if board else str(player)
-    line: Line = [(f"{letter} {name} v{int(row['policy_version'])}".ljust(16), draw.color_of(player))]
+    name = printable(name)
+    short = name if len(name) <= _NAME_ROOM else f"{name[: _NAME_ROOM - 1]}…"
+    return f"{short} v{int(row['policy_version'])}"
+
+
+def _player_line(player: int, row: dict[str, Any], name: str, shown: bool) -> Line:
+    """`a hunter v0  24 tiles 310 armies  (5,3) right, full  reward 0`."""
+    line: Line = [(name, draw.color_of(player))]
     army, land = row.get("observation/total_army"), row.get("observation/total_land")
     if army is not None and land is not None and player < len(army):
-        line.append(f"{int(land[player]):>4} tiles {int(army[player]):>6,} armies  ")
+        line.append(f"{int(land[player]):>3} tiles {int(army[player]):>5,} armies  ")
     view = draw.view_of(row)
     move = move_of(row, view)
     if bool(row["is_last"]):
         line.append(("last row", "dim"))
         return line
     if move is not None:
-        line.append(str(move).ljust(20))
+        line.append(str(move).ljust(18))
     elif "action" in row and not np.ndim(row["action"]):
         line.append(f"action {row['action']}  ")
     line.append((f" reward {float(row['reward']):g}", "" if row["reward"] else "dim"))

@@ -169,7 +169,7 @@ class Watcher:
         share = (self._index + 1) / max(len(self._playback), 1)
         line: Line = []
         for key, what in KEYS:
-            line += [(key, "bold"), (f" {what}   ", "dim")]
+            line += [(key, "bold"), (f" {what}  ", "dim")]
         return [[(output.bar(share, max(columns - 2, 10)), "cyan")], line]
 
     def _ansi(self, line: Line, columns: int) -> str:

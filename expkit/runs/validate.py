@@ -38,7 +38,7 @@ def validate_shard(path: Path, level: Level = "full") -> tuple[list[Finding], in
     """Findings in one shard file by itself, and its rows (0 when it cannot be opened)."""
     findings = [
         _of_file(f"{path.resolve().parent.name}/{path.stem}", found)
-        for found in check_shard(path, full=level == "full")
+        for found in check_shard(path, deep=level == "full")
     ]
     try:
         with ShardReader(path) as reader:
@@ -63,7 +63,7 @@ def validate_run(run: Run, level: Level = "full") -> Iterator[Finding]:
     """Every finding, as it is found. Nothing in the run is changed, and nothing in it makes this raise."""
     yield from _check_folder(run)
     for position, shard in enumerate(run.shard_paths):
-        for found in check_shard(run._current_path(position), full=level == "full"):
+        for found in check_shard(run._current_path(position), deep=level == "full"):
             yield _of_file(shard.name, found)
     yield from _check_ledger(run)
     if level == "full":
