@@ -127,7 +127,7 @@ def _wide_column(task, order, rows, hashes, zeros, positions, values, segments, 
     address, width, itemsize, keys = task[ADDRESS], task[WIDTH], task[ITEMSIZE], task[KEYS]
     frame, place = task[FRAME_ROWS], task[PLACE]
     limit = rows * width // 8
-    shift = trailing_zeros(np.uint64(itemsize))
+    shift: int = trailing_zeros(np.uint64(itemsize))
     items = width >> shift
     begun = used
     size = np.int64(0)
@@ -259,7 +259,7 @@ def replay_frame(payload, size, width, itemsize, frame_rows, wanted, target):
             if not pending:
                 if change == changes:
                     break
-                gap = 1
+                gap = np.int64(1)
                 while True:
                     if gap_at >= gap_end:
                         return 1

@@ -39,13 +39,13 @@ def order_rows(episodes, steps, rows, order, slots, number, first, count, place)
     rising = True
     for row in range(rows):
         episode = load8(episodes, row * 8)
-        at = np.int64((episode * _MULTIPLIER) >> shift)
-        while slots[at] >= 0 and number[slots[at]] != episode:
-            at = (at + 1) & mask
-        run = slots[at]
+        bucket = np.int64((episode * _MULTIPLIER) >> shift)
+        while slots[bucket] >= 0 and number[slots[bucket]] != episode:
+            bucket = (bucket + 1) & mask
+        run = slots[bucket]
         if run < 0:
             run = runs
-            slots[at] = run
+            slots[bucket] = run
             number[run] = episode
             count[run] = 0
             if run > 0 and number[run - 1] > episode:

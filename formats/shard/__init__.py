@@ -1,6 +1,8 @@
 """The native shard file: see SPEC.md for the bytes, ShardWriter and ShardReader for their use."""
 
 from expkit.formats.shard.blocks import BlockInfo, Statistics
+from expkit.formats.shard.check import check_shard
+from expkit.formats.shard.digest import RowHasher
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.layout import VERSION, Finding
 from expkit.formats.shard.read import ShardReader
@@ -12,7 +14,9 @@ __all__ = [
     "BlockInfo",
     "EncodedBlock",
     "Finding",
+    "RowHasher",
     "ShardReader",
     "ShardWriter",
     "Statistics",
+    "check_shard",
 ]

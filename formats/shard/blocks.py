@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from zlib import crc32
 
@@ -15,6 +16,7 @@ from expkit.formats.shard.layout import (
     BLOCK,
     CAUSE,
     COLUMN,
+    ENVELOPE,
     FRAME,
     HAS_NAN,
     MAX_BLOCK_BYTES,
@@ -52,8 +54,13 @@ class BlockInfo:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the record's head and body."""
-        return self.head_bytes + self.body_bytes
+        """Bytes of the whole record."""
+        return ENVELOPE.size + self.head_bytes + self.body_bytes
+
+    @property
+    def body_offset(self) -> int:
+        """Where in the file the column bytes begin."""
+        return self.offset + ENVELOPE.size + self.head_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class BlockHead:
 
     player: int
     rows: int
-    ranges: tuple[int, ...]
+    ranges: tuple[int, int, int, int, int, int, int, int]
     dropped: dict[str, int]
     runs: np.ndarray
     columns: np.ndarray
@@ -122,7 +129,7 @@ def parse_head(head: bytes, body_bytes: int, schema: Schema) -> BlockHead:
     _need(body_at[-1] == body_bytes, "its frames do not fill the body")
     for column, entry in zip(schema.columns, columns, strict=True):
         _check_column(column, entry, rows)
-    return BlockHead(player, rows, tuple(ranges), dropped, run_table, columns, frames, first_frame, body_at)
+    return BlockHead(player, rows, (*ranges,), dropped, run_table, columns, frames, first_frame, body_at)
 
 
 def _check_column(column: Column, entry: np.void, rows: int) -> None:
@@ -254,7 +261,7 @@ def _join(payloads: Sequence[np.ndarray]) -> np.ndarray:
     if (
         last.ctypes.data + len(last) - first.ctypes.data == total
         and first.base is not None
-        and all(a.ctypes.data + len(a) == b.ctypes.data for a, b in zip(payloads, payloads[1:], strict=False))
+        and all(a.ctypes.data + len(a) == b.ctypes.data for a, b in pairwise(payloads))
     ):
         return np.lib.stride_tricks.as_strided(first, (total,), (1,), writeable=False)
     return np.concatenate(payloads)
@@ -262,7 +269,7 @@ def _join(payloads: Sequence[np.ndarray]) -> np.ndarray:
 
 def expand(plans: Sequence[ColumnPlan], payloads: Sequence[Sequence[memoryview]]) -> list[list[np.ndarray]]:
     """Decompress all frames of all `plans` with one release of the GIL. Raises ShardError naming the column."""
-    packed: list[memoryview] = []
+    packed: list[bytes | bytearray | memoryview[int]] = []
     sizes: list[int] = []
     for plan, pieces in zip(plans, payloads, strict=True):
         try:
@@ -281,7 +288,10 @@ def expand(plans: Sequence[ColumnPlan], payloads: Sequence[Sequence[memoryview]]
         except (zstandard.ZstdError, ValueError, TypeError) as error:
             names = ", ".join(plan.column.name for plan in plans)
             raise ShardError(f"{names}: does not decompress: {error}") from None
-        whole = [np.frombuffer(piece, np.uint8) for piece in expanded]
+        whole = [
+            np.frombuffer(expanded[place], np.uint8)  # type: ignore[call-overload]
+            for place in range(len(packed))
+        ]
     out: list[list[np.ndarray]] = []
     at = 0
     for plan, pieces in zip(plans, payloads, strict=True):

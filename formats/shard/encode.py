@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -10,6 +11,7 @@ import numpy as np
 import zstandard
 
 from expkit.errors import SchemaError
+from expkit.formats.shard.digest import RowHasher
 from expkit.formats.shard.layout import (
     BLOCK,
     CAUSE,
@@ -25,7 +27,7 @@ from expkit.formats.shard.layout import (
 )
 from expkit.kernels.bits import BITS, CONSTANT, DELTA, NONE, PLANES
 from expkit.kernels.changes import encode_columns
-from expkit.kernels.digest import key_stream, nh_row, sum_runs
+from expkit.kernels.digest import key_stream, sum_runs
 from expkit.kernels.sort import find_runs, order_rows
 from expkit.layout import aligned_empty
 from expkit.schema import Column, Schema
@@ -34,6 +36,7 @@ WIDE_BYTES = 32  # a column of at least so many bytes a row is framed
 _FRAME_TARGET = 64 << 10  # frames of narrower columns hold more rows, until they have so many bytes
 _FRAME_MOST = 4 << 20
 _ALIGN = 64
+_U64 = (1 << 64) - 1
 # Delta for what rises along a sorted block
 _DELTA_KEYS = ("episode", "step", "time_ns")
 
@@ -90,7 +93,7 @@ class BlockEncoder:
         self._columns = schema.columns
         self._names = [column.name for column in self._columns]
         self._keys = [key_stream(column.name, column.row_bytes) for column in self._columns]
-        self._player_key = key_stream("player", 8)
+        self._hasher = RowHasher(schema)
         self._zeros = np.zeros(max(column.row_bytes for column in self._columns), np.uint8)
         self._wide = [column.row_bytes >= WIDE_BYTES for column in self._columns]
         self._frames = [
@@ -175,7 +178,7 @@ class BlockEncoder:
         self._reserve(rows)
         runs = self._sort(arrays[0], arrays[1], rows)
         self._tasks[:, 0] = [array.ctypes.data for array in arrays]
-        start = nh_row(np.array([player], np.uint64).ctypes.data, 8, self._player_key.ctypes.data)
+        start = self._hasher.start(player)
         used = encode_columns(
             self._tasks, rows, self._order, start, self._hashes, self._zeros.ctypes.data, self._positions,
             self._values, self._work.ctypes.data, self._segments, self._outcome,
@@ -186,38 +189,37 @@ class BlockEncoder:
     def _pack(
         self, player: int, arrays: list[np.ndarray], rows: int, runs: int, used: int, dropped: dict[str, int]
     ) -> EncodedBlock:
-        plain = memoryview(self._work)
         sizes = self._segments[:used]
-        packed: list[memoryview] = []
+        packed: Sequence[bytes] = []
         if used:
-            source = zstandard.BufferWithSegments(self._work, sizes.tobytes())
-            packed = [memoryview(piece) for piece in self._compressor.multi_compress_to_buffer(source)]
-        table = np.zeros(len(arrays), COLUMN)
-        body: list[bytes | memoryview] = []
-        frames: list[tuple[int, int]] = []
+            source = zstandard.BufferWithSegments(self._work, sizes.tobytes())  # type: ignore[arg-type]
+            pieces = self._compressor.multi_compress_to_buffer(source)
+            packed = [pieces[place].tobytes() for place in range(used)]
+        table: list[tuple[int, ...]] = []
+        body: list[bytes] = []
         at = 0
         first_row = int(self._order[0])
         for index, (column, (chosen, count)) in enumerate(zip(self._columns, self._outcome.tolist(), strict=True)):
-            pieces: list[bytes | memoryview] = list(packed[at : at + count])
-            entry = table[index]
+            frame_rows, compression = self._frames[index] or rows, RAW
+            frames = packed[at : at + count]
             if chosen == CONSTANT:
                 value = arrays[index][first_row : first_row + 1]
-                pieces = [value.astype(bool).tobytes() if column.dtype == bool else value.tobytes()]
-                entry["compression"] = RAW
-            elif sum(map(len, pieces)) < int(sizes[at : at + count, 1].sum()):
-                entry["compression"] = ZSTD
+                frames, frame_rows = [(value != 0 if column.dtype == bool else value).tobytes()], rows
+            elif sum(map(len, frames)) < int(sizes[at : at + count, 1].sum()):
+                compression = ZSTD
             else:
-                pieces = [bytes(plain[a : a + n]) for a, n in sizes[at : at + count].tolist()]
-                entry["compression"] = RAW
-            entry["filter"] = chosen
-            entry["frame_rows"] = self._frames[index] if self._wide[index] and chosen != CONSTANT else rows
-            entry["frames"] = len(pieces)
-            self._statistics(entry, index, column, rows)
-            frames += [(len(piece), crc32(piece)) for piece in pieces]
-            body += pieces
+                frames = [self._work[start : start + n].tobytes() for start, n in sizes[at : at + count].tolist()]
+            flags, nulls, low, high = (0, 0, 0, 0)
+            if not column.items:
+                values = self._gathered(index, column, 1 if chosen == CONSTANT else rows)
+                flags, low, high = statistics_of_values(values)
+                if column.is_validity:
+                    nulls = rows - int(np.count_nonzero(values)) * (rows // len(values))
+            table.append((chosen, compression, flags, 0, frame_rows, len(frames), nulls, low, high))
+            body += frames
             at += count
         table_of_runs = self._run_table(runs)
-        ranges = self._ranges(table, table_of_runs)
+        ranges = self._ranges(table)
         causes = {cause: count for cause, count in dropped.items() if count}
         names = {cause: cause.encode()[:255] for cause in causes}
         head = b"".join(
@@ -225,11 +227,11 @@ class BlockEncoder:
                 BLOCK.pack(player, len(arrays), rows, runs, len(causes), 0, *ranges),
                 *(CAUSE.pack(count, len(names[cause])) + names[cause] for cause, count in causes.items()),
                 table_of_runs.tobytes(),
-                table.tobytes(),
-                np.array(frames, FRAME).tobytes(),
+                np.array(table, COLUMN).tobytes(),
+                np.array([(len(frame), crc32(frame)) for frame in body], FRAME).tobytes(),
             ]
         )
-        episodes = {int(run["episode"]): (int(run["rows"]), int(run["digest"])) for run in table_of_runs}
+        episodes = {run[0]: (run[2], run[5]) for run in table_of_runs.tolist()}
         return EncodedBlock(player, rows, head, b"".join(body), episodes, ranges, causes)
 
     def _gathered(self, index: int, column: Column, rows: int) -> np.ndarray:
@@ -237,29 +239,6 @@ class BlockEncoder:
         place = int(self._tasks[index, 5]) - self._work.ctypes.data
         raw = self._work[place : place + rows * column.row_bytes]
         return raw.view(column.dtype).reshape(column.shape(rows))
-
-    def _statistics(self, entry: np.void, index: int, column: Column, rows: int) -> None:
-        """Smallest and largest value of a scalar column; NaN is left out and flagged."""
-        if column.items:
-            return
-        values = self._gathered(index, column, rows)
-        kind = column.dtype.kind
-        low, high = np.fmin.reduce(values), np.fmax.reduce(values)
-        flags = STATS
-        if kind == "f":
-            if np.isnan(values).any():
-                flags |= HAS_NAN
-            if np.isnan(low):
-                flags &= ~STATS
-                low = high = 0.0
-            entry["low"], entry["high"] = np.array([low, high], "<f8").view("<u8")
-        elif kind == "i":
-            entry["low"], entry["high"] = np.array([low, high], "<i8").view("<u8")
-        else:
-            entry["low"], entry["high"] = int(low), int(high)
-        entry["flags"] = flags
-        if column.is_validity:
-            entry["nulls"] = rows - int(np.count_nonzero(values))
 
     def _run_table(self, runs: int) -> np.ndarray:
         table = np.empty(runs, RUN)
@@ -272,11 +251,27 @@ class BlockEncoder:
         table["digest"] = self._sums[:runs]
         return table
 
-    def _ranges(self, table: np.ndarray, runs: np.ndarray) -> tuple[int, ...]:
+    def _ranges(self, table: list[tuple[int, ...]]) -> tuple[int, ...]:
         """Smallest and largest episode, step, policy_version and time_ns of the block."""
         out: list[int] = []
         for name in ("episode", "step", "policy_version", "time_ns"):
-            entry = table[self._names.index(name)]
-            pair = np.array([entry["low"], entry["high"]], "<u8")
-            out += (pair.view("<i8") if name == "time_ns" else pair).tolist()
+            pair = table[self._names.index(name)][-2:]
+            out += [_signed(value) for value in pair] if name == "time_ns" else pair
         return tuple(out)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def statistics_of_values(values: np.ndarray) -> tuple[int, int, int]:
+    """(flags, low, high) of a scalar column; both as the 64 bits of a u64, i64 or f64. NaN is left out, flagged."""
+    if values.dtype.kind != "f":
+        return STATS, int(values.min()) & _U64, int(values.max()) & _U64
+    low, high = float(values.min()), float(values.max())
+    flags = STATS
+    if low != low:
+        low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
+        flags = HAS_NAN | STATS if low == low else HAS_NAN
+        low, high = (low, high) if low == low else (0.0, 0.0)
+    return flags, *struct.unpack("<QQ", struct.pack("<dd", low, high))

@@ -24,7 +24,6 @@ from expkit.formats.shard.blocks import (
     verify_frames,
 )
 from expkit.formats.shard.layout import (
-    ENVELOPE,
     KIND_BLOCK,
     KIND_DROPS,
     KIND_EPISODES,
@@ -106,6 +105,16 @@ class ShardReader:
         return self._file.size
 
     @property
+    def names(self) -> list[str]:
+        """Names of all stored columns."""
+        return list(self._names)
+
+    @property
+    def indexed_records(self) -> list[tuple[int, int]]:
+        """(offset, kind) of the records that are no blocks, as the footer lists them."""
+        return [] if self._file.footer is None else list(self._file.footer.records)
+
+    @property
     def rows(self) -> int:
         return sum(block.rows for block in self.blocks)
 
@@ -131,7 +140,7 @@ class ShardReader:
                 except ShardError as error:
                     self._file.note("file/block", f"record at {envelope.offset:,}: {error}", block=len(self.blocks))
                     continue
-                self.blocks.append(_info(len(self.blocks), envelope, parsed))
+                self.blocks.append(block_info(len(self.blocks), envelope, parsed))
             elif envelope.kind in (KIND_EPISODES, KIND_META, KIND_DROPS):
                 self._pending.append((envelope.offset, envelope.kind))
             elif envelope.kind != KIND_FOOTER:
@@ -148,7 +157,7 @@ class ShardReader:
             self.closed = self._file.footer is not None
         return len(self.blocks) - before
 
-    def _load(self) -> None:
+    def load_records(self) -> None:
         """Read the JSON records not read yet; a damaged one becomes a finding."""
         pending, self._pending = self._pending, []
         for offset, kind in pending:
@@ -172,23 +181,23 @@ class ShardReader:
 
     @property
     def episode_starts(self) -> list[EpisodeStart]:
-        self._load()
+        self.load_records()
         return self._starts
 
     @property
     def episode_ends(self) -> list[EpisodeEnd]:
-        self._load()
+        self.load_records()
         return self._ends
 
     @property
     def metas(self) -> list[dict[str, Any]]:
-        self._load()
+        self.load_records()
         return self._metas
 
     @property
     def drops(self) -> dict[int, dict[str, int]]:
         """Rows dropped, by player and cause: of blocks and of drop records together."""
-        self._load()
+        self.load_records()
         out: dict[int, dict[str, int]] = {}
         for player, causes in [*self._drops, *((block.player, block.dropped) for block in self.blocks)]:
             for cause, rows in causes.items():
@@ -221,7 +230,7 @@ class ShardReader:
             if record is None or record[0].kind != KIND_BLOCK:
                 raise ShardError("the block's header is damaged")
             parsed = parse_head(record[1], record[0].body_bytes, self.schema)
-            if _info(index, record[0], parsed) != info:
+            if block_info(index, record[0], parsed) != info:
                 raise ShardError("the block is not the one the index speaks of")
         except ShardError as error:
             self._file.note("file/block", str(error), block=index, player=info.player)
@@ -284,8 +293,7 @@ class ShardReader:
             plans.append(ColumnPlan(column, self._names[name], head, wanted))
         if wanted is not None and not len(wanted):
             return {plan.column.name: np.empty(plan.column.shape(0), plan.column.dtype) for plan in plans}
-        body = info.offset + ENVELOPE.size + info.head_bytes
-        payloads = [self._pieces(body, head, plan) for plan in plans]
+        payloads = [self._pieces(info.body_offset, head, plan) for plan in plans]
         if self.verify:
             for plan, pieces in zip(plans, payloads, strict=True):
                 try:
@@ -297,12 +305,21 @@ class ShardReader:
         except ShardError as error:
             raise self._lost(info, None, error) from None
         out = {}
-        for plan, pieces in zip(plans, expanded, strict=True):
+        for plan, arrays in zip(plans, expanded, strict=True):
             try:
-                out[plan.column.name] = plan.decode(pieces)
+                out[plan.column.name] = plan.decode(arrays)
             except ShardError as error:
                 raise self._lost(info, plan.column.name, error) from None
         return out
+
+    def verify_column(self, index: int, name: str) -> None:
+        """Compare the checksums of a column's frames without decompressing it. Raises ShardError."""
+        head, info = self.head(index), self.blocks[index]
+        plan = ColumnPlan(self.schema.column(name), self._names[name], head, None)
+        try:
+            verify_frames(head, plan, self._pieces(info.body_offset, head, plan))
+        except ShardError as error:
+            raise self._lost(info, name, error) from None
 
     def _pieces(self, body: int, head: BlockHead, plan: ColumnPlan) -> list[memoryview]:
         """The stored frames of a plan: one read for frames side by side."""
@@ -320,8 +337,7 @@ class ShardReader:
         return ShardError(f"{self.path} block {info.index} player {info.player}{name}: {error}")
 
 
-def _info(index: int, envelope: Envelope, head: BlockHead) -> BlockInfo:
-    return BlockInfo(
-        index, envelope.offset, envelope.head_bytes, envelope.body_bytes, envelope.sequence, head.player, head.rows,
-        *head.ranges, head.dropped,
-    )  # fmt: skip
+def block_info(index: int, envelope: Envelope, head: BlockHead) -> BlockInfo:
+    """What the index says of a block, from its record."""
+    place = (index, envelope.offset, envelope.head_bytes, envelope.body_bytes, envelope.sequence)
+    return BlockInfo(*place, head.player, head.rows, *head.ranges, head.dropped)

@@ -1,0 +1,158 @@
+"""Everything about a shard file that can be checked from the file alone, as a stream of findings.
+
+Rules: file/open, file/header, file/schema, file/trailer, file/footer, file/record, file/tail, file/sequence,
+file/block, file/checksum, file/column, file/index, file/order, file/statistics, file/digest, file/unknown-kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+
+import numpy as np
+
+from expkit.errors import ShardError
+from expkit.formats.shard.blocks import BlockHead, BlockInfo, parse_head
+from expkit.formats.shard.digest import RowHasher, sum_by_run
+from expkit.formats.shard.encode import statistics_of_values
+from expkit.formats.shard.layout import KIND_BLOCK, KIND_FOOTER, Finding, Severity
+from expkit.formats.shard.read import ShardReader, block_info
+from expkit.formats.shard.records import RecordFile
+from expkit.schema import Schema
+
+_U64 = 0xFFFFFFFFFFFFFFFF
+
+
+def check_shard(path: str | PathLike[str], deep: bool = True, schema: Schema | None = None) -> Iterator[Finding]:
+    """Walk a file and give every finding; none means that every byte is accounted for and sound.
+
+    Always: headers, records, their numbers, the index, the checksums of all column bytes. With `deep` the rows are
+    decoded too, and their order, statistics and digests recomputed. What is in the file raises nothing; NotThere for
+    a file that does not exist. `schema` serves when the file's own copies are lost.
+    """
+    try:
+        reader = ShardReader(path, schema=schema)
+    except ShardError as error:
+        yield Finding("error", "file/open", str(path), None, None, None, str(error))
+        return
+    with reader:
+        reader.load_records()
+        told = list(reader.findings)
+        yield from told
+        yield from _check_records(reader, {(finding.rule, finding.message) for finding in told})
+        hasher = RowHasher(reader.schema)
+        for block in reader.blocks:
+            yield from _check_block(reader, block, hasher if deep else None)
+
+
+def _finding(
+    reader: ShardReader,
+    rule: str,
+    message: str,
+    block: BlockInfo | None = None,
+    column: str | None = None,
+    severity: Severity = "error",
+) -> Finding:
+    place, player = (None, None) if block is None else (block.index, block.player)
+    return Finding(severity, rule, reader.path, place, column, player, message)
+
+
+def _check_records(reader: ShardReader, told: set[tuple[str, str]]) -> Iterator[Finding]:
+    """Records one after another: their numbers, nothing between them, and the index against them."""
+    file = RecordFile(reader.path, reader.schema)
+    try:
+        blocks: list[BlockInfo] = []
+        others: list[tuple[int, int]] = []
+        sums: dict[tuple[int, int], tuple[int, int]] = {}
+        following = 0
+        for envelope, head in file.walk():
+            if envelope.sequence != following:
+                yield _finding(
+                    reader,
+                    "file/sequence",
+                    f"record {envelope.sequence} at {envelope.offset:,} where record {following} was next",
+                )
+            following = envelope.sequence + 1
+            if envelope.kind == KIND_BLOCK:
+                try:
+                    parsed = parse_head(head, envelope.body_bytes, reader.schema)
+                except ShardError as error:
+                    yield _finding(reader, "file/block", f"record at {envelope.offset:,}: {error}")
+                    continue
+                blocks.append(block_info(len(blocks), envelope, parsed))
+                for episode, _, rows, _, _, digest in parsed.runs.tolist():
+                    before = sums.get((episode, parsed.player), (0, 0))
+                    sums[episode, parsed.player] = (before[0] + rows, (before[1] + digest) & _U64)
+            elif envelope.kind != KIND_FOOTER:
+                others.append((envelope.offset, envelope.kind))
+        yield from (finding for finding in file.findings if (finding.rule, finding.message) not in told)
+        if not reader.closed:
+            if file.tail_bytes:
+                yield _finding(
+                    reader,
+                    "file/tail",
+                    f"the last {file.tail_bytes:,} bytes belong to a record that was not finished",
+                    severity="warning",
+                )
+            return
+        if blocks != reader.blocks:
+            yield _finding(reader, "file/index", "the index in the footer does not list the blocks of the file")
+        if sorted(others) != sorted(reader.indexed_records):
+            yield _finding(reader, "file/index", "the index in the footer does not list the records of the file")
+        if sums != reader.digests:
+            yield _finding(reader, "file/index", "the digests in the footer are not those of the blocks")
+        if reader.rows != sum(block.rows for block in blocks):
+            yield _finding(reader, "file/index", f"the footer counts {reader.rows:,} rows, the blocks others")
+    finally:
+        file.close()
+
+
+def _check_block(reader: ShardReader, block: BlockInfo, hasher: RowHasher | None) -> Iterator[Finding]:
+    """One block's head and columns, each column by itself so that one that is lost hides no other."""
+    try:
+        head = reader.head(block.index)
+    except ShardError as error:
+        yield _finding(reader, "file/block", str(error).split(": ", 1)[-1], block)
+        return
+    found: dict[str, np.ndarray] = {}
+    for name in reader.names:
+        try:
+            if hasher is None:
+                reader.verify_column(block.index, name)
+            else:
+                found |= reader.read_block(block.index, [name])
+        except ShardError as error:
+            message = str(error).split(": ", 1)[-1]
+            yield _finding(reader, "file/checksum" if "checksum" in message else "file/column", message, block, name)
+    if hasher is not None:
+        yield from _check_rows(reader, block, head, found, hasher)
+
+
+def _check_rows(
+    reader: ShardReader, block: BlockInfo, head: BlockHead, found: dict[str, np.ndarray], hasher: RowHasher
+) -> Iterator[Finding]:
+    """Order, runs, statistics and digests against the decoded rows."""
+    for column, entry in zip(reader.schema.columns, head.columns, strict=True):
+        if column.items or column.name not in found:
+            continue
+        values = found[column.name]
+        nulls = int(len(values) - np.count_nonzero(values)) if column.is_validity else 0
+        stored = (int(entry["flags"]), int(entry["low"]), int(entry["high"]), int(entry["nulls"]))
+        if (*statistics_of_values(values), nulls) != stored:
+            yield _finding(
+                reader, "file/statistics", "smallest and largest value are not those stored", block, column.name
+            )
+    if "episode" in found and "step" in found:
+        episodes, steps, runs = found["episode"], found["step"], head.runs
+        first = runs["first_row"].astype(np.int64)
+        last = first + runs["rows"] - 1
+        rising = (np.diff(runs["episode"]) > 0).all() if len(runs) > 1 else True
+        same = np.array_equal(np.repeat(runs["episode"], runs["rows"]), episodes)
+        ordered = (steps[1:] >= steps[:-1])[np.diff(episodes) == 0].all()
+        edges = np.array_equal(steps[first], runs["first_step"]) and np.array_equal(steps[last], runs["last_step"])
+        if not (rising and same and ordered and edges):
+            yield _finding(reader, "file/order", "rows are not in the order the block's runs say", block)
+    if len(found) == len(reader.names):
+        hashes = hasher.rows(found, block.player)
+        if not np.array_equal(sum_by_run(hashes, head.runs["first_row"], head.runs["rows"]), head.runs["digest"]):
+            yield _finding(reader, "file/digest", "the digest of the rows is not the one stored", block)

@@ -1,0 +1,46 @@
+"""Row hashes of stored columns, to compare what two files hold whatever their layout (SPEC.md, "Digest")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from expkit.kernels.digest import hash_rows, key_stream, nh_row, sum_runs
+from expkit.schema import Schema
+
+
+class RowHasher:
+    """Hashes rows of one schema. Safe to share between threads."""
+
+    def __init__(self, schema: Schema):
+        self._columns = schema.columns
+        self._keys = [key_stream(column.name, column.row_bytes) for column in self._columns]
+        self._player_key = key_stream("player", 8)
+
+    def start(self, player: int) -> np.uint64:
+        """What the player, which is no stored column, adds to each row's sum."""
+        word = np.array([player], np.uint64)
+        return np.uint64(nh_row(word.ctypes.data, 8, self._player_key.ctypes.data))
+
+    def rows(self, columns: Mapping[str, np.ndarray], player: int) -> np.ndarray:
+        """uint64 (rows,): the hash of each row of the stored `columns`, which must be all of the schema's."""
+        arrays = [np.ascontiguousarray(columns[column.name]) for column in self._columns]
+        rows = len(arrays[0])
+        table = np.array(
+            [
+                (array.ctypes.data, column.row_bytes, keys.ctypes.data)
+                for array, column, keys in zip(arrays, self._columns, self._keys, strict=True)
+            ],
+            np.int64,
+        )
+        out = np.empty(rows, np.uint64)
+        hash_rows(table, rows, self.start(player), out)
+        return out
+
+
+def sum_by_run(hashes: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """uint64 (runs,): the wrapping sum of `hashes` over each run of rows."""
+    out = np.empty(len(first), np.uint64)
+    sum_runs(hashes, first.astype(np.int64), count.astype(np.int64), len(first), out)
+    return out
