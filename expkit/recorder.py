@@ -136,7 +136,6 @@ class Recorder:
             len(names),
             plan,
             overflow=overflow,
-            spill_dir=self.path,
             drain_threads=drain_threads,
             flush_interval=parse_duration(flush_interval),
         )

@@ -8,10 +8,10 @@ An error in either reaches the caller at its next call.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -49,7 +49,6 @@ class BackgroundCollector:
         *,
         producers: int = 1,
         overflow: str = "block",
-        spill_dir: Path | None = None,
         drain_threads: int = 1,
         flush_interval: float = 1.0,
         level: int = 1,
@@ -58,8 +57,9 @@ class BackgroundCollector:
         self.schema = schema
         self.players = players
         self.writer = writer
+        self._spill_dir = writer.run / f"spill-w{writer.writer}" if overflow == "spill" else None
         self.shards = ShardedCollector(
-            schema, players, plan, writer.ledger, producers=producers, overflow=overflow, spill_dir=spill_dir
+            schema, players, plan, writer.ledger, producers=producers, overflow=overflow, spill_dir=self._spill_dir
         )
         self._flush_interval = flush_interval
         self._level = level
@@ -132,6 +132,8 @@ class BackgroundCollector:
         finally:
             for subscription in self._subscriptions:
                 subscription.close()
+            if self._spill_dir is not None:
+                shutil.rmtree(self._spill_dir, ignore_errors=True)  # scratch space; its rows are in the shards now
         if failure is not None:
             raise failure
 

@@ -176,7 +176,6 @@ class Session:
             self.plan,
             producers=self.threads,
             overflow=self.config.buffer.overflow,
-            spill_dir=self.path,
             drain_threads=self._drain_threads,
             flush_interval=float(self.config.shards.flush_interval),
             level=self.config.shards.level,

@@ -85,7 +85,7 @@ class ShardedCollector:
                     players=players,
                     blocks=plan.blocks_per_player,
                     overflow=overflow,
-                    spill_dir=None if spill_dir is None else spill_dir / f"spill-{producer}",
+                    spill_dir=None if spill_dir is None else spill_dir / str(producer),
                     filled=self._filled,
                 )
             )
