@@ -243,7 +243,7 @@ def test_masks_expand_as_the_schema_unpacks() -> None:
 # Packed single-precision instructions on vector registers, on x86 with or without AVX and on 64-bit ARM.
 PACKED_DIVIDE = re.compile(r"v?divps\s.*[xyz]mm|fdiv\s+v\d+\.4s")
 PACKED_CONVERT = re.compile(r"v?cvtdq2ps\s.*[xyz]mm|scvtf\s+v\d+\.4s")
-PACKED_STORE = re.compile(r"v?mov[au]ps\s+%[xyz]mm\d+, .*\(|st[pr]\s+q\d+")
+PACKED_STORE = re.compile(r"v?mov(?:[au]p[sd]|dq[au](?:32|64)?)\s+%[xyz]mm\d+, .*\(|st[pr]\s+q\d+")
 
 
 def test_armies_are_normalised_in_vector_registers() -> None:
