@@ -245,7 +245,7 @@ class Schema:
             if array.dtype != bool:
                 array = array != 0
             if column.packed:
-                return np.packbits(array.reshape(rows, -1), axis=1, bitorder="little")
+                return np.packbits(array.reshape(rows, field.items), axis=1, bitorder="little")
             return array
         return np.ascontiguousarray(_cast(name, array, column.dtype)).reshape(column.shape(rows))
 

@@ -210,7 +210,8 @@ class BlockRing:
     @property
     def full_blocks(self) -> int:
         """Blocks handed over and not yet claimed."""
-        return int(self.control[words.HEAD] - self.control[words.TAIL])
+        waiting = (int(self.control[words.HEAD]) - int(self.control[words.TAIL])) % (1 << 64)  # tickets wrap
+        return waiting if waiting <= self.blocks else 0  # read one after the other, they may have crossed
 
     def wait_full(self, timeout: float | None = None) -> bool:
         """Wait until a full block can be claimed, the ring is closed, or `timeout` seconds are over. Returns whether
