@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expkit.commands import output
-from expkit.commands.inspect_row import episode_as_json, row_as_json, show_episode, show_row
-from expkit.commands.inspect_run import run_as_json, show_run
-from expkit.commands.inspect_shard import shard_as_json, show_shard
 from expkit.commands.options import Episode, Json, Player, RunPaths, Step, expand, expand_runs, is_shard
 from expkit.errors import UsageError
-from expkit.runs.read import Run, open_run
+
+if TYPE_CHECKING:
+    from expkit.runs.read import Run
 
 EXAMPLES = (
     ("expkit inspect sample_data/run", "a run: rows, ledger, fields, distributions, shards"),
@@ -35,6 +34,9 @@ def inspect_(
     json: Json = False,
 ) -> None:
     """What is in runs, a shard, an episode or a row."""
+    from expkit.commands.inspect_run import run_as_json, show_run
+    from expkit.runs.read import open_run
+
     if fog not in ("on", "off"):
         raise UsageError(f"--fog '{fog}' is not understood; use on or off")
     if episode is None and (player is not None or step is not None):
@@ -77,6 +79,8 @@ def _together(pages: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _inspect_shards(shards: list[Path], json: bool) -> None:
+    from expkit.commands.inspect_shard import shard_as_json, show_shard
+
     if json:
         pages = [shard_as_json(path) for path in shards]
         body = pages[0] if len(pages) == 1 else {"shards": pages}
@@ -89,6 +93,8 @@ def _inspect_shards(shards: list[Path], json: bool) -> None:
 
 
 def _inspect_episode(run: Run, number: int, player: int | None, step: int | None, fog: bool, json: bool) -> None:
+    from expkit.commands.inspect_row import episode_as_json, row_as_json, show_episode, show_row
+
     episode = run.find_episode(number)
     if step is None:
         if json:

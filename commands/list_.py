@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expkit.commands import output
 from expkit.commands.options import Json, complete_runs, near
 from expkit.errors import ExpkitError, NotThere
-from expkit.runs.layout import find_runs
-from expkit.runs.read import Run, open_run
 from expkit.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from expkit.runs.read import Run
 
 EXAMPLES = (
     ("expkit list", "the runs under ./runs, or under this folder where there is none"),
@@ -32,6 +33,8 @@ def list_(
     json: Json = False,
 ) -> None:
     """The runs under a folder: state, episodes, rows, age, size."""
+    from expkit.runs.layout import find_runs
+
     root = Path(folder) if folder is not None else Path("runs") if Path("runs").is_dir() else Path()
     if not root.exists():
         raise NotThere(f"there is no {root}{near(str(root))}")
@@ -63,6 +66,8 @@ def list_(
 
 def _describe(path: Path) -> dict[str, Any]:
     """One run for JSON; one that cannot be read is `damaged` and says why, it does not hide the others."""
+    from expkit.runs.read import open_run
+
     try:
         with open_run(path) as run:
             return _read(path, run)

@@ -1,4 +1,8 @@
-"""Options and inputs that several verbs share, so that they look and act the same everywhere."""
+"""Options and inputs that several verbs share, so that they look and act the same everywhere.
+
+Verb modules import what reads runs inside their functions: NumPy and Numba take half a second, and `--help` and
+completion need neither.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expkit.errors import NotThere, UsageError
-from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, find_runs, is_run
 
 if TYPE_CHECKING:
     from expkit.runs.read import Run
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 def complete_runs(incomplete: str) -> list[str]:
     """Run folders that begin with what is typed, and folders on the way to one."""
+    from expkit.runs.layout import is_run
+
     folder, _, start = incomplete.rpartition("/")
     base = Path(folder or ("/" if incomplete.startswith("/") else "."))
     try:
@@ -48,6 +53,8 @@ ConfigFile = Annotated[
 
 def is_shard(path: Path) -> bool:
     """Whether `path` is named like a shard file, published or active."""
+    from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX
+
     return path.is_file() and path.suffix in (SHARD_SUFFIX, ACTIVE_SUFFIX)
 
 
@@ -87,6 +94,8 @@ def near(given: str) -> str:
 
 def expand_runs(paths: list[str]) -> list[Path]:
     """Run folders among and below `paths`. Raises UsageError where there is none, NotThere as `expand`."""
+    from expkit.runs.layout import find_runs, is_run
+
     runs: list[Path] = []
     for path in expand(paths):
         if is_run(path):

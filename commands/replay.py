@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from expkit.commands import output, session
-from expkit.commands.inspect_row import describe_end
 from expkit.commands.options import Episode, Json, RunPath, Step, one_run
-from expkit.commands.replay_frames import frame_as_json, frame_lines
 from expkit.errors import NotThere, UsageError
-from expkit.runs.playback import Playback
-from expkit.runs.read import Run
 from expkit.units import parse_rate
+
+if TYPE_CHECKING:
+    from expkit.runs.playback import Playback
+    from expkit.runs.read import Run
 
 EXAMPLES = (
     ("expkit replay sample_data/run", "watch it; keys are shown below the board"),
@@ -39,6 +40,8 @@ def replay(
     json: Json = False,
 ) -> None:
     """Watch an episode again, or prove that it plays out the same."""
+    from expkit.runs.playback import Playback
+
     speed = parse_rate(rate) if rate is not None else 1.0
     with one_run(run) as opened:
         if verify:
@@ -84,6 +87,8 @@ def _start(run: Run, playback: Playback, player: int | None, step: int | None) -
 
 
 def _write_json(run: Run, playback: Playback, player: int | None, only: int | None) -> None:
+    from expkit.commands.replay_frames import frame_as_json
+
     indices = range(len(playback)) if only is None else [only]
     output.write_json(
         {
@@ -101,8 +106,8 @@ def _write_json(run: Run, playback: Playback, player: int | None, only: int | No
 
 def _print_frames(run: Run, playback: Playback, player: int | None, start: int, only: bool, pace: float | None) -> None:
     """Plain frames, one below the other; at a pace only when a rate was asked for."""
-    import time
-
+    from expkit.commands.inspect_row import describe_end
+    from expkit.commands.replay_frames import frame_lines
     from expkit.commands.replay_player import STEPS_PER_SECOND
 
     moments: dict[int, list[str]] = {}

@@ -10,8 +10,6 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import Json, RunPath
 from expkit.errors import NotThere
-from expkit.runs.layout import list_shards
-from expkit.runs.requests import request_rotation
 from expkit.units import parse_duration
 
 EXAMPLES = (("expkit rotate runs/live", "while 'expkit record --forever -o runs/live' runs elsewhere"),)
@@ -23,6 +21,9 @@ def rotate(
     json: Json = False,
 ) -> None:
     """Make a recording process close and publish its active shard."""
+    from expkit.runs.layout import list_shards
+    from expkit.runs.requests import request_rotation
+
     path = Path(run)
     if not path.exists():
         raise NotThere(f"there is no {path}; see expkit list")
