@@ -35,7 +35,6 @@ CACHE_DIR = _cache_dir()
 
 import numba  # noqa: E402  (after the digest: nothing above needs it)
 from numba.core import config  # noqa: E402
-from numba.core.compiler import Compiler  # noqa: E402
 
 if "NUMBA_CACHE_DIR" not in os.environ:
     config.CACHE_DIR = str(CACHE_DIR)
@@ -47,25 +46,10 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return numba.njit(**settings) if function is None else numba.njit(**settings)(function)
 
 
-class _InnerCompiler(Compiler):
-    """Numba optimises every function fully before it links it into its callers, which optimise it again, and so do
-    theirs. For functions that only kernels call, once is enough: the kernel optimises all it links in."""
-
-    def compile_extra(self, func: Any) -> Any:
-        level = config.OPT
-        config.OPT = type(level)(0)
-        try:
-            return super().compile_extra(func)
-        finally:
-            config.OPT = level
-
-
 def inner(function: Callable[..., Any]) -> Any:
-    """A kernel that only other kernels call: compiled without the wrappers that Python would need, optimised and
-    cached as part of its callers. The kernels of a game took 30 s to compile without, 9 s with it."""
-    return kernel(
-        function, cache=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_InnerCompiler
-    )
+    """A kernel that only other kernels call: without the wrappers that Python would need, and cached as part of its
+    callers."""
+    return kernel(function, cache=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def is_warm(marker: str) -> bool:
