@@ -112,8 +112,10 @@ class Recorder:
             raise UsageError("a recording needs at least one player")
         self.path = Path(run)
         self.schema = schema
-        # One session's plan before anything is made on disk, so that a refusal leaves nothing behind.
+        # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
         plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads)
+        guard = DiskGuard(parse_size(min_free), parse_size(max_total))
+        guard.start(self.path)
         if mode != "a" or not is_run(self.path):
             info = RunInfo(
                 id=new_run_id(),
@@ -127,7 +129,6 @@ class Recorder:
             )
             create_run(self.path, info, force=mode == "w")
         limits = ShardLimits(parse_size(shard_size), shard_rows, parse_duration(shard_age))
-        guard = DiskGuard(parse_size(min_free), parse_size(max_total))
         self._writer = RunWriter(self.path, schema, len(names), writer=writer, limits=limits, sync=sync, guard=guard)
         self.players = self._writer.info.players
         self.collector = BackgroundCollector(

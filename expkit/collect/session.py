@@ -30,7 +30,7 @@ from expkit.kernels import compiling, is_warm
 from expkit.layout import RowSink
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.layout import RunInfo, new_run_id
-from expkit.runs.write import RunWriter, ShardLimits, create_run
+from expkit.runs.write import RunWriter, ShardLimits, check_output, create_run
 from expkit.serialize.representations import find_representation
 
 POLL_SECONDS = 0.05
@@ -95,6 +95,10 @@ class Session:
         self._representation = find_representation(config.recording.representation)
         self.stored_schema = self._representation.schema(self.schema)
         self.num_envs, self.plan = self._fit_memory()
+        self._games = self._make_games()
+        self._guard = DiskGuard(int(config.guard.min_free), int(config.guard.max_total or 0))
+        check_output(run, force=force)
+        self._guard.start(run)
         self.rotate = threading.Event()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -102,6 +106,17 @@ class Session:
         self._ended: dict[str, int] = {}
         self._outcomes: dict[str, int] = {}
         self._episodes_done = 0
+
+    def _make_games(self) -> list[Game]:
+        """A batch of games for each thread; they share the counter of episodes. Raises UsageError for a policy."""
+        counter = self.source.counter(0, limit=self.config.recording.episodes)
+        whole, rest = divmod(self.num_envs, self.threads)
+        return [
+            self.source.make(
+                self.game_config, num_envs=whole + (i < rest), seed=self.seed, policies=self._policies, counter=counter
+            )
+            for i in range(self.threads)
+        ]
 
     def _fit_memory(self) -> tuple[int, Plan]:
         """Games at once and the plan of blocks. Fewer games than asked for are played where the memory would
@@ -155,19 +170,6 @@ class Session:
         """Record until a limit, a request, a full disk or an error. Raises what a game or a policy raised, after
         saving what was recorded; a disk that is full comes back as `Result.error`."""
         writer = self._open()
-        recording = self.config.recording
-        counter = self.source.counter(writer.writer, limit=recording.episodes)
-        sizes = [self.num_envs // self.threads + (i < self.num_envs % self.threads) for i in range(self.threads)]
-        games = [
-            self.source.make(
-                self.game_config,
-                num_envs=n,
-                seed=self.seed,
-                policies=self._policies,
-                counter=counter,
-            )
-            for n in sizes
-        ]
         convert = None if self._representation.name == "raw" else self._representation.convert
         collector = BackgroundCollector(
             writer,
@@ -181,10 +183,10 @@ class Session:
             level=self.config.shards.level,
             convert=convert,
         )
-        budgets = _split(recording.rows, self.threads)
+        budgets = _split(self.config.recording.rows, self.threads)
         threads = [
             threading.Thread(target=self._play, args=(game, collector, budget), name=f"expkit-game-{i}", daemon=True)
-            for i, (game, budget) in enumerate(zip(games, budgets, strict=True))
+            for i, (game, budget) in enumerate(zip(self._games, budgets, strict=True))
         ]
         begun = time.monotonic()
         for thread in threads:
@@ -209,7 +211,7 @@ class Session:
             bytes=writer.nbytes,
             shards=writer.shards,
             stopped_by="disk" if error is not None else stopped_by,
-            illegal_actions=sum(game.illegal_actions for game in games),
+            illegal_actions=sum(game.illegal_actions for game in self._games),
             seed=self.seed,
             outcomes=dict(self._outcomes),
             error=error,
@@ -243,7 +245,7 @@ class Session:
             self.players,
             limits=ShardLimits(int(shards.size), shards.rows, float(shards.age)),
             sync=shards.sync,
-            guard=DiskGuard(int(config.guard.min_free), int(config.guard.max_total or 0)),
+            guard=self._guard,
         )
 
     def _play(self, game: Game, collector: BackgroundCollector, budget: int) -> None:

@@ -23,7 +23,7 @@ class DiskGuard:
     _others: int = 0
 
     def start(self, run: Path) -> None:
-        """Count what is there before recording, and check once. Raises NoSpace."""
+        """Count what is there before recording, and check once; `run` need not exist yet. Raises NoSpace."""
         if self.max_total:
             self._others = sum(shards_bytes(other) for other in find_runs(run.parent) if other != run)
         self.check(run)
@@ -58,6 +58,9 @@ def shards_bytes(run: Path) -> int:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that an ordinary user may still write on the disk that holds `path`."""
+    """Bytes that an ordinary user may still write on the disk that holds `path`, or will once it is made."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
     stat = os.statvfs(path)
     return stat.f_bavail * stat.f_frsize

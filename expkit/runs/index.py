@@ -38,9 +38,11 @@ class RunIndex:
         is damaged are left out."""
         parts: list[tuple[np.ndarray, ...]] = []
         for shard, reader in enumerate(readers):
-            for block in reader.blocks if reader is not None else ():
+            if reader is None:
+                continue
+            for block in reader.blocks:
                 try:
-                    runs = reader.runs(block.index)  # type: ignore[union-attr]
+                    runs = reader.runs(block.index)
                 except ShardError:
                     continue
                 where = np.empty((3, len(runs)), np.int64)

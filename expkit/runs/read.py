@@ -243,7 +243,9 @@ class Run:
         total = 0
         for position in range(len(self.shard_paths)):
             reader = self.reader_or_none(position)
-            for block in reader.blocks if reader is not None else ():
+            if reader is None:
+                continue
+            for block in reader.blocks:
                 try:
                     if reader.statistics(block.index)["is_last"].high:
                         total += int(reader.read_block(block.index, ["is_last"])["is_last"].sum())

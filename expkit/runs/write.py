@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -21,7 +22,7 @@ import numpy as np
 
 from expkit import __version__
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
-from expkit.errors import BufferClosed, NoSpace, OutputExists, SchemaError
+from expkit.errors import BufferClosed, Busy, NoSpace, OutputExists, SchemaError
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.write import ShardWriter
 from expkit.runs.counters import Ledger
@@ -38,7 +39,7 @@ from expkit.runs.layout import (
     sync_folder,
     write_run_info,
 )
-from expkit.runs.locks import lock_writer
+from expkit.runs.locks import live_writers, lock_writer
 from expkit.runs.manifest import add_to_manifest
 from expkit.runs.requests import pending_rotations
 from expkit.schema import Schema
@@ -55,31 +56,30 @@ class ShardLimits:
     age: float = 3600.0
 
 
+def check_output(run: Path, *, force: bool = False) -> None:
+    """Whether a run may be made at `run`: nothing there, an empty folder, or with `force` a run that nobody records.
+    Raises OutputExists, Busy."""
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        return
+    if not is_run(run):
+        raise OutputExists(f"{run} exists already and is no run; choose another -o")
+    if not force:
+        raise OutputExists(f"{run} exists already; use --force to replace it, or choose another -o")
+    if live_writers(run):
+        raise Busy(f"{run} is being recorded; stop that recorder first")
+
+
 def create_run(run: Path, info: RunInfo, *, force: bool = False) -> None:
-    """Make the folder and `run.yaml`. Raises OutputExists when something is there."""
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        if not force or not is_run(run):
-            hint = "use --force to replace it, or choose another -o" if is_run(run) else "choose another -o"
-            raise OutputExists(f"{run} exists already; {hint}")
-        _remove_run(run)
+    """Make the folder and `run.yaml`, in place of a run that is there with `force`. Raises as `check_output`."""
+    check_output(run, force=force)
+    if is_run(run):
+        shutil.rmtree(run)
     (run / SHARDS_DIR).mkdir(parents=True, exist_ok=True)
     (run / LOCKS_DIR).mkdir(exist_ok=True)
     if not info.created_ns:
         info.created_ns = time.time_ns()
     write_run_info(run, info)
     sync_folder(run.parent)
-
-
-def _remove_run(run: Path) -> None:
-    """Delete a run that nobody records. Raises Busy when somebody does."""
-    import shutil
-
-    from expkit.errors import Busy
-    from expkit.runs.locks import live_writers
-
-    if live_writers(run):
-        raise Busy(f"{run} is being recorded; stop that recorder first")
-    shutil.rmtree(run)
 
 
 class RunWriter:
