@@ -102,6 +102,7 @@ def _store(element):
 store_u8 = _store(types.uint8)
 store_u16 = _store(types.uint16)
 store_u32 = _store(types.uint32)
+store_u64 = _store(types.uint64)
 store_i64 = _store(types.int64)
 store_f32 = _store(types.float32)
 
