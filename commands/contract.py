@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
@@ -91,12 +92,13 @@ def _usage_line(error: Any) -> str:
     see = f"see {path} --help"
     option = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption":
-        near = list(getattr(error, "possibilities", None) or ())
-        hint = f"did you mean {' or '.join(sorted(near))}? " if near else ""
+        near = difflib.get_close_matches(str(option), getattr(error, "possibilities", None) or (), n=1, cutoff=0.0)
+        hint = f"did you mean {near[0]}? " if near else ""
         return f"no option {option}; {hint}{see}"
     parameter = getattr(error, "param", None)
     if type(error).__name__ == "MissingParameter" and parameter is not None:
-        name = " / ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.human_readable_name
+        argument = parameter.metavar or parameter.name
+        name = " / ".join(parameter.opts) if parameter.param_type_name == "option" else argument
         return f"{name} is missing; {see}"
     text = re.sub(r"\s+", " ", error.format_message()).strip().rstrip(".")
     if parameter is not None:

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from expkit.commands import session
@@ -97,7 +97,7 @@ def make_console(stream: TextIO) -> Console:
     )
 
 
-@cache
+@lru_cache(maxsize=2)
 def _console(stream: TextIO) -> Console:
     return make_console(stream)
 
