@@ -244,7 +244,8 @@ def replay_frame(payload, size, width, itemsize, frame_rows, wanted, target):
     gap_at = payload + 8
     gap_end = gap_at + gap_bytes
     values = gap_end
-    row, item = 0, -1
+    row = 0
+    item = np.int64(-1)
     change = 0
     pending = False
     for place in range(wanted.shape[0]):

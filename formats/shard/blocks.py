@@ -22,6 +22,7 @@ from expkit.formats.shard.layout import (
     MAX_BLOCK_BYTES,
     MAX_FRAME_BYTES,
     MAX_ROWS,
+    RAW,
     RUN,
     STATS,
     ZSTD,
@@ -137,6 +138,7 @@ def _check_column(column: Column, entry: np.void, rows: int) -> None:
     _need(chosen <= CHANGES and entry["compression"] <= ZSTD and entry["zero"] == 0, f"codec of {column.name}")
     _need(0 < frame_rows <= MAX_ROWS, f"frame rows of {column.name}")
     expected = 1 if chosen == CONSTANT else -(-rows // frame_rows)
+    _need(chosen != CONSTANT or (frame_rows == rows and entry["compression"] == RAW), f"frame rows of {column.name}")
     _need(entry["frames"] == expected, f"number of frames of {column.name}")
     _need(min(frame_rows, rows) * column.row_bytes <= MAX_FRAME_BYTES, f"frame of {column.name} is too large")
     _need(chosen != BITS or (column.dtype == bool and expected == 1), f"filter of {column.name}")

@@ -101,8 +101,9 @@ def _check_records(reader: ShardReader, told: set[tuple[str, str]]) -> Iterator[
             yield _finding(reader, "file/index", "the index in the footer does not list the records of the file")
         if sums != reader.digests:
             yield _finding(reader, "file/index", "the digests in the footer are not those of the blocks")
-        if reader.rows != sum(block.rows for block in blocks):
-            yield _finding(reader, "file/index", f"the footer counts {reader.rows:,} rows, the blocks others")
+        rows = sum(block.rows for block in blocks)
+        if file.footer is not None and file.footer.rows != rows:
+            yield _finding(reader, "file/index", f"the footer counts {file.footer.rows:,} rows, the blocks {rows:,}")
     finally:
         file.close()
 
