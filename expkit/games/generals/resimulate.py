@@ -1,0 +1,154 @@
+"""A recorded game of generals played again, one tick at a time, from its start and its actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from expkit.episodes import EpisodeStart
+from expkit.errors import GameError
+from expkit.games.generals.arrays import GeneralsArrays
+from expkit.games.generals.config import GeneralsConfig
+from expkit.kernels import compiling
+from expkit.kernels import generals_replay as kernel
+from expkit.kernels import generals_state as k
+
+_FIRST_SLOT = np.zeros(1, np.int64)
+
+
+class TrueBoard(NamedTuple):
+    """The whole board, each part (H, W) and a copy: army int32, owner int8, terrain uint8."""
+
+    army: np.ndarray
+    owner: np.ndarray
+    terrain: np.ndarray
+
+
+class GeneralsReplay:
+    """One game; see `expkit.games.protocol.Resimulator`.
+
+    The map is drawn from (seed, episode number), unless the episode's metadata holds what an imported game needs:
+
+    map     {"generals": tiles by player, "cities": [[tile, army], …], "mountains": tiles, "neutrals": as cities}
+    leaves  [[player, tick], …]: players who leave after the moves of that tick; at the first time they are out and
+            their land stays, at the second it turns neutral
+    order   {tick: [[player, action], …]} for ticks whose moves were played in another order than the ruleset's, or
+            more than one by a player; they replace that tick's actions
+
+    Raises GameError for metadata that describes no game.
+    """
+
+    def __init__(self, config: GeneralsConfig, start: EpisodeStart, seed: int):
+        self.config = config
+        self.players = config.players
+        self.fizzled: list[int] = []
+        self._arrays = GeneralsArrays(config, 1, seed)
+        self._rewards = dict.fromkeys(range(config.players), 0.0)
+        metadata = start.metadata
+        try:
+            self._leaves = [(int(player), int(tick)) for player, tick in metadata.get("leaves", [])]
+            self._order = {
+                int(tick): [(int(player), int(action)) for player, action in moves]
+                for tick, moves in metadata.get("order", {}).items()
+            }
+            if any(not 0 <= player < self.players for player, _ in self._leaves):
+                raise ValueError("a player who leaves is none of the game's")
+            if any(not 0 <= player < self.players for moves in self._order.values() for player, _ in moves):
+                raise ValueError("a player in the order of moves is none of the game's")
+            if "map" in metadata:
+                self._lay_out(metadata["map"])
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise GameError(f"episode {start.episode}: its metadata describes no game of generals: {error}") from None
+        self._arrays.one[0, k.EPISODE] = np.uint64(start.episode).astype(np.int64)
+        self._run(kernel.TAKE_MAP if "map" in metadata else kernel.DRAW_MAP)
+
+    def _lay_out(self, given: Mapping[str, Any]) -> None:
+        arrays, tiles = self._arrays, self.config.tiles
+        generals = [int(tile) for tile in given["generals"]]
+        cities = {int(tile): int(army) for tile, army in given["cities"]}
+        neutrals = {int(tile): int(army) for tile, army in given["neutrals"]}
+        mountains = [int(tile) for tile in given["mountains"]]
+        places = [*generals, *cities, *neutrals, *mountains]
+        if len(generals) != self.players or len(set(places)) < len(places):
+            raise ValueError("two things stand on one tile, or generals are missing")
+        if not all(0 <= tile < tiles for tile in places):
+            raise ValueError(f"a tile is not on the board of {tiles}")
+        arrays.players[0, :, k.GENERAL_TILE] = generals
+        arrays.terrain[0, mountains] = k.MOUNTAIN
+        for tile, army in (cities | neutrals).items():
+            arrays.army[0, tile] = army
+        arrays.terrain[0, list(cities)] = k.CITY
+
+    def _run(self, phase: int, moves: list[tuple[int, int]] | None = None, checked: int = 0) -> np.ndarray:
+        arrays = self._arrays
+        played = np.array(moves or [], np.int64).reshape(-1, 2)
+        leaving = [player for player, tick in self._leaves if phase == kernel.STEP and tick == self.step_number]
+        result = np.zeros(len(played), np.int64)
+        with compiling("generals-replay"):
+            kernel.replay(
+                arrays.rules,
+                arrays.games,
+                arrays.scratch,
+                phase,
+                played,
+                checked,
+                np.array(leaving, np.int64),
+                result,
+            )
+        return result
+
+    @property
+    def step_number(self) -> int:
+        return int(self._arrays.one[0, k.TURN])
+
+    @property
+    def over(self) -> bool:
+        """At most one player is left."""
+        return int(self._arrays.one[0, k.LIVING]) <= 1
+
+    def step(self, actions: Mapping[int, int]) -> None:
+        """One tick; players without an entry pass. Raises GameError for an action that is not legal; one that is no
+        longer possible when its turn comes does nothing and stands in `fizzled`, its player that is, until the
+        next step."""
+        for player in actions:
+            if not 0 <= player < self.players or not self.alive(player):
+                raise GameError(f"step {self.step_number}: player {player} acts, but is not in the game")
+        before = [self.alive(player) for player in range(self.players)]
+        downwards = bool(self.config.alternate_order) and self.step_number % 2 == 1
+        moves = sorted(((player, int(action)) for player, action in actions.items()), reverse=downwards)
+        order = self._order.get(self.step_number)
+        result = self._run(kernel.STEP, order or moves, 0 if order else len(moves))
+        for (player, action), what in zip(order or moves, result.tolist(), strict=True):
+            if what == kernel.ILLEGAL:
+                raise GameError(f"step {self.step_number}: action {action} of player {player} is not legal")
+        self.fizzled = [
+            player for (player, _), what in zip(order or moves, result.tolist(), strict=True) if what == kernel.FIZZLED
+        ]
+        for player, was in enumerate(before):
+            alive = self.alive(player)
+            self._rewards[player] = -1.0 if was and not alive else 1.0 if was and self.over else 0.0
+
+    def observation(self, player: int) -> dict[str, np.ndarray]:
+        """What the player sees now, by the schema's names, `action_mask` expanded; with `config.state` the truth."""
+        seen = {name: values[0] for name, values in self._arrays.observation(_FIRST_SLOT, player).items()}
+        if self.config.state:
+            seen |= {f"state/{name}": part for name, part in self.board()._asdict().items()}
+        return seen
+
+    def board(self) -> TrueBoard:
+        """The whole board, without fog."""
+        shape, arrays = (self.config.height, self.config.width), self._arrays
+        return TrueBoard(
+            arrays.army[0].reshape(shape).copy(),
+            arrays.owner[0].reshape(shape).copy(),
+            arrays.terrain[0].reshape(shape).astype(np.uint8),
+        )
+
+    def alive(self, player: int) -> bool:
+        return bool(self._arrays.players[0, player, k.ALIVE])
+
+    def rewards(self) -> dict[int, float]:
+        """Of the last step: -1 for who went out, 1 for who is left alone, else 0."""
+        return dict(self._rewards)
