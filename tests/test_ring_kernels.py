@@ -175,16 +175,22 @@ def test_blocks_of_columns_are_added_in_kernels() -> None:
 
 def test_gather_is_fancy_indexing() -> None:
     schema = Schema([Field(f"c{width}", "u1", (width,)) for width in (1, 2, 3, 4, 8, 15, 16, 17, 64, 300)])
-    layout, blocks = BlockLayout(schema, 16), 3
+    layout, blocks, first = BlockLayout(schema, 16), 3, 128
     rng = np.random.default_rng(0)
-    memory = rng.integers(0, 2, layout.nbytes * blocks, np.uint8)  # what a bool may be
-    block, rows = rng.integers(blocks, size=50), rng.integers(16, size=50)
+    memory = rng.integers(0, 2, first + layout.nbytes * blocks, np.uint8)  # what a bool may be
+    ctl = np.zeros(words.HEADER, np.int64)
+    ctl[words.ARENA], ctl[words.BLOCK_BYTES] = first, layout.nbytes
+    # Readable: rows 3..15 of block 2, all of block 0, rows 5 and 6 of block 1.
+    ranges = np.array([[2, 0, 3, 16, -2, 13], [0, 0, 0, 16, -1, 29], [1, 0, 5, 7, 1, 31]])
+    listed = [(2, row) for row in range(3, 16)] + [(0, row) for row in range(16)] + [(1, 5), (1, 6)]
+    chosen = np.concatenate([np.arange(31), rng.integers(31, size=19)])
     target = BlockLayout(schema, 50)
     out = np.zeros(target.nbytes, np.uint8)
-    gather_rows(memory, block * layout.nbytes, rows, layout.offsets, layout.widths, out, target.offsets)
-    views = [layout.views(memory[i * layout.nbytes : (i + 1) * layout.nbytes]) for i in range(blocks)]
+    tables = np.stack([layout.offsets, layout.widths, target.offsets])
+    gather_rows(ctl, memory, ranges, chosen, np.zeros((2, 50), np.int64), tables, out)
+    views = [layout.views(memory[first + i * layout.nbytes :][: layout.nbytes]) for i in range(blocks)]
     for name, got in target.views(out).items():
-        want = np.stack([views[b][name][r] for b, r in zip(block, rows, strict=True)])
+        want = np.stack([views[block][name][row] for block, row in (listed[i] for i in chosen)])
         np.testing.assert_array_equal(got.view(np.uint8), want.view(np.uint8), err_msg=name)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from expkit.buffers.protocol import CAUSES, Batch, BufferStats, causes_of
-from expkit.buffers.rows import stored_columns
+from expkit.buffers.rows import RowForm
 from expkit.errors import BufferClosed, Busy, NotThere, UsageError
 from expkit.schema import Schema
 
@@ -62,6 +62,7 @@ class MemoryBuffer:
             raise UsageError(f"a buffer of {capacity} rows holds nothing; give at least 1, or None for no limit")
         self.schema, self.capacity, self.player = schema, capacity, player
         self.overflow, self.timeout = overflow, timeout
+        self._form = RowForm(schema)
         self._changed = threading.Condition()
         self._chunks: deque[_Chunk] = deque()
         self._gap = [0] * len(CAUSES)  # in front of the oldest row
@@ -77,7 +78,7 @@ class MemoryBuffer:
     def add_batch(self, columns: Mapping[str, Any]) -> None:
         with self._changed:
             self._check_open()
-            rows, stored = stored_columns(self.schema, columns)
+            rows, stored = self._form.stored(columns)
             done = 0
             while done < rows:
                 room = self._room(rows - done)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from expkit.buffers.rows import can_default, check_required, stored_columns
 from expkit.errors import BufferClosed, Busy, UsageError
 from expkit.kernels import ring as words
 from expkit.kernels.ring_add import next_block, producer_state
@@ -24,7 +23,21 @@ _STORES_KEEP_ORDER = platform.machine().lower() in ("x86_64", "amd64", "i686", "
 _MAX_PLANS = 256
 _RETRY_PAUSE = 0.00005
 
-_Target = tuple[Any, Any, Any, Any, Callable[[Any], Any] | None]
+
+class _Plan(NamedTuple):
+    """How rows of certain keys are written into a certain block.
+
+    fields     number of keys, -1 if only some rows may have these keys: those with is_last
+    targets    where values go, by key: memoryviews by row for scalars, else arrays or converters
+    checks     (key, dtype, shape) of the arrays, into which NumPy would broadcast or cast other values silently
+    marks      (column, value) of the validity of nullable fields among the keys, true, and of wide columns that the
+               keys leave out, zero; narrow ones are zero already
+    """
+
+    fields: int
+    targets: dict[str, Any]
+    checks: list[tuple[str, np.dtype[Any], tuple[int, ...]]]
+    marks: list[tuple[np.ndarray, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +65,9 @@ class Producer:
         self._ring = ring
         self.state = producer_state(ring.layout.offsets, ring.layout.widths)
         self._control = memoryview(ring.control)  # type: ignore[arg-type]
-        self._keys: tuple[str, ...] | None = None
-        self._plan: list[_Target] = []
-        self._plans: dict[tuple[int, tuple[str, ...]], list[_Target]] = {}
-        self._final_only = False
-        self._zeroed = -1  # block whose free rows are zero where a row may leave columns out
+        self._fields, self._targets, self._checks, self._marks = _Plan(-1, {}, [], [])
+        self._plans: dict[tuple[int, tuple[str, ...]], _Plan] = {}
+        self._zeroed = False  # whether the free rows of the open block are zero where a row may leave columns out
         self._one = np.zeros(1, np.int64)
         self._one_word = np.zeros(1, np.int64)
         self._follow_state()
@@ -64,7 +75,13 @@ class Producer:
     def _follow_state(self) -> None:
         """Copy the kernel's view of the open block to plain numbers, which are faster to reach from Python."""
         self._block, self._word, self._capacity = self.state[:3].tolist()
-        self._plan, self._keys = [], None
+        self._fields, self._zeroed = -1, False
+        if self._control[words.CLOSED]:
+            self.stop()
+
+    def stop(self) -> None:
+        """Have the next add look whether the ring is closed; called by the ring that closes."""
+        self._capacity = 0
 
     @property
     def block(self) -> int:
@@ -109,7 +126,6 @@ class Producer:
         """Queue the open block, full or not, for the consumers. Returns its rows; 0 if none is open."""
         rows = int(words.hand_over_block(self._ring.control, self.state))
         self._follow_state()
-        self._zeroed = -1
         if rows:
             self._ring.filled.ring()
         return rows
@@ -127,7 +143,6 @@ class Producer:
         ring = self._ring
         limit = ring.timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        self._zeroed = -1
         while True:
             # The first round hands over; later ones find nothing open and only claim.
             handing = self.state[words.P_BLOCK] >= 0
@@ -154,99 +169,107 @@ class Producer:
     def add(self, row: Mapping[str, Any]) -> None:
         """Add and publish one row; see ExperienceBuffer.add."""
         at = self._control[self._word]
-        if at >= self._capacity or self._control[words.CLOSED]:
+        if at >= self._capacity:
             if not self._make_room(1):
                 return
             at = self._control[self._word]
-        keys = tuple(row)
-        if keys != self._keys or self._zeroed != self._block:
-            self._prepare(keys, row, at)
-        if self._final_only and not row.get("is_last"):
-            check_required(self._ring.schema, keys, final_only=False)
+        if len(row) != self._fields:
+            self._prepare(row)
         try:
-            for (target, dtype, shape, valid, convert), value in zip(self._plan, row.values(), strict=True):
-                # Scalars go through memoryviews, which refuse what the type cannot hold and are twice as fast as
-                # assigning to an element of an array.
-                if dtype is None or (value.dtype == dtype and value.shape == shape):
-                    target[at] = value
-                elif convert is not None:
-                    target[at] = convert(value)
-                else:
+            targets = self._targets
+            # Memoryviews refuse what the type cannot hold, and take two thirds of the time of an array's element.
+            for name, value in row.items():
+                targets[name][at] = value
+            for name, dtype, shape in self._checks:
+                value = row[name]
+                if value.shape != shape or (
+                    value.dtype is not dtype and (value.dtype.kind != "f" or dtype.kind != "f")
+                ):
                     raise TypeError
-                if valid is not None:
-                    valid[at] = True
-        except (TypeError, ValueError, AttributeError):
+            if self._marks:
+                for target, mark in self._marks:
+                    target[at] = mark
+        except (TypeError, ValueError, AttributeError, KeyError):
             self._add_carefully(row, at)
-        self.publish(at + 1)
+        if _STORES_KEEP_ORDER:
+            self._control[self._word] = at + 1
+        else:
+            self.publish(at + 1)
 
     def _add_carefully(self, row: Mapping[str, Any], at: int) -> None:
         """Write row `at` through Schema.pack, which converts or says what is wrong."""
-        views = self._ring.views(self._block)
-        for column in self._ring.layout.columns:
-            if can_default(column):
-                views[column.name][at] = 0
+        self._fields = -1  # as many keys perhaps, but others
+        views, form = self._ring.views(self._block), self._ring.form
+        for name in form.narrow_defaults | form.wide_defaults:
+            views[name][at] = 0
         one = {name: np.asarray(value)[None] for name, value in row.items() if value is not None}
-        _, stored = stored_columns(self._ring.schema, one)
+        _, stored = form.stored(one)
         for name, array in stored.items():
             views[name][at] = array[0]
 
-    def _prepare(self, keys: tuple[str, ...], row: Mapping[str, Any], at: int) -> None:
-        """Plan how rows of these keys are written into the open block."""
+    def _zero(self) -> dict[str, np.ndarray]:
+        """Views of the open block, whose free rows are zero from now on where a row may leave narrow columns out."""
         views = self._ring.views(self._block)
-        if self._zeroed != self._block:
-            for column in self._ring.layout.columns:
-                if can_default(column):
-                    views[column.name][at:] = 0
-            self._zeroed = self._block
+        if not self._zeroed:
+            at = self._control[self._word]
+            for name in self._ring.form.narrow_defaults:
+                views[name][at:] = 0
+            self._zeroed = True
+        return views
+
+    def _prepare(self, row: Mapping[str, Any]) -> None:
+        """Plan how rows with these keys are written into the open block."""
+        keys, form = tuple(row), self._ring.form
+        views = self._zero()
+        final_only = not form.required <= row.keys()
+        form.check_required(row, final_only=final_only and bool(row.get("is_last")))
         plan = self._plans.get((self._block, keys))
-        missing = [f for f in self._ring.schema.fields if f.name not in keys and not f.nullable]
-        final_only = bool(missing)
-        check_required(self._ring.schema, keys, final_only=final_only and bool(row.get("is_last")))
         if plan is None:
-            plan = [self._target(name, views) for name in keys]
+            targets, checks = {}, []
+            for name in keys:
+                targets[name], shape = self._target(name, views)
+                if shape is not None:
+                    checks.append((name, views[name].dtype, shape))
+            marks = [(views[f"valid:{name}"], 1) for name in keys if f"valid:{name}" in views]
+            marks += [(views[name], 0) for name in form.wide_defaults.difference(keys)]
+            plan = _Plan(-1 if final_only else len(keys), targets, checks, marks)
             if len(self._plans) >= _MAX_PLANS:
                 self._plans.clear()
             self._plans[self._block, keys] = plan
-        self._keys, self._plan, self._final_only = keys, plan, final_only
+        self._fields, self._targets, self._checks, self._marks = plan
 
-    def _target(self, name: str, views: dict[str, np.ndarray]) -> _Target:
-        """Where a value of this name goes: the view by row, the dtype it must have (None for a scalar), its shape,
-        the validity column if there is one, and what converts values that do not fit as they are."""
+    def _target(self, name: str, views: dict[str, np.ndarray]) -> tuple[Any, tuple[int, ...] | None]:
+        """Where values of this name go, and the shape of values that are to be checked."""
         column = self._ring.schema.column(name)
         field, view = column.field, views[name]
-        valid = None
-        if field is not None and field.nullable:
-            valid = memoryview(views[f"valid:{name}"])  # type: ignore[arg-type]
         if not column.items:
             if column.dtype.itemsize == 2 and column.dtype.kind == "f":
-                return view, column.dtype, (), valid, None  # memoryviews of half floats need Python 3.12
-            return memoryview(view), None, None, valid, None  # type: ignore[arg-type]
-        if field is None:
-            return view, column.dtype, (column.items,), valid, None
+                return _HalfFloats(view), None
+            return memoryview(view), None  # type: ignore[arg-type]
+        assert field is not None  # all keys are scalars
         if column.packed:
-            stored = (column.items,)
-            return view, column.dtype, None if field.shape == stored else stored, valid, _bit_packer(field)
-        shaped = view.reshape(-1, *field.shape)
-        return shaped, column.dtype, field.shape, valid, _float_caster(field) if field.dtype[0] == "f" else None
+            return _PackedBits(view, field), None
+        return view.reshape(-1, *field.shape), field.shape
 
     def add_batch(self, columns: Mapping[str, Any]) -> None:
         """Add and publish rows block by block; see ExperienceBuffer.add_batch."""
-        rows, stored = stored_columns(self._ring.schema, columns)
+        form = self._ring.form
+        rows, stored = form.stored(columns)
         done = 0
         while done < rows:
             at = self._control[self._word]
-            if at >= self._capacity or self._control[words.CLOSED]:
+            if at >= self._capacity:
                 if not self._make_room(rows - done):
                     return
                 at = self._control[self._word]
             count = min(rows - done, self._capacity - at)
-            for name, view in self._ring.views(self._block).items():
-                array = stored.get(name)
-                if array is None:
-                    view[at : at + count] = 0
-                else:
-                    view[at : at + count] = array[done : done + count]
-            self.publish(at + count)
+            views, stop = self._zero(), at + count
+            for name, array in stored.items():
+                views[name][at:stop] = array if count == rows else array[done : done + count]
+            for name in form.wide_defaults:
+                if name not in stored:
+                    views[name][at:stop] = 0
+            self.publish(stop)
             done += count
 
     def _make_room(self, rows: int) -> bool:
@@ -266,21 +289,34 @@ class Producer:
         return False
 
 
-def _bit_packer(field: Field) -> Callable[[Any], Any]:
-    shapes, items = (field.shape, field.logical_shape), field.items
+class _HalfFloats:
+    """A float16 column by row; memoryviews of half floats need Python 3.12."""
 
-    def pack(value: Any) -> Any:
-        if value.dtype != bool or value.shape not in shapes:
+    __slots__ = ("_view",)
+
+    def __init__(self, view: np.ndarray):
+        self._view = view
+
+    def __setitem__(self, at: int, value: Any) -> None:
+        if not isinstance(value, (float, int, np.floating)):
             raise TypeError
-        return np.packbits(value.reshape(-1)[:items], None, "little")
-
-    return pack
+        self._view[at] = value
 
 
-def _float_caster(field: Field) -> Callable[[Any], Any]:
-    def cast(value: Any) -> Any:
-        if value.dtype.kind != "f" or value.shape != field.shape:
+class _PackedBits:
+    """A column of packed bits by row: takes bool arrays of the field's shape, or the bytes as they are stored."""
+
+    __slots__ = ("_full", "_items", "_shape", "_stored", "_view")
+
+    def __init__(self, view: np.ndarray, field: Field):
+        self._view, self._items = view, field.items
+        self._shape, self._full, self._stored = field.shape, field.logical_shape, view.shape[1:]
+
+    def __setitem__(self, at: int, value: Any) -> None:
+        shape = value.shape
+        if value.dtype == bool and (shape == self._shape or shape == self._full):
+            self._view[at] = np.packbits(value.reshape(-1)[: self._items], None, "little")
+        elif value.dtype == np.uint8 and shape == self._stored != self._shape:
+            self._view[at] = value
+        else:
             raise TypeError
-        return value
-
-    return cast

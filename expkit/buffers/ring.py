@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from expkit.buffers.claim import Claimed, concatenate
 from expkit.buffers.producer import Producer
 from expkit.buffers.protocol import CAUSES, OVERFLOWS, Batch, BufferStats, causes_of
+from expkit.buffers.rows import RowForm
 from expkit.buffers.snapshot import Choice, copy_rows, copy_spilled
 from expkit.buffers.waiting import Doorbell
 from expkit.errors import Busy, NotThere, UsageError
@@ -81,6 +83,8 @@ class BlockRing:
             raise UsageError(f"{blocks} blocks of {layout.nbytes} bytes do not fit the arena at byte {offset}")
         if len(self.control) < control_words(blocks):
             raise UsageError(f"a ring of {blocks} blocks needs {control_words(blocks)} control words")
+        self.form = RowForm(self.schema)
+        self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self.filled = filled or Doorbell()
         self.freed = freed or Doorbell()
         self._spill = spill
@@ -90,7 +94,7 @@ class BlockRing:
         self._add_lock = threading.Lock()
         self._views: dict[int, dict[str, np.ndarray]] = {}
         self._initialise(offset, generation)
-        self._default = Producer(self)
+        self._default = self.producer()
 
     def _initialise(self, offset: int, generation: int) -> None:
         control, slots = self.control, _queue_slots(self.blocks)
@@ -110,7 +114,9 @@ class BlockRing:
 
     def producer(self) -> Producer:
         """A producer for one more thread. Each keeps a block open, so a ring needs more blocks than producers."""
-        return Producer(self)
+        producer = Producer(self)
+        self._producers.add(producer)
+        return producer
 
     def views(self, block: int) -> dict[str, np.ndarray]:
         """Typed views of all rows of a block."""
@@ -250,6 +256,8 @@ class BlockRing:
 
     def close(self) -> None:
         self.control[words.CLOSED] = 1
+        for producer in list(self._producers):
+            producer.stop()
         self.filled.ring()
         self.freed.ring()
 

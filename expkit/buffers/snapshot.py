@@ -7,7 +7,8 @@ everything is copied again, so that no row is ever half old, half new.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,7 @@ Choice = Callable[[int], np.ndarray]
 
 def copy_rows(ring: BlockRing, choose: Choice, include_drained: bool) -> dict[str, np.ndarray]:
     """Stored columns of the rows that `choose` picks among the readable ones."""
-    ranges = np.zeros((ring.blocks, 5), np.int64)
+    ranges = np.empty((ring.blocks, 6), np.int64)
     for _ in range(COPY_TRIES):
         found = ring.until_unlocked(lambda: words.readable_rows(ring.control, include_drained, ranges))
         columns = _gather(ring, ranges[:found], choose)
@@ -70,14 +71,28 @@ def copy_spilled(ring: BlockRing, spill: SpillBuffer, choose: Choice, include_dr
 
 
 def _gather(ring: BlockRing, ranges: np.ndarray, choose: Choice) -> dict[str, np.ndarray]:
-    ordered = ranges[np.argsort(ranges[:, 4], kind="stable")] if len(ranges) > 1 else ranges
-    ends = np.cumsum(ordered[:, 3] - ordered[:, 2])
-    chosen = choose(int(ends[-1]) if len(ends) else 0)
-    which = np.searchsorted(ends, chosen, side="right")
-    rows = chosen - (ends - ordered[:, 3])[which] if len(ends) else chosen
-    layout = ring.layout
-    blocks = int(ring.control[words.ARENA]) + (ordered[:, 0] * layout.nbytes)[which] if len(ends) else chosen
-    target = BlockLayout(ring.schema, max(len(chosen), 1))
+    chosen = choose(int(ranges[-1, 5]) if len(ranges) else 0)
+    target = _target(ring.layout, len(chosen))
     out = aligned_empty(target.nbytes)
-    gather_rows(ring.memory, blocks, rows, layout.offsets, layout.widths, out, target.offsets)
-    return target.views(out, 0, len(chosen))
+    if len(chosen):
+        place = np.empty((2, len(chosen)), np.int64)
+        gather_rows(ring.control, ring.memory, ranges, chosen, place, target.tables, out)
+    return {name: np.ndarray(shape, dtype, out, offset) for name, shape, dtype, offset in target.columns}
+
+
+class _Target(NamedTuple):
+    """How copied rows lie in memory: `tables` as gather_rows wants them, and name, shape, dtype, offset by column."""
+
+    nbytes: int
+    tables: np.ndarray
+    columns: list[tuple[str, tuple[int, ...], np.dtype[Any], int]]
+
+
+@lru_cache(maxsize=64)  # samples nearly always have the same size
+def _target(layout: BlockLayout, rows: int) -> _Target:
+    target = BlockLayout(layout.schema, max(rows, 1))
+    columns = [
+        (column.name, column.shape(rows), column.dtype, offset)
+        for column, offset in zip(target.columns, target.offsets.tolist(), strict=True)
+    ]
+    return _Target(target.nbytes, np.stack([layout.offsets, layout.widths, target.offsets]), columns)

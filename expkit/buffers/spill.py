@@ -18,7 +18,7 @@ import numpy as np
 
 from expkit.buffers.claim import Claimed, concatenate
 from expkit.buffers.protocol import CAUSES, Batch, BufferStats, causes_of
-from expkit.buffers.rows import stored_columns
+from expkit.buffers.rows import RowForm
 from expkit.errors import BufferClosed, NotThere, WriteFailed
 from expkit.layout import BlockLayout, aligned_empty
 
@@ -67,6 +67,7 @@ class SpillBuffer:
         self.schema, self.layout, self.player = layout.schema, layout, player
         self.path = Path(path)
         self._file_bytes = file_bytes
+        self._form = RowForm(layout.schema)
         self._lock = threading.RLock()
         self._parts: deque[_Part] = deque()
         self._file: _File | None = None
@@ -87,7 +88,7 @@ class SpillBuffer:
     def add_batch(self, columns: Mapping[str, Any]) -> None:
         if self._closed:
             raise BufferClosed("this buffer is closed; rows can only be drained from it")
-        rows, stored = stored_columns(self.schema, columns)
+        rows, stored = self._form.stored(columns)
         for start in range(0, rows, self.layout.rows):
             count = min(self.layout.rows, rows - start)
             chunk = {name: array[start : start + count] for name, array in stored.items()}

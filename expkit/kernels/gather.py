@@ -1,21 +1,34 @@
-"""Copying scattered rows of blocks into one new block of columns."""
+"""Copying scattered rows of a ring's blocks into one new block of columns."""
 
 from __future__ import annotations
 
 from expkit.kernels import kernel
 from expkit.kernels.atomics import copy_1, copy_2, copy_4, copy_8, copy_bytes
+from expkit.kernels.ring import ARENA, BLOCK_BYTES
 
 
 @kernel(_nrt=False)
-def gather_rows(memory, blocks, rows, offsets, widths, out, out_offsets):
-    """Copy row rows[i] of the block at byte blocks[i] of `memory` to row i of the columns in `out`.
+def gather_rows(ctl, memory, ranges, chosen, place, tables, out):
+    """Copy the rows with indices `chosen` among those listed in `ranges` to the columns in `out`, in that order.
 
-    `memory`, `out` uint8; `blocks`, `rows` int64 (n,); `offsets`, `widths`, `out_offsets` int64 (columns,): bytes from
-    the start of a block, of one row, and from the start of `out`.
+    `ctl` and `memory` are the ring's; `ranges` int64 (n, 6) comes from `readable_rows`; `chosen` int64 (rows,);
+    `place` int64 (2, rows) is overwritten with each row's block offset and row in it; `tables` int64 (3, columns):
+    byte offset of a column in a block, bytes of its row, byte offset of the column in `out`, which is uint8.
     """
-    count = len(rows)
-    for column in range(len(offsets)):
-        offset, width, to = offsets[column], widths[column], out_offsets[column]
+    count = len(chosen)
+    blocks, rows = place[0], place[1]
+    for i in range(count):
+        low, high = 0, len(ranges) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if chosen[i] < ranges[middle, 5]:
+                high = middle
+            else:
+                low = middle + 1
+        blocks[i] = ctl[ARENA] + ranges[low, 0] * ctl[BLOCK_BYTES]
+        rows[i] = ranges[low, 3] - ranges[low, 5] + chosen[i]
+    for column in range(tables.shape[1]):
+        offset, width, to = tables[0, column], tables[1, column], tables[2, column]
         if width == 1:
             for i in range(count):
                 copy_1(out, to + i, memory, blocks[i] + offset + rows[i])

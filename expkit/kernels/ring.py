@@ -376,7 +376,8 @@ def ring_counts(ctl, out):
 
 @kernel(_nrt=False)
 def readable_rows(ctl, drained, out):
-    """List readable row ranges in `out` (blocks, 5) int64: block, generation, start, stop, age (oldest smallest).
+    """List readable row ranges in `out` (blocks, 6) int64, oldest first: block, generation, start, stop, age
+    (oldest smallest), rows up to here.
 
     Rows still held, or with `drained` also those drained but not yet overwritten. Returns the number of ranges, or
     LOCKED when blocks were handed over all the while. Takes no lock: the caller copies and then asks `unchanged`.
@@ -401,8 +402,24 @@ def readable_rows(ctl, drained, out):
                 found += 1
         # A block handed over meanwhile may have been seen as filling beside its successor, in no order.
         if load_acquire(ctl, HEAD) == head:
+            _sort_by_age(out, found)
             return found
     return LOCKED
+
+
+@kernel(_nrt=False)
+def _sort_by_age(ranges, count):
+    """Insertion sort of the first `count` rows by column 4, stable; then running totals of rows in column 5."""
+    for i in range(1, count):
+        k = i
+        while k > 0 and ranges[k - 1, 4] > ranges[k, 4]:
+            for word in range(5):
+                ranges[k - 1, word], ranges[k, word] = ranges[k, word], ranges[k - 1, word]
+            k -= 1
+    total = 0
+    for i in range(count):
+        total += ranges[i, 3] - ranges[i, 2]
+        ranges[i, 5] = total
 
 
 @kernel(_nrt=False)
