@@ -55,8 +55,9 @@ class GeneralsReplay:
             }
             if any(not 0 <= player < self.players for player, _ in self._leaves):
                 raise ValueError("a player who leaves is none of the game's")
-            if any(not 0 <= player < self.players for moves in self._order.values() for player, _ in moves):
-                raise ValueError("a player in the order of moves is none of the game's")
+            played = [move for moves in self._order.values() for move in moves]
+            if not all(0 <= player < self.players and self._is_action(action) for player, action in played):
+                raise ValueError("a move in the order of moves is none of the game's")
             if "map" in metadata:
                 self._lay_out(metadata["map"])
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -75,11 +76,16 @@ class GeneralsReplay:
             raise ValueError("two things stand on one tile, or generals are missing")
         if not all(0 <= tile < tiles for tile in places):
             raise ValueError(f"a tile is not on the board of {tiles}")
+        if not all(0 <= army < 1 << 31 for army in (*cities.values(), *neutrals.values())):
+            raise ValueError("an army is not one that int32 holds")
         arrays.players[0, :, k.GENERAL_TILE] = generals
         arrays.terrain[0, mountains] = k.MOUNTAIN
         for tile, army in (cities | neutrals).items():
             arrays.army[0, tile] = army
         arrays.terrain[0, list(cities)] = k.CITY
+
+    def _is_action(self, action: int) -> bool:
+        return 0 <= action < self.config.actions
 
     def _run(self, phase: int, moves: list[tuple[int, int]] | None = None, checked: int = 0) -> np.ndarray:
         arrays = self._arrays
@@ -115,6 +121,8 @@ class GeneralsReplay:
         for player in actions:
             if not 0 <= player < self.players or not self.alive(player):
                 raise GameError(f"step {self.step_number}: player {player} acts, but is not in the game")
+            if not self._is_action(actions[player]):
+                raise GameError(f"step {self.step_number}: action {actions[player]} of player {player} is not legal")
         before = [self.alive(player) for player in range(self.players)]
         downwards = bool(self.config.alternate_order) and self.step_number % 2 == 1
         moves = sorted(((player, int(action)) for player, action in actions.items()), reverse=downwards)
