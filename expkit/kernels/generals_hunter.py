@@ -113,7 +113,7 @@ def _pick_target(rules, view, notes, player, random):
                 score = np.int64((random >> np.uint64(tile & 31)) & np.uint64(7))
                 if focus >= 0:
                     score -= 4 * (abs(y - focus_y) + abs(x - focus_x))
-                score += 2 * (abs(y - home_y) + abs(x - home_x))
+                score += 3 * (abs(y - home_y) + abs(x - home_x))
                 if score > highest:
                     best, highest = tile, score
             tile += 1
@@ -145,7 +145,7 @@ def _draw_field(rules, view, notes, scratch, player, target):
         head += 1
         steps, carried = distance[tile] + 1, value[tile]
         if view[owner + tile] == player and army[tile] > 1:
-            score = 2 * carried - steps
+            score = carried - 2 * steps
             if score > highest and tile != target:
                 best, highest = tile, score
         for direction in range(4):
@@ -210,7 +210,7 @@ def choose_hunter(rules, view, notes, scratch, turn, player, random):
         notes[MOVER] = 0
         notes[REST] = 0
     move = -1
-    if (turn < period or turn % period < period // 2) and _known_general(rules, view, notes, player) < 0:
+    if (turn < period or turn % period < period // 4) and _known_general(rules, view, notes, player) < 0:
         move = _expand(rules, view, notes, player, turn)
         if move >= 0:
             return move
