@@ -68,7 +68,6 @@ class RecordingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     forever: Annotated[bool, _about("go on until a signal comes")] = False
     num_envs: Annotated[Positive, _about("games at once")] = 64
     threads: Annotated[int, Meta(ge=0), _about("threads that play; 0 is one per core but one")] = 0
-    append: Annotated[bool, _about("continue a run that exists, as a new writer")] = False
     representation: Annotated[Literal["raw", "planes"], _about("store the board as it is, or planes in its place")] = (
         "raw"
     )
@@ -99,7 +98,7 @@ class GuardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     min_free: Annotated[Size, _about("stop before less than this is free", "--min-free")] = Size(2 << 30)
     max_total: Annotated[Size | None, _about("shards of the run may take this much", "--max-total")] = None
-    on_full: Annotated[Literal["stop", "prune"], _about("when one of the two is reached", "--on-full")] = "stop"
+    on_full: Annotated[Literal["stop"], _about("when one of the two is reached", "--on-full")] = "stop"
 
 
 class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -211,6 +211,7 @@ class BackgroundCollector:
         with self.writer.lock:
             self.writer.append(encoded, starts=self.shards.take_starts(), last_rows=last_rows)
             self.writer.append_episodes((), self.shards.account(lane, rows + sum(dropped.values())))
+            self.writer.rotate_if_full()
 
     def _tell_last_drops(self) -> None:
         """Drops that no block came after."""

@@ -75,6 +75,7 @@ class DirectCollector:
             self._write(player)
         ends, self._ends = self._ends, []
         self.writer.append_episodes((), ends)
+        self.writer.rotate_if_full()
 
     def flush(self) -> None:
         """Everything committed is durable when it returns."""

@@ -86,6 +86,12 @@ def new_run_id() -> str:
     return os.urandom(16).hex()
 
 
+def command_line() -> list[str]:
+    """How this process was called; of the program itself only its name, for its folder says nothing about a run."""
+    name = Path(sys.argv[0]).name
+    return ["expkit" if name == "__main__.py" else name, *sys.argv[1:]]
+
+
 def shard_file(run: Path, writer: int, number: int, *, active: bool = False) -> Path:
     return run / SHARDS_DIR / f"w{writer}" / f"{number:06d}{ACTIVE_SUFFIX if active else SHARD_SUFFIX}"
 
@@ -170,7 +176,7 @@ def write_run_info(run: Path, info: RunInfo) -> None:
             "policies": [{"name": p.name, "checkpoint": p.checkpoint, "digest": p.digest} for p in info.policies],
             "config_digest": info.config_digest,
             "host": info.host or socket.gethostname(),
-            "argv": info.argv or sys.argv,
+            "argv": info.argv or command_line(),
             "expkit": info.version,
             "metadata": info.metadata,
         },

@@ -9,7 +9,6 @@ import errno
 import os
 import shutil
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from expkit.runs.layout import (
     LOCKS_DIR,
     SHARDS_DIR,
     RunInfo,
+    command_line,
     is_run,
     list_shards,
     log_event,
@@ -151,8 +151,14 @@ class RunWriter:
             self.last_rows += last_rows
             if self.sync_policy == "block":
                 self.sync()
-            if (self.limits.size and shard.nbytes >= self.limits.size) or (
-                self.limits.rows and shard.rows >= self.limits.rows
+
+    def rotate_if_full(self) -> None:
+        """Publish the active shard when it has reached its size or rows. Called after a block and the episode ends
+        that came with it, so that they stand in one file."""
+        with self.lock:
+            shard, limits = self._shard, self.limits
+            if shard is not None and (
+                (limits.size and shard.nbytes >= limits.size) or (limits.rows and shard.rows >= limits.rows)
             ):
                 self.rotate()
 
@@ -298,7 +304,7 @@ class RunWriter:
             "config_digest": self.info.config_digest,
             "seed": None if self.info.seed is None else str(self.info.seed),
             "host": socket.gethostname(),
-            "argv": sys.argv,
+            "argv": command_line(),
             "expkit": __version__,
         }
 

@@ -1,0 +1,81 @@
+"""README says what the program does: its examples run, its captured session and its list of verbs are made from the
+program. EXPKIT_UPDATE_README=1 rewrites the generated parts."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+UPDATE = bool(os.environ.get("EXPKIT_UPDATE_README"))
+
+
+def text():
+    return README.read_text(encoding="utf-8")
+
+
+def between(name):
+    match = re.search(rf"<!-- {name} -->\n(.*?)<!-- end {name} -->", text(), re.S)
+    assert match is not None, name
+    return match[1]
+
+
+def replace(name, content):
+    whole = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", lambda m: m[1] + content + m[2], text(), flags=re.S)
+    README.write_text(whole, encoding="utf-8")
+
+
+def output_of(command, cwd=ROOT):
+    words = command.split()
+    assert words[0] == "expkit"
+    done = subprocess.run(
+        [sys.executable, "-m", "expkit.commands", *words[1:]], cwd=cwd, capture_output=True, text=True, timeout=240
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_the_session_is_what_the_commands_print():
+    commands = re.findall(r"^\$ (.*)$", between("session"), re.M)
+    assert len(commands) >= 4
+    parts = [f"$ {command}\n{output_of(command)}" for command in commands]
+    made = "```console\n" + "\n".join(parts) + "```\n"
+    if UPDATE:
+        replace("session", made)
+    assert between("session") == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
+
+
+def test_the_verbs_are_those_of_the_program():
+    from expkit.commands.verbs import VERBS
+
+    made = "| verb | what it does |\n| --- | --- |\n"
+    made += "".join(f"| `expkit {verb.name}` | {verb.help} |\n" for verb in VERBS)
+    if UPDATE:
+        replace("verbs", made)
+    assert between("verbs") == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
+
+
+def test_the_python_example_runs_and_prints_what_it_says(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", text(), re.S)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    (said,) = re.findall(r"print\(.*?\)\s+# (.*)", code)
+    assert done.stdout.strip() == said
+
+
+@pytest.mark.parametrize("name", ["record", "test"])
+def test_the_two_commands_are_one_line_each_in_an_environment_of_their_own(name):
+    match = re.search(rf"<!-- command: {name} -->\n```console\n(.*)\n```", text())
+    assert match is not None
+    assert match[1].startswith("python3 -m venv .venv")
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", text()):
+        assert (ROOT / target).exists(), target
