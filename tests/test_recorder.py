@@ -10,6 +10,7 @@ import pytest
 
 import expkit
 from expkit import Field, Recorder, Schema, open_run
+from expkit.buffers.memory import MemoryBuffer
 from expkit.errors import BufferClosed, Busy, NotThere, OutputExists, SchemaError, UsageError
 
 SCHEMA = Schema(
@@ -120,6 +121,22 @@ def test_batches_record_the_same_as_rows(tmp_path):
     assert got["is_first"].tolist() == [True] + [False] * 5000
     assert run.find_episode(7).ended == "interrupted"
     assert run.find_episode(7).length == 5000
+
+
+def test_a_run_is_loaded_into_buffers(tmp_path):
+    given = record_games(tmp_path / "run", 10, np.random.default_rng(4))
+    run = open_run(tmp_path / "run")
+    whole, small = MemoryBuffer(SCHEMA, player=1), MemoryBuffer(SCHEMA, player=0, capacity=16, overflow="drop-oldest")
+    rows = {player: sum(len(o) for (_, p), (o, *_) in given.items() if p == player) for player in (0, 1)}
+    assert run.load_into(whole) == rows[1]
+    assert run.load_into(small) == rows[0]
+    assert whole.stats().size == rows[1]
+    assert small.stats().size == 16
+    batch = whole.drain()
+    first = batch.columns["episode"] == 0
+    np.testing.assert_array_equal(batch.columns["observation"][first], given[0, 1][0])
+    with pytest.raises(SchemaError, match="another schema"):
+        run.load_into(MemoryBuffer(Schema([])))
 
 
 def row(**change):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.episodes import Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NotThere, SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
@@ -410,6 +411,23 @@ class Run:
                 refused.append(todo[mine[last]])
             todo = np.concatenate(refused)
         return out
+
+    def load_into(self, buffer: ExperienceBuffer) -> int:
+        """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
+
+        A bounded buffer keeps what its overflow policy keeps. Raises SchemaError for a buffer of another schema,
+        ShardError, and what the buffer raises.
+        """
+        if buffer.schema != self.schema:
+            raise SchemaError(f"{self.path}: the buffer has another schema; make it with this run's schema")
+        return buffer.load(self._stored_blocks(buffer.player))
+
+    def _stored_blocks(self, player: int) -> Iterator[Batch]:
+        for position in range(len(self.shard_paths)):
+            reader = self.reader(position)
+            for block in reader.blocks:
+                if block.player == player:
+                    yield Batch(player, block.rows, reader.read_block(block.index), block.dropped)
 
     def _names(self, columns: Sequence[str] | None) -> list[str]:
         """Stored columns to read for the wanted ones: the keys, the fields, their validity."""
