@@ -18,7 +18,7 @@ from expkit.kernels import kernel
 from expkit.kernels import ring as words
 from expkit.kernels.atomics import atomic_add, compare_and_swap, load_acquire, store_release
 from expkit.kernels.gather import gather_rows
-from expkit.kernels.ring_add import ring_add, ring_add_rows
+from expkit.kernels.ring_add import REFUSED, put, ring_add, ring_add_rows, ring_publish, ring_row
 from expkit.layout import BlockLayout
 from expkit.schema import Field, Schema
 
@@ -139,6 +139,39 @@ def test_rows_added_in_kernels_are_the_rows_given(overflow: str, generation: int
     ring.close()
     _add_all(ring.control, ring.memory, producer.state, rows[:2], codes)
     assert codes[:2].tolist() == [words.RING_CLOSED] * 2
+
+
+@kernel(cache=False, _nrt=False)
+def _put_all(ctl, memory, producer, numbers, codes):
+    for i in range(len(numbers)):
+        row = ring_row(ctl, producer)
+        codes[i] = row
+        if row >= 0:
+            put(memory, producer, 0, row, 0, np.uint64(numbers[i]))
+            put(memory, producer, 7, row, 0, np.float32(numbers[i] / 2))
+            put(memory, producer, 7, row, 1, np.float32(-1))
+            put(memory, producer, 8, row, 0, np.int16(-numbers[i]))
+            put(memory, producer, 9, row, 0, numbers[i] % 2 == 0)
+            ring_publish(ctl, producer, row)
+
+
+def test_rows_put_column_by_column() -> None:
+    schema = Schema([Field("pair", "f4", (2,)), Field("short", "i2"), Field("even", "bool")])
+    ring = BlockRing(BlockLayout(schema, 4), 2, overflow="drop-newest")
+    producer, codes = ring.producer(), np.zeros(10, np.int64)
+    _put_all(ring.control, ring.memory, producer.state, np.arange(10), codes)
+    assert codes.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, REFUSED, REFUSED]
+    columns = ring.drain().columns
+    assert columns["episode"].tolist() == list(range(8))
+    assert columns["pair"].tolist() == [[n / 2, -1] for n in range(8)]
+    assert columns["short"].tolist() == [-n for n in range(8)]
+    assert columns["even"].tolist() == [n % 2 == 0 for n in range(8)]
+    _put_all(ring.control, ring.memory, producer.state, np.arange(2), codes)
+    ring.close()
+    _put_all(ring.control, ring.memory, producer.state, np.arange(2), codes)
+    assert codes[:2].tolist() == [words.RING_CLOSED] * 2
+    last = ring.drain()
+    assert (last.rows, last.dropped_before) == (2, {"drop-newest": 2})
 
 
 def test_wide_columns_are_copied_in_kernels() -> None:

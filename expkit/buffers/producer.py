@@ -80,8 +80,10 @@ class Producer:
             self.stop()
 
     def stop(self) -> None:
-        """Have the next add look whether the ring is closed; called by the ring that closes."""
+        """Have the next add, also one in a kernel, look whether the ring is closed; called by the ring that closes.
+        A kernel that opens a block at this very moment misses it and looks again when that block is full."""
         self._capacity = 0
+        self.state[words.P_CAPACITY] = 0
 
     @property
     def block(self) -> int:

@@ -86,6 +86,43 @@ def compare_and_swap(typingctx, words, index, expected, value):
 
 
 @intrinsic
+def peek(typingctx, words, index):
+    """words[index] of one's own word: a plain load, without the look for negative indices that Numba adds."""
+    if not _is_words(words):
+        return None
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_element(context, builder, signature.args[0], args[0], args[1]), typ=ir.IntType(64))
+
+    return types.int64(words, types.int64), codegen
+
+
+@intrinsic
+def store_value(typingctx, target, target_at, value):
+    """Store a number or bool in the bytes of `target` from `target_at` on, as its own type lies in memory."""
+    if not _is_bytes(target) or not isinstance(value, (types.Number, types.Boolean)):
+        return None
+
+    def codegen(context, builder, signature, args):
+        stored = context.get_value_as_data(builder, signature.args[2], args[2])
+        to = _element(context, builder, signature.args[0], args[0], args[1])
+        builder.store(stored, builder.bitcast(to, stored.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.none(target, types.int64, value), codegen
+
+
+@intrinsic
+def size_of(typingctx, value):
+    """Bytes that `store_value` writes for a value of this type; a constant."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.IntType(64), context.get_abi_sizeof(context.get_data_type(signature.args[0])))
+
+    return types.int64(value), codegen
+
+
+@intrinsic
 def fence_acquire(typingctx):
     """Reads before it are done before reads and writes after it: for `copy, then check the generation`."""
 
