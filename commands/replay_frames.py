@@ -15,6 +15,7 @@ from expkit.runs.read import Run
 
 Line = list[output.Piece]
 _NAME_ROOM = 16
+_NO_TERMINAL = 1000  # as many lines mean a pipe, where a legend under every frame is noise
 
 
 def board_of(frame: Frame, player: int | None) -> draw.View | None:
@@ -54,7 +55,9 @@ def frame_lines(
     }
     room = max((len(name) for name in names.values()), default=0)
     for number, row in frame.rows.items():
-        lines.append(_player_line(number, row, names[number].ljust(room + 1), number == player))
+        lines.append(_player_line(number, row, names[number].ljust(room + 1)))
+    if view is not None and len(lines) + 2 <= rows < _NO_TERMINAL:
+        lines += [[], [(draw.LEGEND, "dim")]]
     return lines
 
 
@@ -67,7 +70,7 @@ def _policy(run: Run, row: dict[str, Any]) -> str:
     return f"{short} v{int(row['policy_version'])}"
 
 
-def _player_line(player: int, row: dict[str, Any], name: str, shown: bool) -> Line:
+def _player_line(player: int, row: dict[str, Any], name: str) -> Line:
     """`a hunter v0  24 tiles 310 armies  (5,3) right, full  reward 0`."""
     line: Line = [(name, draw.color_of(player))]
     army, land = row.get("observation/total_army"), row.get("observation/total_land")
@@ -84,8 +87,6 @@ def _player_line(player: int, row: dict[str, Any], name: str, shown: bool) -> Li
         line.append(f"action {row['action']}  ")
     line.append((f" reward {float(row['reward']):g}", "" if row["reward"] else "dim"))
     line += [(f"  {name}", "bold yellow") for name in ("terminated", "truncated") if row[name]]
-    if shown:
-        line.append(("  (shown)", "dim"))
     return line
 
 

@@ -140,7 +140,7 @@ class Watcher:
         title, keys = self._title(), self._keys(size.columns)
         room = size.lines - 1 - len(title) - len(keys)
         player = self._player if self._player in self._playback.players else None
-        body = frame_lines(self._run, self._playback, self._index, player, size.columns - 1, room)
+        body = frame_lines(self._run, self._playback, self._index, player, size.columns, room)
         lines = [*title, *body[:room], *keys]
         return [self._ansi(line, size.columns) for line in lines]
 
@@ -175,7 +175,7 @@ class Watcher:
     def _ansi(self, line: Line, columns: int) -> str:
         """A line as the terminal takes it, cut at its width."""
         whole = output.text(*line)
-        whole.truncate(columns, overflow="ellipsis")
+        whole.truncate(columns, overflow="ellipsis", pad=True)
         with self._console.capture() as captured:
             self._console.print(whole, end="", no_wrap=True, crop=True)
         return captured.get()

@@ -82,9 +82,10 @@ class Screen:
             self._keyboard = -1  # the terminal has gone; there is nothing left to restore
 
     def show(self, lines: list[str]) -> None:
-        """Replace what is on the screen, without a flash: each line is overwritten, then what follows is cleared."""
+        """Replace what is on the screen, without a flash: lines are overwritten, so each has to be as long as the
+        terminal is wide; what is below is cleared."""
         self.redraw = False
-        self._put("\x1b[H" + "".join(f"{line}\x1b[K\r\n" for line in lines[:-1]) + f"{lines[-1]}\x1b[K\x1b[J")
+        self._put("\x1b[H" + "\r\n".join(lines) + "\x1b[0m" + ("\r\n\x1b[J" if lines else "\x1b[J"))
 
     def key(self, timeout: float) -> str | None:
         """The next key (`space`, `left`, `q`, …), None after `timeout` seconds, or `gone` when the keyboard has gone.

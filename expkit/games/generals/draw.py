@@ -148,30 +148,44 @@ def draw(
 ) -> list[list[Cell]]:
     """The board as lines of cells, each already padded: a line of x numbers, then one line per y.
 
-    At most `columns` characters and `rows` lines are used; a larger board is cut to the part round the action, or
-    round the largest own army. `cell_width` keeps cells of successive frames equally wide.
+    At most `columns` characters and `rows` lines are used. Where the numbers of the lines are what does not fit, they
+    are left out: 20x20 then takes 80 columns. A larger board is cut to the part round the action, or round the
+    largest army. `cell_width` keeps cells of successive frames equally wide.
     """
     texts = [[cell(view, y, x) for x in range(view.width)] for y in range(view.height)]
-    if action is not None and action.kind == "move" and action.x < view.width and action.y < view.height:
-        text, style = texts[action.y][action.x]
-        texts[action.y][action.x] = f"{text}{_ARROWS[action.direction]}", f"{style} underline"
-        center = action.x, action.y
-    else:
-        at = int(np.argmax(np.where(view.owner >= 0, view.army, -1)))
-        center = at % view.width, at // view.width
     across = max(cell_width, max(len(text) for line in texts for text, _ in line), len(f"x{view.width - 1}")) + 1
     margin = len(f"y{view.height - 1}")
+    if margin + across * view.width > columns >= across * view.width:
+        margin = 0
+    center = _center(view, action)
     shown_x = window(view.width, max((columns - margin) // across, 1), center[0])
     shown_y = window(view.height, max(rows - 1, 1), center[1])
     lines: list[list[Cell]] = [[(" " * margin, ""), *((f"x{x}".rjust(across), "dim") for x in shown_x)]]
     for y in shown_y:
-        line: list[Cell] = [(f"y{y}".ljust(margin), "dim")]
+        line: list[Cell] = [(f"y{y}".ljust(margin) if margin else "", "dim")]
+        arrow = ""
         for x in shown_x:
             text, style = texts[y][x]
-            # The arrow hangs over into the gap, so that numbers stay in one column.
-            line += [(" " * (across - len(text)), ""), (text, style)]
+            gap = " " * (across - len(text))
+            if arrow:  # of the cell to the left: it stands in the gap between the two
+                line.append((arrow, "bold"))
+                gap, arrow = gap[1:], ""
+            if action is not None and action.kind == "move" and (x, y) == (action.x, action.y):
+                style = f"{style} underline"
+                arrow = _ARROWS[action.direction]
+                if x == shown_x[-1]:
+                    gap, arrow = gap[1:] + arrow, ""
+            line += [(gap, ""), (text, style)]
         lines.append(line)
     return lines
+
+
+def _center(view: View, action: Move | None) -> tuple[int, int]:
+    """(x, y) that a cut board has to show."""
+    if action is not None and action.kind == "move" and action.x < view.width and action.y < view.height:
+        return action.x, action.y
+    at = int(np.argmax(np.where(view.owner >= 0, view.army, -1)))
+    return at % view.width, at // view.width
 
 
 def standing(view: View) -> list[tuple[int, int, int]]:

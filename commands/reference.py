@@ -1,0 +1,64 @@
+"""The command reference in README, made from the verbs themselves: `python -m expkit.commands.reference` prints it.
+
+A test compares README with it, so that neither can drift.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from expkit.commands.app import build, load
+from expkit.commands.verbs import COMMON_OPTIONS, EXIT_CODES, GROUPS, VERBS
+
+
+def markdown() -> str:
+    """Every verb with its arguments, options and examples, then what holds for all of them."""
+    lines: list[str] = []
+    for group in GROUPS:
+        for verb in VERBS:
+            if verb.group != group:
+                continue
+            command = load(verb)
+            members = getattr(command, "commands", None)
+            lines += [f"### expkit {verb.name}", "", verb.help, ""]
+            if members is None:
+                lines += _describe(command, f"expkit {verb.name}")
+                continue
+            for name, member in members.items():
+                lines += [f"**{name}**: {(member.help or '').splitlines()[0]}", ""]
+                lines += _describe(member, f"expkit {verb.name} {name}")
+    lines += ["### Every verb", "", "| option | |", "| --- | --- |"]
+    lines += [f"| `{_cell(option)}` | {_cell(text)} |" for option, text in COMMON_OPTIONS]
+    lines += ["", "| exit code | |", "| --: | --- |"]
+    lines += [f"| {code} | {text} |" for code, text in EXIT_CODES]
+    return "\n".join(lines) + "\n"
+
+
+def _describe(command: Any, path: str) -> list[str]:
+    """Usage, a table of parameters, examples."""
+    context = build().context_class(command, info_name=path)
+    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    lines = ["```", usage, "```", ""]
+    rows = []
+    for parameter in command.get_params(context):
+        common = getattr(parameter, "rich_help_panel", None) == "Common options" or "--help" in parameter.opts
+        record = None if common else parameter.get_help_record(context)
+        if record is not None:
+            rows.append(f"| `{_cell(record[0])}` | {_cell(record[1])} |")
+    if rows:
+        lines += ["| | |", "| --- | --- |", *rows, ""]
+    if command.examples:
+        lines.append("```sh")
+        room = max(len(line) for line, _ in command.examples)
+        lines += [f"{line.ljust(room)}  # {meaning}" for line, meaning in command.examples]
+        lines += ["```", ""]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a Markdown table can hold it."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
