@@ -200,10 +200,8 @@ def _as_json(result: session.Result) -> dict[str, Any]:
 def _summarise(result: session.Result) -> None:
     stats, lost = result.stats, sum(_lost(result).values())
     rate = result.rows / result.seconds if result.seconds else 0.0
-    output.line(
-        (f"{result.run}", "bold"),
-        f": {result.rows:,} rows ({result.steps:,} steps), {format_duration(result.seconds)}, {format_count(rate)} rows/s",
-    )
+    took = f"{format_duration(result.seconds)}, {format_count(rate)} rows/s"
+    output.line((f"{result.run}", "bold"), f": {result.rows:,} rows ({result.steps:,} steps), {took}")
     total = sum(result.episodes.values())
     names = {"terminated": "won", "truncated": "truncated", "interrupted": "interrupted"}
     how = ", ".join(f"{result.episodes[key]:,} {name}" for key, name in names.items() if result.episodes.get(key))

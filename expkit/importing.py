@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from expkit.episodes import PolicyInfo
 from expkit.errors import NotThere, UsageError
@@ -79,7 +80,8 @@ def _import_gior(source: Path, run: Path, state: bool, mode: Mode) -> Imported:
                 steps += 1
             for player, seen in tick.last.items():
                 outcomes[player] = tick.outcome[player]
-                recorder.end(episode=episode, player=player, outcome=tick.outcome[player], **seen)
+                observation: dict[str, Any] = {**seen}
+                recorder.end(episode=episode, player=player, outcome=tick.outcome[player], **observation)
                 rows += 1
     notes = []
     if game.extra_moves:
