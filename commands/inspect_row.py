@@ -9,7 +9,8 @@ import numpy as np
 from expkit.commands import output
 from expkit.errors import NotThere
 from expkit.games.generals import draw
-from expkit.runs.read import Episode, Run
+from expkit.runs.entries import Episode
+from expkit.runs.read import Run
 from expkit.schema import Field
 
 _BOARD_FIELDS = ("army", "owner", "terrain", "visible")

@@ -6,16 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from expkit.runs.entries import Episode, ShardEntry
     from expkit.runs.layout import find_runs
-    from expkit.runs.read import Episode, Run, ShardEntry, open_run
+    from expkit.runs.read import Run, open_run
     from expkit.runs.requests import request_rotation
 
 __all__ = ["Episode", "Run", "ShardEntry", "find_runs", "open_run", "request_rotation"]
 
 _HOME = {
-    "Episode": "read",
+    "Episode": "entries",
     "Run": "read",
-    "ShardEntry": "read",
+    "ShardEntry": "entries",
     "find_runs": "layout",
     "open_run": "read",
     "request_rotation": "requests",

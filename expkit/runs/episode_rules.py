@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from expkit.runs.entries import Episode
 from expkit.runs.finding import Finding
-from expkit.runs.read import Episode, Run
+from expkit.runs.read import Run
 from expkit.runs.summary import balance
 
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 
 from expkit.buffers.protocol import Batch, ExperienceBuffer
-from expkit.episodes import Ended, EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NotThere, SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.counters import WriterLedger, read_ledger
+from expkit.runs.entries import Episode, ShardEntry, info_from_header
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import RunInfo, ShardPath, is_run, list_shards, read_run_info
 from expkit.runs.locks import live_writers
@@ -30,52 +29,6 @@ from expkit.schema import KEY_NAMES, Schema
 State = Literal["recording", "closed", "killed"]
 Rows = Literal["transitions", "all"]
 OPEN_READERS = 256  # below the usual limit of 1,024 open files
-
-
-@dataclass(frozen=True, slots=True)
-class ShardEntry:
-    """One shard file of a run; `rows` is what its blocks hold."""
-
-    name: str
-    path: Path
-    rows: int
-    bytes: int
-    closed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """One episode: `rows` by player as found in the files, `ended` as its end record says, else interrupted."""
-
-    number: int
-    start: EpisodeStart | None
-    end: EpisodeEnd | None
-    rows: dict[int, int] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def ended(self) -> Ended:
-        return self.end.ended if self.end is not None else "interrupted"
-
-    @property
-    def length(self) -> int:
-        """Steps of the longest player, as the end record says, else as found."""
-        if self.end is not None:
-            return self.end.length
-        return max(self.rows.values(), default=0)
-
-    @property
-    def outcome(self) -> dict[int, float | None]:
-        """By player; empty without an end record."""
-        return {int(player): value for player, value in self.end.outcome.items()} if self.end else {}
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The game's own, then what was annotated later."""
-        merged = dict(self.start.metadata) if self.start else {}
-        if self.end is not None:
-            merged |= self.end.metadata
-        return merged | self.notes
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -128,7 +81,7 @@ class Run:
         except (NotThere, CheckFailed):
             for shard in range(len(self.shard_paths)):
                 try:
-                    return _info_from_header(self.reader(shard))
+                    return info_from_header(self.reader(shard))
                 except ShardError:
                     continue
             raise
@@ -466,27 +419,6 @@ def _cut(parts: list[dict[str, np.ndarray]], size: int) -> tuple[dict[str, np.nd
     if len(taken) == 1:
         return taken[0], rest
     return {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}, rest
-
-
-def _info_from_header(reader: ShardReader) -> RunInfo:
-    header = reader.header
-    try:
-        return RunInfo(
-            id=str(header["run"]),
-            source=str(header["source"]),
-            schema=reader.schema,
-            players=[str(name) for name in header["players"]],
-            policies=msgspec.convert(header["policies"], list[PolicyInfo]),
-            config=dict(header.get("config") or {}),
-            config_digest=str(header.get("config_digest", "")),
-            seed=None if header.get("seed") is None else int(header["seed"]),
-            created_ns=int(header["created_ns"]),
-            host=str(header.get("host", "")),
-            argv=[str(word) for word in header.get("argv") or []],
-            version=str(header.get("expkit", "")),
-        )
-    except (KeyError, TypeError, ValueError, SchemaError) as error:
-        raise ShardError(f"{reader.path}: header does not describe a run ({error})") from None
 
 
 def _some(names: list[str]) -> str:

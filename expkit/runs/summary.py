@@ -11,7 +11,8 @@ import numpy as np
 
 from expkit.errors import CheckFailed, ShardError
 from expkit.formats.shard.read import ShardReader
-from expkit.runs.read import Episode, Run
+from expkit.runs.entries import Episode
+from expkit.runs.read import Run
 
 BINS = 24
 # Above this many rows distributions come from evenly spaced blocks: reading all of 10^8 rows takes half a minute.

@@ -10,7 +10,8 @@ import numpy as np
 from expkit.errors import GameError, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Resimulator
-from expkit.runs.read import Episode, Run
+from expkit.runs.entries import Episode
+from expkit.runs.read import Run
 from expkit.schema import KEY_NAMES
 
 _STANDARD = ("reward", "terminated", "truncated")

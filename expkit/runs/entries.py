@@ -1,0 +1,82 @@
+"""What a run is made of, as readers describe it: shard files, episodes, and the run's own facts from a shard header."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from expkit.episodes import Ended, EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.errors import SchemaError, ShardError
+from expkit.formats.shard.read import ShardReader
+from expkit.runs.layout import RunInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """One shard file of a run; `rows` is what its blocks hold."""
+
+    name: str
+    path: Path
+    rows: int
+    bytes: int
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One episode: `rows` by player as found in the files, `ended` as its end record says, else interrupted."""
+
+    number: int
+    start: EpisodeStart | None
+    end: EpisodeEnd | None
+    rows: dict[int, int] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> Ended:
+        return self.end.ended if self.end is not None else "interrupted"
+
+    @property
+    def length(self) -> int:
+        """Steps of the longest player, as the end record says, else as found."""
+        if self.end is not None:
+            return self.end.length
+        return max(self.rows.values(), default=0)
+
+    @property
+    def outcome(self) -> dict[int, float | None]:
+        """By player; empty without an end record."""
+        return {int(player): value for player, value in self.end.outcome.items()} if self.end else {}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The game's own, then what was annotated later."""
+        merged = dict(self.start.metadata) if self.start else {}
+        if self.end is not None:
+            merged |= self.end.metadata
+        return merged | self.notes
+
+
+def info_from_header(reader: ShardReader) -> RunInfo:
+    """What `run.yaml` says, from the header of a shard. Raises ShardError."""
+    header = reader.header
+    try:
+        return RunInfo(
+            id=str(header["run"]),
+            source=str(header["source"]),
+            schema=reader.schema,
+            players=[str(name) for name in header["players"]],
+            policies=msgspec.convert(header["policies"], list[PolicyInfo]),
+            config=dict(header.get("config") or {}),
+            config_digest=str(header.get("config_digest", "")),
+            seed=None if header.get("seed") is None else int(header["seed"]),
+            created_ns=int(header["created_ns"]),
+            host=str(header.get("host", "")),
+            argv=[str(word) for word in header.get("argv") or []],
+            version=str(header.get("expkit", "")),
+        )
+    except (KeyError, TypeError, ValueError, SchemaError) as error:
+        raise ShardError(f"{reader.path}: header does not describe a run ({error})") from None
