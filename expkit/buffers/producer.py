@@ -136,6 +136,18 @@ class Producer:
         """Count rows that found no room as dropped (cause drop-newest), in front of the next block."""
         words.refuse_rows(self._ring.control, self.state, rows)
 
+    def wait_for_room(self, timeout: float | None = None) -> bool:
+        """To be called when a kernel stopped at WAIT: spill a block, or wait up to `timeout` seconds (None: the
+        ring's own timeout) until there may be room or the ring is closed. False when the time is over.
+
+        It also wakes the consumers, which blocks handed over in kernels cannot do.
+        """
+        ring = self._ring
+        ring.filled.ring()
+        return ring.spill_oldest() or ring.freed.wait_for(
+            ring.may_have_room, ring.timeout if timeout is None else timeout
+        )
+
     def close(self) -> None:
         """Hand over what is open."""
         self.hand_over()
