@@ -217,4 +217,4 @@ def _summarise(result: session.Result) -> None:
     output.line(f"{format_size(result.bytes)}{each}, {shards}")
     if result.stopped_by == "demonstration":
         output.line(("stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever", "yellow"))
-    output.hint(f"expkit replay {result.run}")
+    output.hint(f"expkit {'validate' if lost else 'replay'} {result.run}")

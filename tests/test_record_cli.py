@@ -195,6 +195,15 @@ def test_settings_come_from_flag_then_variable_then_file(tmp_path):
     assert run.rows(0, 0)["observation/army"].shape[1:] == (10, 10)
 
 
+def test_the_disk_guard_stops_with_its_own_code_and_loses_nothing(tmp_path):
+    done = expkit("record", "-o", tmp_path / "run", "--forever", "--max-total", "300kB", "--json", code=7)
+    said = json.loads(done.stdout)
+    assert said["stopped_by"] == "disk"
+    assert said["lost"] == 0
+    assert said["written"] == said["produced"] == len(open_run(tmp_path / "run"))
+    assert "--max-total" in done.stderr
+
+
 def start(run, *arguments):
     process = subprocess.Popen(
         [*EXPKIT, "record", "-o", str(run), *map(str, arguments)],
