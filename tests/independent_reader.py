@@ -1,7 +1,6 @@
 """Reads a shard file from SPEC.md alone: no expkit, no NumPy. Slow, and held against the golden files."""
 
 import json
-import pathlib
 import struct
 import zlib
 from itertools import accumulate
@@ -34,7 +33,9 @@ def unfilter(kind, data, rows, items, size):
         for first in range(0, rows * items, items):
             row = [new.get(first + i, row[i]) for i in range(items)]
             elements += row
-    values = elements if kind == 5 else accumulate(values) if kind == 2 else values
+        values = elements
+    for i in range(items, rows * items if kind == 2 else 0):
+        values[i] += values[i - items]
     return b"".join((value % (1 << 8 * size)).to_bytes(size, "little") for value in values)
 
 
@@ -58,9 +59,8 @@ def read_block(head, body, schema):
     return player, out
 
 
-def read(path):
-    """(header, [(kind, JSON or what read_block gives)])"""
-    data = pathlib.Path(path).read_bytes()
+def read(data):
+    """Of a file's bytes (header, [(kind, JSON or what read_block gives)])"""
     version, flags, size, crc = struct.unpack_from("<8xHHII", data)
     assert (crc, version, flags) == (zlib.crc32(data[20 : 20 + size], zlib.crc32(data[:16])), 1, 0)
     header, at, records = json.loads(data[20 : 20 + size]), 20 + size, []

@@ -59,10 +59,12 @@ def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
     return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
 
 
-def write_shard(path: Path, schema: Schema, blocks: int = 3, rows: int = 60, close: bool = True, seed: int = 5) -> Path:
+def write_shard(
+    path: Path, schema: Schema, blocks: int = 3, rows: int = 60, close: bool = True, narrow_rows: int = 0
+) -> Path:
     """A small file with every kind of record: two players, drops, episodes, notes."""
-    rng = np.random.default_rng(seed)
-    encoder = BlockEncoder(schema, frame_rows=16)
+    rng = np.random.default_rng(5)
+    encoder = BlockEncoder(schema, frame_rows=16, narrow_rows=narrow_rows)
     writer = ShardWriter(
         path, schema, {"writer": "expkit 0.1.0", "host": "golden", "run": "g", "created": "2026-01-01"}
     )
@@ -86,7 +88,7 @@ CARTPOLE = Schema([Field("observation", "f4", (4,), "observation"), Field("actio
 GOLDEN_FILES = {
     "board.exp": lambda path: write_shard(path, BOARD),
     "tiny.exp": lambda path: write_shard(path, TINY, blocks=2, rows=24),
-    "cartpole-killed.exp": lambda path: write_shard(path, CARTPOLE, rows=40, close=False),
+    "cartpole-killed.exp": lambda path: write_shard(path, CARTPOLE, rows=40, close=False, narrow_rows=13),
 }
 
 

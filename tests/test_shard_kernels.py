@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from expkit.kernels.bits import from_planes, gather_scalar, gather_vector, to_bits, to_planes
+from expkit.kernels.bits import delta_pays, from_planes, gather_scalar, gather_vector, to_bits, to_planes
 from expkit.kernels.bytes_at import copy_bytes, differ8, differ64, load1, load2, load4, load8, store1, store8
 from expkit.kernels.changes import replay_frames
 from expkit.kernels.digest import hash_rows, key_stream, mix, nh_row, sum_runs
@@ -89,18 +89,31 @@ def test_order_of_very_many_episodes_out_of_order():
     assert check_order(np.sort(episodes), np.zeros(len(episodes), np.uint32))
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "u8"])
-@pytest.mark.parametrize("delta", [False, True])
-def test_planes_are_transposed_bytes(dtype, delta):
-    values = np.random.default_rng(0).integers(0, 256, 37 * np.dtype(dtype).itemsize + 8, np.uint8)
-    itemsize = np.dtype(dtype).itemsize
-    numbers = values[: 37 * itemsize].view(f"u{itemsize}")
-    out, back = np.empty(37 * itemsize, np.uint8), np.empty(37 * itemsize, np.uint8)
-    to_planes(values.ctypes.data, 37, itemsize, delta, out.ctypes.data)
-    plain = np.diff(numbers, prepend=numbers.dtype.type(0)) if delta else numbers
-    assert out.tobytes() == np.ascontiguousarray(plain.view(np.uint8).reshape(37, itemsize).T).tobytes()
-    from_planes(out.ctypes.data, 37, itemsize, delta, back.ctypes.data)
-    assert back.tobytes() == numbers.tobytes()
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+@pytest.mark.parametrize("stride", [0, 1, 3])
+def test_planes_are_transposed_bytes(itemsize, stride):
+    values = np.random.default_rng(0).integers(0, 256, 39 * itemsize + 8, np.uint8)
+    numbers = values[: 39 * itemsize].view(f"u{itemsize}")
+    out, back = np.empty(39 * itemsize, np.uint8), np.empty(39 * itemsize + 8, np.uint8)
+    to_planes(values.ctypes.data, 39, itemsize, stride, out.ctypes.data)
+    plain = numbers.reshape(-1, stride or 1)
+    if stride:
+        plain = np.diff(plain, axis=0, prepend=np.zeros((1, stride), numbers.dtype))
+    assert out.tobytes() == np.ascontiguousarray(plain.reshape(-1, 1).view(np.uint8).T).tobytes()
+    from_planes(out.ctypes.data, 39, itemsize, stride, back.ctypes.data)
+    assert back[:-8].tobytes() == numbers.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u2", "i4", "i8"])
+def test_delta_pays_where_differences_are_smaller(dtype):
+    rng = np.random.default_rng(0)
+    rising = np.append(np.arange(60, 120), [0] * 8).astype(dtype)
+    noise = np.append(rng.integers(0, 100, 60), [0] * 8).astype(dtype)
+    itemsize = rising.itemsize
+    assert delta_pays(rising.ctypes.data, 60, itemsize, 1)
+    assert not delta_pays(noise.ctypes.data, 60, itemsize, 1)
+    two = np.append(np.stack([np.arange(60, 90), 127 - np.arange(30)], 1).reshape(-1), [0] * 8).astype(dtype)
+    assert delta_pays(two.ctypes.data, 60, itemsize, 2)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 64])

@@ -91,6 +91,17 @@ def trailing_zeros(typingctx, value):
 
 
 @intrinsic
+def bit_length(typingctx, value):
+    """Bits needed for a uint64; 0 for zero."""
+
+    def codegen(context, builder, signature, args):
+        zeros = builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))
+        return builder.sub(ir.Constant(ir.IntType(64), 64), zeros)
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
 def prefetch(typingctx, address, offset):
     """Ask for the cache line at `address` + `offset`, which will be read soon. Never faults."""
 

@@ -21,6 +21,7 @@ from expkit.kernels.bits import (
     DELTA,
     NONE,
     PLANES,
+    delta_pays,
     gather_scalar,
     gather_vector,
     load_item,
@@ -201,22 +202,34 @@ def encode_columns(tasks, rows, order, start, hashes, zeros, positions, values, 
         else:
             chosen = task[FILTER]
             place, itemsize = task[PLACE], task[ITEMSIZE]
-            if task[WIDTH] == itemsize:
-                equal = gather_scalar(task[ADDRESS], itemsize, chosen == BITS, task[KEYS], order, rows, hashes, place)
+            width = task[WIDTH]
+            if width == 1 or width == 2 or width == 4 or width == 8:
+                equal = gather_scalar(task[ADDRESS], width, chosen == BITS, task[KEYS], order, rows, hashes, place)
             else:
-                equal = gather_vector(task[ADDRESS], task[WIDTH], task[KEYS], order, rows, hashes, place)
-            size = rows * task[WIDTH]
+                equal = gather_vector(task[ADDRESS], width, task[KEYS], order, rows, hashes, place)
+            stride = np.int64(0)
+            if chosen == DELTA:
+                if delta_pays(place, rows * width // itemsize, itemsize, width // itemsize):
+                    stride = width // itemsize
+                else:
+                    chosen = PLANES
+            target = task[FILTERED]
             if equal:
                 chosen = CONSTANT
-            elif chosen == BITS:
-                to_bits(place, rows, task[FILTERED])
-                size = (rows + 7) >> 3
-            elif chosen != NONE:
-                to_planes(place, size // itemsize, itemsize, chosen == DELTA, task[FILTERED])
-            if not equal:
-                segments[used, 0] = place if chosen == NONE else task[FILTERED]
-                segments[used, 1] = size
-                used += 1
+            else:
+                for first in range(0, rows, task[FRAME_ROWS]):
+                    inside = min(task[FRAME_ROWS], rows - first)
+                    source = place + first * width
+                    size = inside * width
+                    segments[used, 0] = source if chosen == NONE else target
+                    if chosen == BITS:
+                        to_bits(source, inside, target)
+                        size = (inside + 7) >> 3
+                    elif chosen != NONE:
+                        to_planes(source, size // itemsize, itemsize, stride, target)
+                    segments[used, 1] = size
+                    target += size
+                    used += 1
         outcome[column, 0] = chosen
         outcome[column, 1] = used - begun
     for segment in range(used):

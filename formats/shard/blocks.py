@@ -141,8 +141,8 @@ def _check_column(column: Column, entry: np.void, rows: int) -> None:
     _need(chosen != CONSTANT or (frame_rows == rows and entry["compression"] == RAW), f"frame rows of {column.name}")
     _need(entry["frames"] == expected, f"number of frames of {column.name}")
     _need(min(frame_rows, rows) * column.row_bytes <= MAX_FRAME_BYTES, f"frame of {column.name} is too large")
-    _need(chosen != BITS or (column.dtype == bool and expected == 1), f"filter of {column.name}")
-    _need(chosen not in (PLANES, DELTA) or (column.dtype != bool and expected == 1), f"filter of {column.name}")
+    _need(chosen != BITS or column.dtype == bool, f"filter of {column.name}")
+    _need(chosen not in (PLANES, DELTA) or column.dtype != bool, f"filter of {column.name}")
 
 
 def statistics_of(column: Column, entry: np.void) -> Statistics:
@@ -174,12 +174,12 @@ class ColumnPlan:
         else:
             self.frames = np.unique(wanted // self.frame_rows)
         self.places = (base + self.frames).tolist()
+        self.inside = np.minimum(self.frame_rows, self.rows - self.frames * self.frame_rows).tolist()
 
     def sizes(self, payloads: Sequence[memoryview]) -> list[int]:
         """Decoded bytes of each frame, bounded by what its rows can need. Raises ShardError."""
         out = []
-        for frame, payload in zip(self.frames.tolist(), payloads, strict=True):
-            rows = min(self.frame_rows, self.rows - frame * self.frame_rows)
+        for frame, rows, payload in zip(self.frames.tolist(), self.inside, payloads, strict=True):
             plain = rows * self.column.row_bytes
             if self.filter == CONSTANT:
                 plain = self.column.row_bytes
@@ -207,45 +207,43 @@ class ColumnPlan:
         if self.filter == CHANGES:
             return self._replay(payloads, count)
         if self.filter == BITS:
-            whole = np.unpackbits(payloads[0], count=self.rows, bitorder="little").view(bool)
+            flags = [np.unpackbits(p, count=n, bitorder="little") for p, n in zip(payloads, self.inside, strict=True)]
+            raw = _join(flags)
         elif self.filter in (PLANES, DELTA):
-            whole = np.empty(column.shape(self.rows), column.dtype)
-            itemsize = column.dtype.itemsize
-            source = payloads[0]
-            from_planes(source.ctypes.data, whole.size, itemsize, self.filter == DELTA, whole.ctypes.data)
-        elif wanted is None:
-            whole = _join(payloads).view(column.dtype).reshape(column.shape(self.rows))
+            raw = self._number(payloads)
         else:
-            return self._pick(payloads, count)
-        return whole if wanted is None else whole[wanted]
+            raw = _join(payloads)
+        whole = raw.view(column.dtype).reshape(column.shape(sum(self.inside)))
+        if wanted is None:
+            return whole
+        # rows of the frames at hand: all but the last frame of a block have frame_rows
+        return whole[
+            np.searchsorted(self.frames, wanted // self.frame_rows) * self.frame_rows + wanted % self.frame_rows
+        ]
 
-    def _inside(self) -> tuple[np.ndarray, np.ndarray]:
-        """For each frame the first of its rows in `wanted` and the one after its last."""
-        assert self.wanted is not None
-        begin = np.searchsorted(self.wanted, self.frames * self.frame_rows)
-        end = np.searchsorted(self.wanted, (self.frames + 1) * self.frame_rows)
-        return begin, end
-
-    def _pick(self, payloads: Sequence[np.ndarray], count: int) -> np.ndarray:
-        assert self.wanted is not None
-        out = np.empty(self.column.shape(count), self.column.dtype)
-        for frame, payload, begin, end in zip(self.frames, payloads, *self._inside(), strict=True):
-            rows = len(payload) // self.column.row_bytes
-            whole = payload.view(self.column.dtype).reshape(self.column.shape(rows))
-            out[begin:end] = whole[self.wanted[begin:end] - frame * self.frame_rows]
-        return out
+    def _number(self, payloads: Sequence[np.ndarray]) -> np.ndarray:
+        """Bytes of the numbers in frames of planes."""
+        itemsize, width = self.column.dtype.itemsize, self.column.row_bytes
+        stride = width // itemsize if self.filter == DELTA else 0
+        raw = np.empty(sum(self.inside) * width + 8, np.uint8)
+        at = raw.ctypes.data
+        for payload, rows in zip(payloads, self.inside, strict=True):
+            from_planes(payload.ctypes.data, rows * width // itemsize, itemsize, stride, at)
+            at += rows * width
+        return raw[:-8]
 
     def _replay(self, payloads: Sequence[np.ndarray], count: int) -> np.ndarray:
         wanted = np.arange(self.rows) if self.wanted is None else self.wanted
         table = np.empty((len(payloads), 5), np.int64)
         table[:, 0] = [payload.ctypes.data for payload in payloads]
         table[:, 1] = [len(payload) for payload in payloads]
-        table[:, 2] = np.minimum(self.frame_rows, self.rows - self.frames * self.frame_rows)
+        table[:, 2] = self.inside
         if self.wanted is None:
             table[:, 3] = self.frames * self.frame_rows
             table[:, 4] = table[:, 3] + table[:, 2]
         else:
-            table[:, 3], table[:, 4] = self._inside()
+            table[:, 3] = np.searchsorted(wanted, self.frames * self.frame_rows)
+            table[:, 4] = np.searchsorted(wanted, (self.frames + 1) * self.frame_rows)
         out = np.empty(self.column.shape(count), self.column.dtype)
         itemsize = self.column.dtype.itemsize
         bad = replay_frames(table, self.column.row_bytes, itemsize, wanted % self.frame_rows, out.ctypes.data)
