@@ -14,7 +14,7 @@ USER, RANDOM, EXPANDER, HUNTER = -1, 0, 1, 2
 
 def note_words(tiles: int) -> int:
     """int32 words of memory that a built-in player has on a board of `tiles`."""
-    return SEEN + 2 * -(-tiles // 64) + tiles
+    return SEEN + 2 * -(-tiles // 64) + 2 * tiles
 
 
 @inner

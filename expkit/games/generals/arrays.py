@@ -17,7 +17,7 @@ SCRATCH_PLANES = 4
 class GeneralsArrays:
     """State of `slots` games, none of them begun; `expkit.kernels.generals_state` tells what each part is.
 
-    games is uint8 (slots, bytes of a game); scratch int32 (planes, N) is shared, for use within one call.
+    games is uint8 (slots, bytes of a game); scratch int32 (planes, (H + 2) (W + 2)) is shared, for use within one call.
     """
 
     def __init__(self, config: GeneralsConfig, slots: int, seed: int):
@@ -25,7 +25,7 @@ class GeneralsArrays:
         self.rules = rules_array(config, seed)
         self.games = aligned_empty(slots * int(self.rules[k.GAME_BYTES])).reshape(slots, -1)
         self.games[:] = 0
-        self.scratch = np.zeros((SCRATCH_PLANES, config.tiles), np.int32)
+        self.scratch = np.zeros((SCRATCH_PLANES, (config.height + 2) * (config.width + 2)), np.int32)
 
     @property
     def nbytes(self) -> int:
