@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -77,20 +77,34 @@ class Statistics:
     nulls: int
 
 
+class Entry(NamedTuple):
+    """What a block's head says of one column; see SPEC.md."""
+
+    filter: int
+    compression: int
+    flags: int
+    zero: int
+    frame_rows: int
+    frames: int
+    nulls: int
+    low: int
+    high: int
+
+
 @dataclass(frozen=True, slots=True)
 class BlockHead:
-    """runs: table RUN · columns: table COLUMN · frames: table FRAME · first_frame, body_at: int64 per column (+1) and
-    per frame (+1), where a column's frames begin in `frames` and a frame's bytes begin in the body."""
+    """runs: table RUN · columns: rows of table COLUMN as tuples · crcs: of all frames · first_frame: of each column,
+    and one more, where its frames begin · body_at: of each frame, and one more, where its bytes begin in the body."""
 
     player: int
     rows: int
     ranges: tuple[int, int, int, int, int, int, int, int]
     dropped: dict[str, int]
     runs: np.ndarray
-    columns: np.ndarray
-    frames: np.ndarray
-    first_frame: np.ndarray
-    body_at: np.ndarray
+    columns: list[Entry]
+    crcs: list[int]
+    first_frame: list[int]
+    body_at: list[int]
 
 
 def _need(good: Any, what: str) -> None:
@@ -128,31 +142,35 @@ def parse_head(head: bytes, body_bytes: int, schema: Schema) -> BlockHead:
     body_at = np.concatenate([[0], np.cumsum(frames["size"], dtype=np.int64)])
     _need(first_frame[-1] == len(frames), "its frames do not add up")
     _need(body_at[-1] == body_bytes, "its frames do not fill the body")
-    for column, entry in zip(schema.columns, columns, strict=True):
+    entries = [Entry(*entry) for entry in columns.tolist()]
+    for column, entry in zip(schema.columns, entries, strict=True):
         _check_column(column, entry, rows)
-    return BlockHead(player, rows, (*ranges,), dropped, run_table, columns, frames, first_frame, body_at)
+    crcs = frames["crc"].tolist()
+    return BlockHead(
+        player, rows, (*ranges,), dropped, run_table, entries, crcs, first_frame.tolist(), body_at.tolist()
+    )
 
 
-def _check_column(column: Column, entry: np.void, rows: int) -> None:
-    chosen, frame_rows = int(entry["filter"]), int(entry["frame_rows"])
-    _need(chosen <= CHANGES and entry["compression"] <= ZSTD and entry["zero"] == 0, f"codec of {column.name}")
-    _need(0 < frame_rows <= MAX_ROWS, f"frame rows of {column.name}")
-    expected = 1 if chosen == CONSTANT else -(-rows // frame_rows)
-    _need(chosen != CONSTANT or (frame_rows == rows and entry["compression"] == RAW), f"frame rows of {column.name}")
-    _need(entry["frames"] == expected, f"number of frames of {column.name}")
-    _need(min(frame_rows, rows) * column.row_bytes <= MAX_FRAME_BYTES, f"frame of {column.name} is too large")
-    _need(chosen != BITS or column.dtype == bool, f"filter of {column.name}")
-    _need(chosen not in (PLANES, DELTA) or column.dtype != bool, f"filter of {column.name}")
+def _check_column(column: Column, entry: Entry, rows: int) -> None:
+    chosen, name = entry.filter, column.name
+    _need(chosen <= CHANGES and entry.compression <= ZSTD and entry.zero == 0, f"codec of {name}")
+    _need(0 < entry.frame_rows <= MAX_ROWS, f"frame rows of {name}")
+    _need(chosen != CONSTANT or (entry.frame_rows == rows and entry.compression == RAW), f"codec of {name}")
+    _need(entry.frames == -(-rows // entry.frame_rows), f"number of frames of {name}")
+    _need(min(entry.frame_rows, rows) * column.row_bytes <= MAX_FRAME_BYTES, f"frame of {name} is too large")
+    _need(chosen != BITS or column.dtype == bool, f"filter of {name}")
+    _need(chosen not in (PLANES, DELTA) or column.dtype != bool, f"filter of {name}")
 
 
-def statistics_of(column: Column, entry: np.void) -> Statistics:
+def statistics_of(column: Column, entry: Entry) -> Statistics:
     """The statistics in a column's entry, as Python numbers."""
-    if not entry["flags"] & STATS:
-        return Statistics(None, None, bool(entry["flags"] & HAS_NAN), int(entry["nulls"]))
-    pair = np.array([entry["low"], entry["high"]], "<u8")
+    has_nan = bool(entry.flags & HAS_NAN)
+    if not entry.flags & STATS:
+        return Statistics(None, None, has_nan, entry.nulls)
+    pair = np.array([entry.low, entry.high], "<u8")
     kind = column.dtype.kind
     low, high = (pair.view("<f8") if kind == "f" else pair.view("<i8") if kind == "i" else pair).tolist()
-    return Statistics(low, high, bool(entry["flags"] & HAS_NAN), int(entry["nulls"]))
+    return Statistics(low, high, has_nan, entry.nulls)
 
 
 class ColumnPlan:
@@ -161,25 +179,28 @@ class ColumnPlan:
     def __init__(self, column: Column, index: int, head: BlockHead, wanted: np.ndarray | None):
         entry = head.columns[index]
         self.column = column
-        self.filter = int(entry["filter"])
-        self.compression = int(entry["compression"])
-        self.frame_rows = min(int(entry["frame_rows"]), head.rows)
+        self.filter = entry.filter
+        self.compression = entry.compression
+        self.frame_rows = frame_rows = min(entry.frame_rows, head.rows)
         self.rows = head.rows
         self.wanted = wanted
-        base = int(head.first_frame[index])
-        if self.filter == CONSTANT:
-            self.frames = np.zeros(1, np.int64)
-        elif wanted is None:
-            self.frames = np.arange(int(entry["frames"]))
-        else:
-            self.frames = np.unique(wanted // self.frame_rows)
-        self.places = (base + self.frames).tolist()
-        self.inside = np.minimum(self.frame_rows, self.rows - self.frames * self.frame_rows).tolist()
+        self.frames = list(range(entry.frames))
+        if wanted is not None and entry.frames > 1:
+            touched = wanted // frame_rows
+            self.frames = touched[np.diff(touched, prepend=-1) > 0].tolist()
+        base = head.first_frame[index]
+        self.places = [base + frame for frame in self.frames]
+        self.inside = [min(frame_rows, head.rows - frame * frame_rows) for frame in self.frames]
+
+    @property
+    def narrow(self) -> bool:
+        """All rows are in one frame of narrow rows, so that one row costs as much as all."""
+        return len(self.frames) == 1 and self.frame_rows == self.rows and self.column.row_bytes < 32
 
     def sizes(self, payloads: Sequence[memoryview]) -> list[int]:
         """Decoded bytes of each frame, bounded by what its rows can need. Raises ShardError."""
         out = []
-        for frame, rows, payload in zip(self.frames.tolist(), self.inside, payloads, strict=True):
+        for frame, rows, payload in zip(self.frames, self.inside, payloads, strict=True):
             plain = rows * self.column.row_bytes
             if self.filter == CONSTANT:
                 plain = self.column.row_bytes
@@ -234,16 +255,13 @@ class ColumnPlan:
 
     def _replay(self, payloads: Sequence[np.ndarray], count: int) -> np.ndarray:
         wanted = np.arange(self.rows) if self.wanted is None else self.wanted
+        frames = np.array(self.frames)
         table = np.empty((len(payloads), 5), np.int64)
-        table[:, 0] = [payload.ctypes.data for payload in payloads]
+        table[:, 0] = [payload.__array_interface__["data"][0] for payload in payloads]
         table[:, 1] = [len(payload) for payload in payloads]
         table[:, 2] = self.inside
-        if self.wanted is None:
-            table[:, 3] = self.frames * self.frame_rows
-            table[:, 4] = table[:, 3] + table[:, 2]
-        else:
-            table[:, 3] = np.searchsorted(wanted, self.frames * self.frame_rows)
-            table[:, 4] = np.searchsorted(wanted, (self.frames + 1) * self.frame_rows)
+        table[:, 3] = np.searchsorted(wanted, frames * self.frame_rows)
+        table[:, 4] = np.searchsorted(wanted, (frames + 1) * self.frame_rows)
         out = np.empty(self.column.shape(count), self.column.dtype)
         itemsize = self.column.dtype.itemsize
         bad = replay_frames(table, self.column.row_bytes, itemsize, wanted % self.frame_rows, out.ctypes.data)
@@ -305,10 +323,8 @@ def expand(plans: Sequence[ColumnPlan], payloads: Sequence[Sequence[memoryview]]
 
 def verify_frames(head: BlockHead, plan: ColumnPlan, pieces: Sequence[memoryview]) -> None:
     """Compare each frame with its checksum. Raises ShardError."""
-    crcs = head.frames["crc"]
+    crcs = head.crcs
     for place, piece in zip(plan.places, pieces, strict=True):
         if crc32(piece) != crcs[place]:
             rows = plan.rows if plan.filter == CONSTANT else min(plan.frame_rows, plan.rows)
-            raise ShardError(
-                f"checksum of frame {place - plan.places[0] + int(plan.frames[0])} ({rows:,} rows) differs"
-            )
+            raise ShardError(f"checksum of frame {place - plan.places[0] + plan.frames[0]} ({rows:,} rows) differs")

@@ -138,7 +138,7 @@ def _check_rows(
             continue
         values = found[column.name]
         nulls = int(len(values) - np.count_nonzero(values)) if column.is_validity else 0
-        stored = (int(entry["flags"]), int(entry["low"]), int(entry["high"]), int(entry["nulls"]))
+        stored = (entry.flags, entry.low, entry.high, entry.nulls)
         if (*statistics_of_values(values), nulls) != stored:
             yield _finding(
                 reader, "file/statistics", "smallest and largest value are not those stored", block, column.name

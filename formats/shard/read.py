@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os import PathLike
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -37,7 +38,8 @@ from expkit.formats.shard.layout import (
 from expkit.formats.shard.records import RecordFile
 from expkit.schema import Schema
 
-_HEADS_KEPT = 64
+_HEADS_KEPT = 256
+_NARROW_KEPT = 32 << 20  # bytes of decoded narrow columns kept for read_rows
 
 
 class _Episodes(msgspec.Struct):
@@ -73,7 +75,9 @@ class ShardReader:
         self.closed = False
         self._names = {column.name: place for place, column in enumerate(self.schema.columns)}
         self._heads: OrderedDict[int, BlockHead] = OrderedDict()
-        self._records: list[tuple[int, int]] = []
+        self._kept: OrderedDict[tuple[int, str], np.ndarray] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = Lock()
         self._pending: list[tuple[int, int]] = []
         self._starts: list[EpisodeStart] = []
         self._ends: list[EpisodeEnd] = []
@@ -235,9 +239,10 @@ class ShardReader:
         except ShardError as error:
             self._file.note("file/block", str(error), block=index, player=info.player)
             raise ShardError(f"{self.path} block {index} player {info.player}: {error}") from None
-        self._heads[index] = parsed
-        while len(self._heads) > _HEADS_KEPT:
-            self._heads.popitem(last=False)
+        with self._lock:
+            self._heads[index] = parsed
+            while len(self._heads) > _HEADS_KEPT:
+                self._heads.popitem(last=False)
         return parsed
 
     def runs(self, index: int) -> np.ndarray:
@@ -286,13 +291,44 @@ class ShardReader:
         self, index: int, head: BlockHead, columns: Iterable[str] | None, wanted: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         info = self.blocks[index]
-        names = list(self._names) if columns is None else list(dict.fromkeys(columns))
-        plans = []
-        for name in names:
+        out: dict[str, np.ndarray] = {}
+        plans, later = [], []
+        for name in dict.fromkeys(self._names if columns is None else columns):
             column = self.schema.column(name)
-            plans.append(ColumnPlan(column, self._names[name], head, wanted))
-        if wanted is not None and not len(wanted):
-            return {plan.column.name: np.empty(plan.column.shape(0), plan.column.dtype) for plan in plans}
+            if wanted is not None and not len(wanted):
+                out[name] = np.empty(column.shape(0), column.dtype)
+                continue
+            plan = ColumnPlan(column, self._names[name], head, wanted)
+            out[name] = np.empty(0)  # keeps the order that was asked for
+            if wanted is not None and plan.narrow:
+                plan.wanted = None
+                later.append(name)
+                kept = self._kept.get((index, name))
+                if kept is not None:
+                    out[name] = kept
+                    continue
+            plans.append(plan)
+        for plan, values in self._decoded(info, head, plans):
+            name = plan.column.name
+            out[name] = values
+            if wanted is not None and plan.narrow:
+                self._keep(index, name, values)
+        for name in later:
+            out[name] = out[name][wanted]
+        return out
+
+    def _keep(self, index: int, name: str, values: np.ndarray) -> None:
+        """Remember a narrow column: reading other rows of its block would decompress all of it again."""
+        with self._lock:
+            self._kept_bytes += values.nbytes
+            self._kept[index, name] = values
+            while self._kept_bytes > _NARROW_KEPT:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def _decoded(
+        self, info: BlockInfo, head: BlockHead, plans: list[ColumnPlan]
+    ) -> Iterator[tuple[ColumnPlan, np.ndarray]]:
+        """Read, verify, decompress and decode what the plans need. Raises ShardError."""
         payloads = [self._pieces(info.body_offset, head, plan) for plan in plans]
         if self.verify:
             for plan, pieces in zip(plans, payloads, strict=True):
@@ -304,13 +340,11 @@ class ShardReader:
             expanded = expand(plans, payloads)
         except ShardError as error:
             raise self._lost(info, None, error) from None
-        out = {}
         for plan, arrays in zip(plans, expanded, strict=True):
             try:
-                out[plan.column.name] = plan.decode(arrays)
+                yield plan, plan.decode(arrays)
             except ShardError as error:
                 raise self._lost(info, plan.column.name, error) from None
-        return out
 
     def verify_column(self, index: int, name: str) -> None:
         """Compare the checksums of a column's frames without decompressing it. Raises ShardError."""
@@ -324,11 +358,11 @@ class ShardReader:
     def _pieces(self, body: int, head: BlockHead, plan: ColumnPlan) -> list[memoryview]:
         """The stored frames of a plan: one read for frames side by side."""
         places, at = plan.places, head.body_at
-        begin, end = int(at[places[0]]), int(at[places[-1] + 1])
-        if sum(int(at[place + 1] - at[place]) for place in places) * 4 >= end - begin:
+        begin, end = at[places[0]], at[places[-1] + 1]
+        if sum(at[place + 1] - at[place] for place in places) * 4 >= end - begin:
             data = memoryview(self._file.read(body + begin, end - begin))
-            return [data[int(at[place]) - begin : int(at[place + 1]) - begin] for place in places]
-        return [memoryview(self._file.read(body + int(at[place]), int(at[place + 1] - at[place]))) for place in places]
+            return [data[at[place] - begin : at[place + 1] - begin] for place in places]
+        return [memoryview(self._file.read(body + at[place], at[place + 1] - at[place])) for place in places]
 
     def _lost(self, info: BlockInfo, column: str | None, error: ShardError) -> ShardError:
         rule = "file/checksum" if "checksum" in str(error) else "file/column"
