@@ -113,7 +113,7 @@ class Recorder:
         self.path = Path(run)
         self.schema = schema
         # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
-        plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads)
+        plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads + 1)
         guard = DiskGuard(parse_size(min_free), parse_size(max_total))
         guard.start(self.path)
         if mode != "a" or not is_run(self.path):

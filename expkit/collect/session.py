@@ -126,9 +126,9 @@ class Session:
         while True:
             per_thread = -(-num_envs // self.threads)
             try:
-                plan = plan_blocks(
-                    self.schema, self.players * self.threads, per_thread, int(buffer.memory), self._drain_threads
-                )
+                # The flusher has an encoder of its own, hence one work space more than there are drain threads.
+                encoders = self._drain_threads + 1
+                plan = plan_blocks(self.schema, self.players * self.threads, per_thread, int(buffer.memory), encoders)
                 if plan.block_rows >= STEPS_PER_BLOCK * per_thread or num_envs <= self.threads:
                     return num_envs, plan
             except MemoryBudget:
