@@ -12,6 +12,7 @@ import numpy as np
 from expkit.errors import CheckFailed, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.entries import Episode
+from expkit.runs.manifest import read_manifest
 from expkit.runs.read import Run
 
 BINS = 24
@@ -76,15 +77,16 @@ def has_winner(episode: Episode) -> bool:
     return outcomes[0] > (outcomes[1] if len(outcomes) > 1 else 0)
 
 
-def balance(run: Run) -> list[Balance] | None:
-    """The ledger against the files, by player; None where the ledger is gone or damaged."""
+def balance(run: Run, present: dict[int, int] | None = None) -> list[Balance] | None:
+    """The ledger against the files, by player; None where the ledger is gone or damaged. `present` saves counting
+    the rows of the files when the caller has done so."""
     try:
         writers = run.counters
     except CheckFailed:
         return None
     if not writers:
         return None
-    present = present_rows(run)
+    present = present_rows(run) if present is None else present
     recording = bool(run.live_writers)
     out = []
     for player in range(max(len(writer.players) for writer in writers)):
@@ -115,6 +117,23 @@ def present_rows(run: Run) -> dict[int, int]:
     index = run.index
     totals = np.bincount(index.player, weights=index.rows) if len(index.player) else np.zeros(0)
     return {player: int(rows) for player, rows in enumerate(totals) if rows}
+
+
+def listed_rows(run: Run) -> dict[int, int]:
+    """As `present_rows`, but believing the manifest of a shard whose file has the size it tells."""
+    totals: Counter[int] = Counter()
+    listed = read_manifest(run.path)
+    for position, shard in enumerate(run.shard_paths):
+        entry = listed.get(shard.name)
+        try:
+            if entry is not None and not shard.active and entry["bytes"] == shard.path.stat().st_size:
+                totals.update({int(player): int(rows) for player, rows in entry["players"].items()})
+            else:
+                for block in run.reader(position).blocks:
+                    totals[block.player] += block.rows
+        except (ShardError, OSError, KeyError, ValueError):
+            continue
+    return dict(totals)
 
 
 def duration(run: Run) -> float | None:
@@ -262,5 +281,5 @@ def column_bytes(reader: ShardReader) -> np.ndarray:
             head = reader.head(block.index)
         except ShardError:
             continue
-        totals += np.diff(head.body_at[head.first_frame])
+        totals += np.diff(np.array(head.body_at)[head.first_frame])
     return totals

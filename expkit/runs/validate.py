@@ -20,14 +20,14 @@ import numpy as np
 
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.check import check_shard
-from expkit.formats.shard.layout import Finding as ShardFinding
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.episode_rules import EpisodeRules
-from expkit.runs.finding import Finding
-from expkit.runs.layout import read_run_info
+from expkit.runs.finding import Finding, Severity
+from expkit.runs.glance import is_sound_at_a_glance
+from expkit.runs.layout import SHARD_SUFFIX, read_run_info
 from expkit.runs.manifest import is_damaged, read_manifest
 from expkit.runs.read import Run
-from expkit.runs.summary import Balance, balance
+from expkit.runs.summary import Balance, balance, listed_rows
 from expkit.runs.value_rules import check_values, columns_for_values
 from expkit.schema import KEY_NAMES
 
@@ -36,10 +36,7 @@ Level = Literal["quick", "full"]
 
 def validate_shard(path: Path, level: Level = "full") -> tuple[list[Finding], int]:
     """Findings in one shard file by itself, and its rows (0 when it cannot be opened)."""
-    findings = [
-        _of_file(f"{path.resolve().parent.name}/{path.stem}", found)
-        for found in check_shard(path, deep=level == "full")
-    ]
+    findings = list(_check_file(path, f"{path.resolve().parent.name}/{path.stem}", level))
     try:
         with ShardReader(path) as reader:
             return findings, reader.rows
@@ -47,25 +44,44 @@ def validate_shard(path: Path, level: Level = "full") -> tuple[list[Finding], in
         return findings, 0
 
 
-def _of_file(shard: str, found: ShardFinding) -> Finding:
-    return Finding(
-        severity="warn" if found.severity == "warning" else found.severity,
-        rule=found.rule,
-        message=found.message,
-        shard=shard,
-        block=found.block,
-        column=found.column,
-        player=found.player,
-    )
+def _check_file(path: Path, shard: str, level: Level) -> Iterator[Finding]:
+    """Bytes of one file. `quick` is content with a header, a footer and an index that pass their checksums."""
+    if level == "quick" and is_sound_at_a_glance(path):
+        return
+    published = path.suffix == SHARD_SUFFIX
+    tail = False
+    try:
+        for found in check_shard(path, deep=level == "full"):
+            severity: Severity = "warn" if found.severity == "warning" else found.severity
+            if found.rule == "file/tail" and published:
+                severity, tail = "error", True
+            yield Finding(
+                severity=severity,
+                rule=found.rule,
+                message=found.message,
+                shard=shard,
+                block=found.block,
+                column=found.column,
+                player=found.player,
+            )
+        if published and not tail:
+            with ShardReader(path) as reader:
+                closed = reader.closed
+            if not closed:
+                message = "published, but its footer is gone: the file was cut short or damaged at its end"
+                yield Finding(severity="error", rule="file/footer", shard=shard, message=message)
+    except ShardError:
+        return  # check_shard has told why the file cannot be opened
+    except (NotThere, OSError) as error:
+        yield Finding(severity="error", rule="file/unreadable", shard=shard, message=str(error))
 
 
 def validate_run(run: Run, level: Level = "full") -> Iterator[Finding]:
     """Every finding, as it is found. Nothing in the run is changed, and nothing in it makes this raise."""
     yield from _check_folder(run)
     for position, shard in enumerate(run.shard_paths):
-        for found in check_shard(run._current_path(position), deep=level == "full"):
-            yield _of_file(shard.name, found)
-    yield from _check_ledger(run)
+        yield from _check_file(run.current_path(position), shard.name, level)
+    yield from _check_ledger(run, level)
     if level == "full":
         yield from _check_rows(run)
 
@@ -100,7 +116,7 @@ def _check_folder(run: Run) -> Iterator[Finding]:
         )
 
 
-def _check_ledger(run: Run) -> Iterator[Finding]:
+def _check_ledger(run: Run, level: Level) -> Iterator[Finding]:
     try:
         writers = run.counters
     except CheckFailed as error:
@@ -112,7 +128,7 @@ def _check_ledger(run: Run) -> Iterator[Finding]:
     for writer in writers:
         if writer.damaged:
             yield Finding(severity="error", rule="ledger/damaged", message=f"section of writer w{writer.writer}")
-    for player in balance(run) or []:
+    for player in balance(run, listed_rows(run) if level == "quick" else None) or []:
         yield from _check_balance(run, player)
 
 

@@ -1,0 +1,71 @@
+"""A look at a closed shard file that costs three reads: do its header and its footer pass their checksums?
+
+Some 40 us a file, so that `expkit validate --quick` looks at thousands of shards in a second. A file that does not
+pass is not judged here: the full check says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from zlib import crc32
+
+from expkit.formats.shard.layout import (
+    ENVELOPE,
+    FILE_HEADER,
+    FILE_MAGIC,
+    KIND_FOOTER,
+    MAX_FOOTER,
+    MAX_JSON,
+    TRAILER,
+    TRAILER_MAGIC,
+    VERSION,
+    parse_envelope,
+)
+
+_FIRST_READ = 8192  # a header with the schema of generals has 2 to 4 KiB
+
+
+def is_sound_at_a_glance(path: Path) -> bool:
+    """Whether the file begins with a header and ends with a footer that are whole. False, too, for a file that is
+    not closed or cannot be read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return _has_header(handle) and _has_footer(handle, os.fstat(handle).st_size)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def _has_header(handle: int) -> bool:
+    data = os.pread(handle, _FIRST_READ, 0)
+    if len(data) < FILE_HEADER.size:
+        return False
+    magic, version, _, json_bytes, crc = FILE_HEADER.unpack_from(data)
+    if magic != FILE_MAGIC or version != VERSION or json_bytes > MAX_JSON:
+        return False
+    end = FILE_HEADER.size + json_bytes
+    if end > len(data):
+        data = os.pread(handle, end, 0)
+    text = data[FILE_HEADER.size : end]
+    return len(text) == json_bytes and crc32(text, crc32(data[: FILE_HEADER.size - 4])) == crc
+
+
+def _has_footer(handle: int, size: int) -> bool:
+    if size < TRAILER.size:
+        return False
+    data = os.pread(handle, TRAILER.size, size - TRAILER.size)
+    offset, footer_bytes, crc, magic = TRAILER.unpack(data)
+    if magic != TRAILER_MAGIC or crc32(data[:16]) != crc or footer_bytes > MAX_FOOTER:
+        return False
+    if offset + footer_bytes + TRAILER.size != size:
+        return False
+    record = os.pread(handle, footer_bytes, offset)
+    found = parse_envelope(record[: ENVELOPE.size], offset)
+    if found is None or found[0].kind != KIND_FOOTER or found[0].nbytes != footer_bytes:
+        return False
+    return crc32(record[ENVELOPE.size :], crc32(record[: ENVELOPE.size - 4])) == found[1]
