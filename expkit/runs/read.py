@@ -141,13 +141,13 @@ class Run:
             shard = names.index(shard)
         reader = self._readers.get(shard)
         if reader is None:
-            reader = self._readers[shard] = ShardReader(self._current_path(shard))
+            reader = self._readers[shard] = ShardReader(self.current_path(shard))
             if len(self._readers) > OPEN_READERS:
                 self._readers.popitem(last=False)[1].close()
         self._readers.move_to_end(shard)
         return reader
 
-    def _current_path(self, shard: int) -> Path:
+    def current_path(self, shard: int) -> Path:
         """The file of a shard, which may have been published under its final name since we looked."""
         found = self.shard_paths[shard]
         published = found.path.with_suffix(".exp")
