@@ -16,6 +16,7 @@ from shard_rows import BOARD, CARTPOLE, GOLDEN, GOLDEN_FILES, TINY, rows_of, sam
 from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import NoSpace, NotThere, OutputExists, SchemaError, ShardError, WriteFailed
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_shard
+from expkit.formats.shard.pool import ArrayPool
 from expkit.schema import DTYPES, Field, Schema
 
 
@@ -330,3 +331,24 @@ def test_closed_writer_refuses_and_many_episodes_are_split(tmp_path):
         assert [start.episode for start in reader.episode_starts] == list(range(2500))
         assert reader.episode_ends[-1].ended == "truncated"
     assert list(check_shard(path)) == []
+
+
+def test_decoded_memory_is_used_again_only_when_nobody_holds_it():
+    pool, shape, dtype = ArrayPool(kept=9 << 20), (1 << 18,), np.dtype("f8")
+    first = pool.empty(shape, dtype)
+    first[:] = 1
+    part = first[5:7].view("u1")
+    second = pool.empty(shape, dtype)
+    second[:] = 2
+    assert not np.shares_memory(first, second)
+    address = first.ctypes.data
+    del first
+    third = pool.empty(shape, dtype)
+    assert third.ctypes.data != address
+    assert part.view("f8").tolist() == [1, 1]
+    del part
+    fourth = pool.empty(shape, dtype)
+    assert fourth.ctypes.data == address
+    held = [pool.empty(shape, dtype) for _ in range(9)]
+    assert len({array.ctypes.data for array in [second, third, fourth, *held]}) == 12
+    assert sum(map(len, pool._buffers)) <= 9 << 20

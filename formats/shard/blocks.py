@@ -27,6 +27,7 @@ from expkit.formats.shard.layout import (
     STATS,
     ZSTD,
 )
+from expkit.formats.shard.pool import POOL
 from expkit.kernels.bits import BITS, CHANGES, CONSTANT, DELTA, PLANES, from_planes
 from expkit.kernels.changes import replay_frames
 from expkit.schema import Column, Schema
@@ -222,7 +223,7 @@ class ColumnPlan:
         column, wanted = self.column, self.wanted
         count = self.rows if wanted is None else len(wanted)
         if self.filter == CONSTANT:
-            out = np.empty(column.shape(count), column.dtype)
+            out = POOL.empty(column.shape(count), column.dtype)
             out[...] = payloads[0].view(column.dtype).reshape(column.shape(1))
             return out
         if self.filter == CHANGES:
@@ -262,7 +263,7 @@ class ColumnPlan:
         table[:, 2] = self.inside
         table[:, 3] = np.searchsorted(wanted, frames * self.frame_rows)
         table[:, 4] = np.searchsorted(wanted, (frames + 1) * self.frame_rows)
-        out = np.empty(self.column.shape(count), self.column.dtype)
+        out = POOL.empty(self.column.shape(count), self.column.dtype)
         itemsize = self.column.dtype.itemsize
         bad = replay_frames(table, self.column.row_bytes, itemsize, wanted % self.frame_rows, out.ctypes.data)
         if bad >= 0:
