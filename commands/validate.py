@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from expkit.runs.validate import Level
 
 EXAMPLES = (
-    ("expkit validate sample_data/*", "every checksum and every rule of all runs in a folder"),
+    ("expkit validate sample_data/run", "every checksum and every rule; many runs, folders and globs work too"),
+    ("expkit validate sample_data/damaged --fail-on never", "what a damaged run looks like"),
     ("expkit validate sample_data --quick --fail-on never", "headers, footers, manifest and ledger only"),
-    ("expkit validate sample_data --format json --fail-on never", "for a script; --format github for a workflow"),
+    ("expkit validate sample_data/run --format json", "for a script; --format github for a workflow"),
 )
 
 _FAIL_ON = {"error": ("error",), "warn": ("error", "warn"), "never": ()}
