@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from expkit.kernels import kernel
+from expkit.kernels import inner, kernel
 from expkit.kernels.bits import (
     BITS,
     CHANGES,
@@ -47,7 +47,7 @@ _EVERY_4 = np.uint64(0x1111111111111111)
 _EVERY_8 = np.uint64(0x0101010101010101)
 
 
-@kernel
+@inner
 def _compare(above, here, width, shift, base, positions, values, found):
     """Append to `positions` and `values` the elements, of 1 << shift bytes, of the row at `here` that differ from
     the row at `above`; the row's first element has position `base`. Returns the new number found."""
@@ -86,7 +86,7 @@ def _compare(above, here, width, shift, base, positions, values, found):
     return found
 
 
-@kernel
+@inner
 def _write_frame(itemsize, positions, values, found, target):
     """Write the payload of a frame to `target`; returns its bytes."""
     at = 8
@@ -109,7 +109,7 @@ def _write_frame(itemsize, positions, values, found, target):
     return at
 
 
-@kernel
+@inner
 def _same(left, right, width):
     """Whether two rows of `width` bytes are equal."""
     varied = np.uint64(0)
@@ -118,7 +118,7 @@ def _same(left, right, width):
     return varied == np.uint64(0)
 
 
-@kernel
+@inner
 def _wide_column(task, order, rows, hashes, zeros, positions, values, segments, used):
     """Frames of changes of one wide column. Returns (filter, segments used).
 
@@ -318,6 +318,3 @@ def replay_frames(frames, width, itemsize, wanted, target):
         if bad:
             return frame
     return -1
-
-
-FILTER_NAMES = {NONE: "none", PLANES: "planes", DELTA: "delta", BITS: "bits", CONSTANT: "constant", CHANGES: "changes"}
