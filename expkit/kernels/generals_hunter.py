@@ -207,8 +207,6 @@ def _next_step(rules, view, notes, player):
     mover, target = np.int64(notes[MOVER]) - 1, np.int64(notes[TARGET]) - 1
     if mover < 0 or mover == target or view[rules[SEES_OWNER] + mover] != player:
         return -1
-    if view[rules[SEES_TERRAIN] + target] not in (GENERAL, FOG):
-        return -1
     army = i32_at(view, 0)
     direction = np.int64(notes[rules[NOTES] - rules[TILES] + mover])
     near = target_of(mover, direction, rules[WIDTH])
