@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.contract import describe
+from expkit.commands.contract import describe, printable
 from expkit.commands.options import ConfigFile, Force, Json
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
@@ -121,7 +122,7 @@ def record(
         _summarise(result)
     if result.error is not None:
         failure = describe(result.error)
-        output.note(f"expkit record: {failure.message}")
+        print(f"expkit record: {printable(failure.message)}", file=sys.stderr)
         raise typer.Exit(failure.exit_code)
     if any(_lost(result).values()):
         raise typer.Exit(3)

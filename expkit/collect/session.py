@@ -21,12 +21,12 @@ from expkit.buffers.budget import Plan, plan_blocks
 from expkit.collect.background import BackgroundCollector
 from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import ShardedFeed
+from expkit.collect.warm import warm_kernels
 from expkit.config import Config
 from expkit.episodes import EpisodeEnd, PolicyInfo
 from expkit.errors import ExpkitError, MemoryBudget, NoSpace
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
-from expkit.kernels import compiling, is_warm
 from expkit.layout import RowSink
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.layout import RunInfo, new_run_id
@@ -143,23 +143,15 @@ class Session:
 
     def warm_up(self, say: Callable[[str], None]) -> None:
         """Compile all kernels of the way, once per machine and version; `say` gets a line when that takes long."""
-        if is_warm(f"record-{self.source.name}"):
-            return
-        with compiling(f"record-{self.source.name}") as warm:
-            if warm:
-                return
-            say("compiling kernels: the first recording on this machine takes some 10 seconds longer")
-            from expkit.formats.shard.encode import BlockEncoder
-
-            game = self.source.make(
-                self.game_config, num_envs=2, seed=0, policies=["hunter"], counter=self.source.counter(0, 2)
-            )
-            sink = RowSink.scratch(self.schema, self.players, 256)
-            game.play(sink, 8)
-            game.finish(sink)
-            rows = int(sink.position[0])
-            columns = sink.views(0, rows)
-            BlockEncoder(self.schema).encode(0, columns, rows)
+        with warm_kernels(self.source.name, say) as cold:
+            if cold:
+                counter = self.source.counter(0, 2)
+                game = self.source.make(
+                    self.game_config, num_envs=2, seed=0, policies=["hunter"] * self.players, counter=counter
+                )
+                sink = RowSink.scratch(self.schema, self.players, 256)
+                game.play(sink, 8)
+                game.finish(sink)
 
     def run(
         self,

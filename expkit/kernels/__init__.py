@@ -1,8 +1,9 @@
 """All Numba code: pure loops over arrays, `nogil`, results in `out` arguments, no I/O, no logging.
 
 `kernel` is the one decorator. Compiled code is cached on disk in a folder named by a digest of this package's
-sources, because Numba's own cache leaves a caller stale when a callee in another file changes; `compiling` holds
-a lock around the first compilation, because many processes race on that cache (numba#4807).
+sources, because Numba's own cache leaves a caller stale when a callee in another file changes. Writes to that cache
+take a lock, because two processes that save at a time can mix up their files (numba#4807); and `compiling` lets one
+process compile a group of kernels while others wait, rather than all of them do the same work.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,38 @@ def _cache_dir() -> Path:
 CACHE_DIR = _cache_dir()
 
 import numba  # noqa: E402  (after the digest: nothing above needs it)
-from numba.core import config  # noqa: E402
+from numba.core import caching, config  # noqa: E402
 
 if "NUMBA_CACHE_DIR" not in os.environ:
     config.CACHE_DIR = str(CACHE_DIR)
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Hold an exclusive lock of the cache folder; none where the folder cannot be written."""
+    try:
+        CACHE_DIR.mkdir(parents=True, exist_ok=True)
+        lock = os.open(CACHE_DIR / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+_save_unlocked = caching.IndexDataCacheFile.save
+
+
+def _save(self: Any, key: Any, data: Any) -> None:
+    """Numba reads the index, picks a free file number and writes both back: one process at a time."""
+    with _locked(".save"):
+        _save_unlocked(self, key, data)
+
+
+caching.IndexDataCacheFile.save = _save
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -67,15 +96,7 @@ def compiling(marker: str) -> Iterator[bool]:
     if is_warm(marker):
         yield True
         return
-    try:
-        CACHE_DIR.mkdir(parents=True, exist_ok=True)
-        lock = os.open(CACHE_DIR / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(".compiling"):
         yield is_warm(marker)
-        (CACHE_DIR / f"{marker}.done").touch()
-    finally:
-        os.close(lock)
+        with suppress(OSError):
+            (CACHE_DIR / f"{marker}.done").touch()
