@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ class Result:
     stopped_by: str
     illegal_actions: int
     seed: int
-    outcomes: dict[str, int] = field(default_factory=dict)
     error: ExpkitError | None = None
 
 
@@ -104,7 +103,6 @@ class Session:
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self._ended: dict[str, int] = {}
-        self._outcomes: dict[str, int] = {}
         self._episodes_done = 0
 
     def _make_games(self) -> list[Game]:
@@ -205,7 +203,6 @@ class Session:
             stopped_by="disk" if error is not None else stopped_by,
             illegal_actions=sum(game.illegal_actions for game in self._games),
             seed=self.seed,
-            outcomes=dict(self._outcomes),
             error=error,
         )
 
