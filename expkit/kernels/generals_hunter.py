@@ -2,7 +2,7 @@
 
 It sees what any player sees. What it remembers is in `notes`, int32: the words below, a bit for each tile it has
 ever seen, and the field: the direction in which to leave each tile on the way to the current target, and the tiles
-in the order of their distance to it. A field is searched once in some 15 turns; the turns between follow it.
+in the order of their distance to it. A field is searched once in some 25 turns; the turns between follow it.
 """
 
 from __future__ import annotations
@@ -239,7 +239,6 @@ def _new_column(rules, view, notes, scratch, turn, player, random):
     move = _next_step(rules, view, notes, player)
     if move < 0:
         notes[MOVER] = 0
-        notes[DRAWN] = 0
         notes[REST] = turn + 4
     return move
 

@@ -176,7 +176,7 @@ def play(rules, games, scratch, kinds, actions, counter, control, log, memory, b
          columns, copies):  # fmt: skip
     """Advance all games by up to control[MAX_TICKS] ticks, or by half a tick, or write their last rows.
 
-    rules       int64 (RULES,), games uint8 (slots, rules[GAME_BYTES]), scratch int32 (planes, N): generals_state
+    rules       int64 (RULES,), games uint8 (slots, rules[GAME_BYTES]), scratch int32: generals_state
     kinds       int64 (P,) of players; actions int64 (slots, P), read where the kind is USER
     counter     int64 (3,): next episode, limit (-1 none), writer bits
     control, log, columns, copies: generals_rows; memory to policy as in RowSink

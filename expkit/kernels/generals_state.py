@@ -17,7 +17,7 @@ P players:
     touched     int8 (N,)   the tile is in `changed`
     shown       int8 (N,)   owner as the views have it
     views       uint8 (P, rules[VIEW])  what each player sees, see generals_observe
-    scratch     int32 (planes, N)       not part of the game, free for use within one call
+    scratch     int32 (planes, (H + 2) (W + 2))  not part of the game, free for use within one call
 """
 
 from __future__ import annotations
