@@ -58,7 +58,8 @@ class Terminal:
                     self.shown += os.read(self.leader, 65536)
                 except OSError:
                     break
-            if words in self.frame:
+            # A quiet terminal: the frame may have come in two reads.
+            if words in self.frame and not ready:
                 return self.frame
             if self.process.poll() is not None and not ready:
                 break

@@ -133,6 +133,18 @@ def test_a_policy_of_ones_own_sees_only_its_observation(tmp_path):
         assert action == legal[(2 + int(step)) % len(legal)]
 
 
+def test_illegal_actions_are_counted_played_as_a_pass_and_verified(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def play(observation, action_mask, episode, step, player):\n"
+        "    return np.where(step % 3 == 1, np.argmin(action_mask, axis=1), action_mask.shape[1] - 1)\n"
+    )
+    said = record("run", "--episodes", 3, "--max-steps", 60, "--policy", "hunter,mine:play", cwd=tmp_path)
+    assert said["illegal_actions"] >= 3 * 19
+    verified = json.loads(expkit("replay", "run", "--verify", "--json", cwd=tmp_path).stdout)
+    assert verified["schema"] == "expkit.replay.verify/1"
+
+
 def test_a_policy_that_raises_ends_the_recording_and_keeps_what_there_was(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n"

@@ -79,7 +79,7 @@ class ExperienceBuffer(Protocol):
 
     def latest(self, rows: int, *, include_drained: bool = False) -> Batch:
         """Copies of the newest `rows` rows held (fewer when fewer are), oldest first. `include_drained` also
-        finds drained rows that are still in memory."""
+        finds drained rows that are still in memory (while nothing is spilled to disk)."""
 
     def sample(self, rows: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
         """Copies of `rows` rows drawn uniformly, with replacement, from those held. Raises NotThere when none is."""

@@ -54,7 +54,9 @@ def copy_spilled(ring: BlockRing, spill: SpillBuffer, choose: Choice, include_dr
             chosen = choose(before + held)
             return chosen[chosen >= before] - before
 
-        columns = copy_rows(ring, choose_in_memory, include_drained)
+        # While rows are on disk, drained ones in memory are left out: some are older than those on disk, some are
+        # copies of them, and only what is held has one order.
+        columns = copy_rows(ring, choose_in_memory, include_drained and on_disk == 0)
         old = np.flatnonzero(chosen < on_disk)
         if len(old) == 0:
             return columns

@@ -63,6 +63,11 @@ def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any) 
     tables = {player: run.rows(episode.number, player) for player in sorted(episode.rows)}
     if not tables:
         return Verified(episode, 0, None)
+    for player, table in tables.items():
+        produced = episode.end.rows.get(str(player), len(table["step"])) if episode.end is not None else None
+        if produced is not None and produced != len(table["step"]):
+            said = f"{produced:,} were produced; without the others it cannot be played again"
+            return Verified(episode, 0, Difference(episode.number, player, 0, "rows", f"{len(table['step']):,}", said))
     seed = episode.start.seeds.get("env", run.info.seed or 0)
     game = source.resimulator(config, episode.start, seed)
     places = {player: {int(s): at for at, s in enumerate(table["step"].tolist())} for player, table in tables.items()}
@@ -79,18 +84,26 @@ def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any) 
             if found is not None:
                 return Verified(episode, compared, Difference(episode.number, player, step, *found))
             compared += 1
-        actions = {player: int(row["action"]) for player, row in rows.items() if not row["is_last"]}
-        if not actions:
+        acting = {player: row for player, row in rows.items() if not row["is_last"]}
+        if not acting:
             continue
+        # An illegal action is recorded as given and was played as a pass.
+        actions = {player: int(row["action"]) for player, row in acting.items() if _is_legal(row)}
         try:
             game.step(actions)
         except GameError as error:
-            player = min(actions)
+            player = min(acting)
             return Verified(episode, compared, Difference(episode.number, player, step, "action", "played", str(error)))
         differs = _compare_results(game, episode, rows, step)
         if differs is not None:
             return Verified(episode, compared, differs)
     return Verified(episode, compared, None)
+
+
+def _is_legal(row: dict[str, Any]) -> bool:
+    """Whether the row's action is allowed by its mask; true where there is no mask."""
+    mask, action = row.get("action_mask"), int(row["action"])
+    return mask is None or (0 <= action < len(mask) and bool(mask[action]))
 
 
 def _compare_observation(run: Run, game: Resimulator, row: dict[str, Any]) -> tuple[str, str, str] | None:
