@@ -44,6 +44,7 @@ class Terminal:
             stdin=self.follower, stdout=self.follower, stderr=self.follower, start_new_session=True,
         )  # fmt: skip
         self.shown = b""
+        self.looked_at = 0
 
     def press(self, keys):
         os.write(self.leader, keys.encode())
@@ -58,18 +59,26 @@ class Terminal:
                     self.shown += os.read(self.leader, 65536)
                 except OSError:
                     break
-            # A quiet terminal: the frame may have come in two reads.
-            if words in self.frame and not ready:
-                return self.frame
+            # A frame is whole when the next one has begun or the terminal is quiet: it may come in two reads.
+            whole = self.frames[:-1] if ready else self.frames
+            for frame in whole[self.looked_at :]:
+                self.looked_at += 1
+                if words in frame:
+                    self.looked_at -= 1
+                    return frame
             if self.process.poll() is not None and not ready:
                 break
         raise AssertionError(f"{words!r} was never shown; the last frame is:\n{self.frame}")
 
     @property
+    def frames(self):
+        """All frames so far, without their styles; the last one may not be whole yet."""
+        text = self.shown.decode(errors="replace")
+        return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame) for frame in text.split("\x1b[H")]
+
+    @property
     def frame(self):
-        """The last whole frame, without its styles."""
-        text = self.shown.decode(errors="replace").split("\x1b[H")[-1]
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+        return self.frames[-1]
 
     def finish(self, timeout=30):
         """Wait for the end; (exit code, everything shown after the last frame began)."""
