@@ -1,0 +1,1 @@
+"""Bytes on disk: `shard` is the native format, the other modules decode foreign ones."""

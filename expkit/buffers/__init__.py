@@ -1,1 +1,1 @@
-
+"""Memory for rows on their way: the lock-free ring of blocks, plain memory, spilling to disk, one protocol."""

@@ -1,1 +1,1 @@
-
+"""Collectors stand between whoever makes rows and whoever keeps them; `session` records games through one."""
