@@ -1,6 +1,8 @@
 """The run directory: rotation, locks, ledger, manifest, requests, the disk guard, and what a reader makes of damage."""
 
+import fcntl
 import json
+import os
 import threading
 import time
 
@@ -104,6 +106,15 @@ def test_a_writer_is_one_process_at_a_time(tmp_path):
     second.close()
     second.close()
     assert live_writers(tmp_path / "run") == []
+
+
+def test_asking_who_records_does_not_keep_a_writer_out(tmp_path):
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "w0").touch()
+    handle = os.open(tmp_path / "locks" / "w0", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    threading.Timer(0.03, os.close, [handle]).start()
+    assert lock_writer(tmp_path, 0)[0] == 0
 
 
 def test_the_disk_guard_counts_earlier_runs(tmp_path):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from expkit.errors import Busy, UsageError
 from expkit.runs.layout import LOCKS_DIR
 
+# Whoever asks who is recording holds a shared lock for a moment; that is no reason to give up.
+ASKED_SECONDS = 0.1
 MAX_WRITERS = 1 << 15  # the writer stands in the top 16 bits of an episode number; the sign bit stays free
 
 
@@ -22,12 +25,17 @@ class Lock:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._handle)
-            self._handle = -1
-            raise Busy(f"{what} is in use by another process ({path}); wait for it or stop it") from None
+        deadline = time.monotonic() + ASKED_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(self._handle)
+                    self._handle = -1
+                    raise Busy(f"{what} is in use by another process ({path}); wait for it or stop it") from None
+            time.sleep(ASKED_SECONDS / 10)
 
     def release(self) -> None:
         if self._handle >= 0:
