@@ -232,3 +232,12 @@ def test_a_reader_follows_a_shard_through_its_publication(tmp_path):
         stop.set()
         thread.join()
         assert errors == []
+
+
+def test_a_shard_that_is_just_being_made_holds_nothing_yet(tmp_path):
+    create_run(tmp_path / "run", RunInfo(new_run_id(), "test", SCHEMA, ["p"]))
+    (tmp_path / "run" / "shards" / "w0").mkdir()
+    (tmp_path / "run" / "shards" / "w0" / "000000.active").touch()
+    run = open_run(tmp_path / "run")
+    assert len(run) == 0
+    assert list(run.scan(rows="all")) == []

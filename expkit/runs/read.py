@@ -22,7 +22,7 @@ from expkit.formats.shard.read import ShardReader
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, ShardEntry, info_from_header
 from expkit.runs.index import RunIndex
-from expkit.runs.layout import RunInfo, ShardPath, is_run, list_shards, read_run_info
+from expkit.runs.layout import SHARD_SUFFIX, RunInfo, ShardPath, is_run, list_shards, read_run_info
 from expkit.runs.locks import live_writers
 from expkit.schema import KEY_NAMES, Schema
 
@@ -57,7 +57,7 @@ class Run:
             self.__dict__.pop(name, None)
         # In this order: a shard that is published in between is then seen under its new name, never missed.
         self.live_writers = live_writers(self.path)
-        self.shard_paths: list[ShardPath] = list_shards(self.path)
+        self.shard_paths: list[ShardPath] = [shard for shard in list_shards(self.path) if not _is_unborn(shard)]
 
     def close(self) -> None:
         for reader in self._readers.values():
@@ -141,7 +141,7 @@ class Run:
             shard = names.index(shard)
         reader = self._readers.get(shard)
         if reader is None:
-            reader = self._readers[shard] = ShardReader(self.current_path(shard))
+            reader = self._readers[shard] = self._open(self.shard_paths[shard])
             if len(self._readers) > OPEN_READERS:
                 self._readers.popitem(last=False)[1].close()
         self._readers.move_to_end(shard)
@@ -150,8 +150,16 @@ class Run:
     def current_path(self, shard: int) -> Path:
         """The file of a shard, which may have been published under its final name since we looked."""
         found = self.shard_paths[shard]
-        published = found.path.with_suffix(".exp")
+        published = found.path.with_suffix(SHARD_SUFFIX)
         return published if found.active and not found.path.exists() and published.exists() else found.path
+
+    def _open(self, found: ShardPath) -> ShardReader:
+        try:
+            return ShardReader(found.path)
+        except NotThere:
+            if not found.active:
+                raise
+            return ShardReader(found.path.with_suffix(SHARD_SUFFIX))  # published in this very moment
 
     @cached_property
     def shards(self) -> list[ShardEntry]:
@@ -400,6 +408,14 @@ class Run:
         batch = {name: self.schema.unpack(name, values) for name, values in stored.items()}
         batch["player"] = np.full(len(stored["episode"]), player, np.uint16)
         return batch
+
+
+def _is_unborn(shard: ShardPath) -> bool:
+    """An active shard that its writer has made and not begun to write: it holds nothing yet."""
+    try:
+        return shard.active and shard.path.stat().st_size == 0
+    except OSError:
+        return False  # published since
 
 
 def _cut(parts: list[dict[str, np.ndarray]], size: int) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
