@@ -193,7 +193,7 @@ _BY_KEY = {setting.key: setting for setting in SETTINGS}
 _BY_PARAMETER = {setting.parameter: setting for setting in SETTINGS}
 _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 # Variables that are read elsewhere and are no settings.
-OTHER_VARIABLES = ("EXPKIT_CONFIG", "EXPKIT_CACHE_DIR", "EXPKIT_COMPLETE")
+OTHER_VARIABLES = ("EXPKIT_CONFIG", "EXPKIT_CACHE_DIR", "EXPKIT_COMPLETE", "EXPKIT_REPLAYS", "EXPKIT_UPDATE_README")
 _ENV_WORDS = {"1": True, "yes": True, "on": True, "0": False, "no": False, "off": False}
 
 
