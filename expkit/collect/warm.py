@@ -31,7 +31,7 @@ def warm_kernels(game: str, say: Callable[[str], None]) -> Iterator[bool]:
         if warm:
             yield False
             return
-        say("compiling kernels, once on this machine: some 10 seconds")
+        say("compiling kernels, once on this machine: 10 to 30 seconds")
         other = subprocess.Popen(
             [sys.executable, "-m", "expkit.collect.warm"],
             stdin=subprocess.DEVNULL,
