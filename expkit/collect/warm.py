@@ -6,10 +6,12 @@ encoder while the caller compiles the game. Both save into the same cache, from 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from expkit.kernels import compiling, is_warm
 from expkit.layout import BlockLayout, RowSink
@@ -20,8 +22,8 @@ from expkit.schema import Field, Schema
 def warm_kernels(game: str, say: Callable[[str], None]) -> Iterator[bool]:
     """Within, the caller compiles the game's own kernels; yields False when all is compiled already.
 
-    `say` gets a line when this will take a while. A second process that fails is no error: whatever it has not
-    compiled is compiled when it is first used.
+    `say` gets a line when this will take a while. A second process that fails is no error: what it has not compiled is
+    compiled here.
     """
     marker = f"record-{game}"
     if is_warm(marker):
@@ -32,8 +34,12 @@ def warm_kernels(game: str, say: Callable[[str], None]) -> Iterator[bool]:
             yield False
             return
         say("compiling kernels, once on this machine: 10 to 30 seconds")
+        # The package that runs here, whatever lies in the working folder: the cache goes by the path of the source.
+        here = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
         other = subprocess.Popen(
-            [sys.executable, "-m", "expkit.collect.warm"],
+            [sys.executable, "-P", "-m", "expkit.collect.warm"],
+            env={**os.environ, "PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -42,6 +48,7 @@ def warm_kernels(game: str, say: Callable[[str], None]) -> Iterator[bool]:
             yield True
         finally:
             other.wait()
+        compile_rings_and_encoder()  # from the cache now, unless the other process has failed
 
 
 def compile_rings_and_encoder() -> None:
