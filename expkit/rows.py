@@ -23,7 +23,6 @@ class _Progress:
     """How far one player of one open episode has come."""
 
     last_step: int
-    rows: int = 0
     terminated: bool = False
     truncated: bool = False
 
@@ -82,12 +81,7 @@ class RowFactory:
         for column in self._fields:
             self._assign(views, index, column, values)
         self._stamp(views, index, player, episode, step, first=progress is None, last=False)
-        if progress is None:
-            progress = self._open[episode, player] = _Progress(step)
-        progress.last_step = step
-        progress.rows += 1
-        progress.terminated = bool(views["terminated"][index])
-        progress.truncated = bool(views["truncated"][index])
+        self._advance(views, index, player, episode, step)
 
     def final(
         self,
@@ -121,7 +115,6 @@ class RowFactory:
         if step <= progress.last_step:
             raise SchemaError(f"episode {episode} player {player}: last step {step} does not rise")
         self._stamp(views, index, player, episode, step, first=False, last=True)
-        progress.rows += 1
         del self._open[episode, player]
         return progress
 
@@ -144,7 +137,6 @@ class RowFactory:
         values = self._resolve(values)
         firsts = np.zeros(rows, bool)
         ends: dict[int, int] = {}
-        counts: dict[int, int] = {}
         for i, (number, turn) in enumerate(zip(episode.tolist(), step.tolist(), strict=True)):
             known = self._open.get((number, player))
             before = ends.get(number, known.last_step if known else None)
@@ -152,7 +144,6 @@ class RowFactory:
                 raise SchemaError(f"episode {number} player {player}: step {turn} does not come after step {before}")
             firsts[i] = before is None
             ends[number] = turn
-            counts[number] = counts.get(number, 0) + 1
         for column in self._fields:
             assert column.field is not None
             name, given = column.name, values.get(column.name)
@@ -171,12 +162,15 @@ class RowFactory:
         views["is_first"][part] = firsts
         views["is_last"][part] = False
         for number, turn in ends.items():
-            progress = self._open.setdefault((number, player), _Progress(turn))
-            progress.last_step = turn
-            progress.rows += counts[number]
             last = start + int(np.flatnonzero(episode == number)[-1])
-            progress.terminated = bool(views["terminated"][last])
-            progress.truncated = bool(views["truncated"][last])
+            self._advance(views, last, player, number, turn)
+
+    def _advance(self, views: Mapping[str, np.ndarray], index: int, player: int, episode: int, step: int) -> None:
+        """Row `index` is the player's newest one of the episode."""
+        progress = self._open.setdefault((episode, player), _Progress(step))
+        progress.last_step = step
+        progress.terminated = bool(views["terminated"][index])
+        progress.truncated = bool(views["truncated"][index])
 
     def _stamp(
         self,

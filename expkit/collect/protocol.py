@@ -27,7 +27,6 @@ class LedgerArrays(Protocol):
     dropped: np.ndarray
 
     def drop(self, player: int, cause: str, rows: int) -> None: ...
-    def lost(self) -> np.ndarray: ...
 
 
 class Feed(Protocol):

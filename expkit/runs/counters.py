@@ -104,9 +104,6 @@ class Ledger:
         """int64 (players,): produced and neither written, dropped nor rejected (or not yet)."""
         return self.produced - self.written - self.dropped.sum(axis=1) - self.rejected
 
-    def snapshot(self, writer: int) -> WriterLedger:
-        return _parse(writer, self._head.copy(), self._body.copy())
-
     def close(self) -> None:
         """Mark the section closed, with a checksum from now on."""
         self._head[3] = time.time_ns()

@@ -261,7 +261,7 @@ class Run:
             stored = reader.read_block(int(self.index.block[s]), names, slice(first, first + count))
             parts.append(stored)
         merged = {name: np.concatenate([part[name] for part in parts]) for name in names}
-        return self._logical(merged, player, columns)
+        return self._logical(merged, player)
 
     def episode(self, number: int, player: int) -> dict[str, np.ndarray]:
         """One player's episode as trainers want it: T+1 rows of what belongs to the observation (and of the keys),
@@ -287,7 +287,7 @@ class Run:
             at = np.flatnonzero(steps == step)
             if len(at):
                 stored = reader.read_rows(block, np.array([first + int(at[0])]), self._names(None))
-                return {name: values[0] for name, values in self._logical(stored, player, None).items()}
+                return {name: values[0] for name, values in self._logical(stored, player).items()}
         have = self.rows(episode, player, ["step"])["step"]
         raise NotThere(
             f"{self.path}: episode {episode} player {player} has no step {step}; it has steps {have[0]} to {have[-1]}"
@@ -331,7 +331,7 @@ class Run:
                 if rows == "transitions" and stored["is_last"].any():
                     keep = ~stored["is_last"]
                     stored = {name: values[keep] for name, values in stored.items()}
-                held.append(self._logical({name: stored[name] for name in names}, info.player, columns))
+                held.append(self._logical({name: stored[name] for name in names}, info.player))
                 count += len(stored["is_last"])
                 while count >= batch_size:
                     batch, held = _cut(held, batch_size)
@@ -364,7 +364,7 @@ class Run:
                 reader = self.reader(shard)
                 stored = reader.read_rows(block, within[mine], wanted)
                 last = stored["is_last"]
-                part = self._logical({name: stored[name] for name in names}, reader.blocks[block].player, columns)
+                part = self._logical({name: stored[name] for name in names}, reader.blocks[block].player)
                 for name, values in part.items():
                     if name not in out:
                         out[name] = np.zeros((count, *values.shape[1:]), values.dtype)
@@ -402,9 +402,7 @@ class Run:
                 names.append(f"valid:{name}")
         return names
 
-    def _logical(
-        self, stored: dict[str, np.ndarray], player: int, columns: Sequence[str] | None
-    ) -> dict[str, np.ndarray]:
+    def _logical(self, stored: dict[str, np.ndarray], player: int) -> dict[str, np.ndarray]:
         batch = {name: self.schema.unpack(name, values) for name, values in stored.items()}
         batch["player"] = np.full(len(stored["episode"]), player, np.uint16)
         return batch
