@@ -33,16 +33,46 @@ def check_shard(path: str | PathLike[str], deep: bool = True, schema: Schema | N
     try:
         reader = ShardReader(path, schema=schema)
     except ShardError as error:
-        yield Finding("error", "file/open", str(path), None, None, None, str(error))
+        yield cannot_open(path, error)
         return
     with reader:
-        reader.load_records()
-        told = list(reader.findings)
-        yield from told
-        yield from _check_records(reader, {(finding.rule, finding.message) for finding in told})
-        hasher = RowHasher(reader.schema)
+        yield from check_records(reader)
+        hasher = RowHasher(reader.schema) if deep else None
         for block in reader.blocks:
-            yield from _check_block(reader, block, hasher if deep else None)
+            yield from check_block(reader, block, hasher)[0]
+
+
+def cannot_open(path: str | PathLike[str], error: ShardError) -> Finding:
+    return Finding("error", "file/open", str(path), None, None, None, str(error))
+
+
+def check_records(reader: ShardReader) -> Iterator[Finding]:
+    """Headers, records, their numbers and the index of an open file: everything but the columns of its blocks."""
+    reader.load_records()
+    told = list(reader.findings)
+    yield from told
+    yield from _walk_records(reader, {(finding.rule, finding.message) for finding in told})
+
+
+def check_block(
+    reader: ShardReader, block: BlockInfo, hasher: RowHasher | None
+) -> tuple[list[Finding], dict[str, np.ndarray]]:
+    """Findings in one block's head and columns, and the stored columns that could be decoded. Without a hasher only
+    checksums are compared and no column is decoded. Safe to call from several threads."""
+    try:
+        head = reader.head(block.index)
+    except ShardError as error:
+        return [_finding(reader, "file/block", str(error).split(": ", 1)[-1], block)], {}
+    if hasher is None:
+        return list(_check_columns(reader, block, None)), {}
+    found: dict[str, np.ndarray] = {}
+    findings: list[Finding] = []
+    try:
+        found = reader.read_block(block.index)
+    except ShardError:
+        findings += _check_columns(reader, block, found)
+    findings += _check_rows(reader, block, head, found, hasher)
+    return findings, found
 
 
 def _finding(
@@ -57,7 +87,7 @@ def _finding(
     return Finding(severity, rule, reader.path, place, column, player, message)
 
 
-def _check_records(reader: ShardReader, told: set[tuple[str, str]]) -> Iterator[Finding]:
+def _walk_records(reader: ShardReader, told: set[tuple[str, str]]) -> Iterator[Finding]:
     """Records one after another: their numbers, nothing between them, and the index against them."""
     file = RecordFile(reader.path, reader.schema)
     try:
@@ -108,25 +138,17 @@ def _check_records(reader: ShardReader, told: set[tuple[str, str]]) -> Iterator[
         file.close()
 
 
-def _check_block(reader: ShardReader, block: BlockInfo, hasher: RowHasher | None) -> Iterator[Finding]:
-    """One block's head and columns, each column by itself so that one that is lost hides no other."""
-    try:
-        head = reader.head(block.index)
-    except ShardError as error:
-        yield _finding(reader, "file/block", str(error).split(": ", 1)[-1], block)
-        return
-    found: dict[str, np.ndarray] = {}
+def _check_columns(reader: ShardReader, block: BlockInfo, found: dict[str, np.ndarray] | None) -> Iterator[Finding]:
+    """Each column by itself, so that one that is lost hides no other; decoded into `found` when given."""
     for name in reader.names:
         try:
-            if hasher is None:
+            if found is None:
                 reader.verify_column(block.index, name)
             else:
                 found |= reader.read_block(block.index, [name])
         except ShardError as error:
             message = str(error).split(": ", 1)[-1]
             yield _finding(reader, "file/checksum" if "checksum" in message else "file/column", message, block, name)
-    if hasher is not None:
-        yield from _check_rows(reader, block, head, found, hasher)
 
 
 def _check_rows(
