@@ -25,7 +25,9 @@ import numpy as np
 
 from expkit.buffers.protocol import CAUSES as DROP_CAUSES
 from expkit.errors import CheckFailed
+from expkit.files import DiskErrors, disk, write_all_at, write_atomic
 from expkit.runs.layout import COUNTERS_FILE
+from expkit.runs.locks import taking_turns
 
 MAGIC = b"EXPLEDG1"
 HEADER = struct.Struct("<8sII")
@@ -68,24 +70,32 @@ def _section_bytes(players: int) -> int:
     return -(-(SECTION_WORDS + players * PLAYER_WORDS) * 8 // PAGE) * PAGE
 
 
+def _map_section(path: Path, writer: int, players: int) -> mmap.mmap:
+    """Map a writer's section, made where it is missing. The caller has the turn. Raises CheckFailed, OSError."""
+    section = _section_bytes(players)
+    head = HEADER.pack(MAGIC, players, section)
+    if not path.exists() or not path.stat().st_size:
+        write_atomic(path, (head + struct.pack("<I", zlib.crc32(head))).ljust(PAGE, b"\0"))
+    handle = disk().open_existing(path)
+    try:
+        if os.pread(handle, HEADER.size, 0) != head:
+            raise CheckFailed(f"{path}: ledger is damaged or made for another number of players")
+        have, need = os.fstat(handle).st_size, PAGE + (writer + 1) * section
+        # Written rather than truncated: a store into a hole ends the process with SIGBUS when the disk is full.
+        if have < need:
+            write_all_at(handle, bytes(need - have), have)
+        return disk().map(handle, section, PAGE + writer * section)
+    finally:
+        os.close(handle)
+
+
 class Ledger:
     """A writer's own section, mapped for writing. `produced[p]`, `written[p]`, … are int64 views."""
 
     def __init__(self, run: Path, writer: int, players: int):
-        section = _section_bytes(players)
-        handle = os.open(run / COUNTERS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            head = HEADER.pack(MAGIC, players, section)
-            if os.fstat(handle).st_size == 0:
-                os.pwrite(handle, head + struct.pack("<I", zlib.crc32(head)), 0)
-            elif os.pread(handle, HEADER.size, 0) != head:
-                raise CheckFailed(f"{run / COUNTERS_FILE}: ledger is damaged or made for another number of players")
-            size = PAGE + (writer + 1) * section
-            if os.fstat(handle).st_size < size:
-                os.ftruncate(handle, size)
-            self._map = mmap.mmap(handle, section, offset=PAGE + writer * section)
-        finally:
-            os.close(handle)
+        self._path = run / COUNTERS_FILE
+        with DiskErrors(self._path, "keep the ledger"), taking_turns(run, COUNTERS_FILE):
+            self._map = _map_section(self._path, writer, players)
         words = np.frombuffer(self._map, np.int64, SECTION_WORDS + players * PLAYER_WORDS)
         self._head = words[:SECTION_WORDS]
         self._body = words[SECTION_WORDS:].reshape(players, PLAYER_WORDS)
@@ -96,6 +106,8 @@ class Ledger:
         self.dropped = self._body[:, DROPPED : DROPPED + len(DROP_CAUSES)]
         self._head[1:3] = (os.getpid(), time.time_ns())
         self._head[0] = RECORDING
+        with DiskErrors(self._path, "keep the ledger"):
+            disk().sync_map(self._map)  # a power cut leaves it said that somebody recorded
 
     def drop(self, player: int, cause: str, rows: int) -> None:
         self.dropped[player, DROP_CAUSES.index(cause)] += rows
@@ -109,7 +121,8 @@ class Ledger:
         self._head[3] = time.time_ns()
         self._head[4] = zlib.crc32(self._body.tobytes())
         self._head[0] = CLOSED
-        self._map.flush()
+        with DiskErrors(self._path, "close the ledger"):
+            disk().sync_map(self._map)
 
 
 def _parse(writer: int, head: np.ndarray, body: np.ndarray) -> WriterLedger:

@@ -27,6 +27,7 @@ import yaml
 from expkit import __version__
 from expkit.episodes import PolicyInfo
 from expkit.errors import CheckFailed, NotThere, SchemaError
+from expkit.files import DiskErrors, disk, write_atomic
 from expkit.schema import Schema
 
 RUN_FILE = "run.yaml"
@@ -139,30 +140,6 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(out)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: a temporary file beside it, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that names created or renamed in it survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_run_info(run: Path, info: RunInfo) -> None:
     """Write `run.yaml`, atomically."""
     tree = {
@@ -228,7 +205,7 @@ def read_run_info(run: Path) -> RunInfo:
 
 
 def log_event(run: Path, event: str, **details: Any) -> None:
-    """Append one line to `events.jsonl`."""
+    """Append one line to `events.jsonl`, which a power cut may cost its last lines."""
     line = json.dumps({"time_ns": str(time.time_ns()), "event": event, "pid": os.getpid(), **details})
-    with open(run / EVENTS_FILE, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with DiskErrors(run / EVENTS_FILE, "write it"):
+        disk().append_line(run / EVENTS_FILE, line.encode() + b"\n")

@@ -8,10 +8,13 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from expkit.errors import Busy, UsageError
-from expkit.runs.layout import LOCKS_DIR
+from expkit.files import DiskErrors, disk, make_folder
+from expkit.runs.layout import LOCKS_DIR, SHARDS_DIR
 
 # Whoever asks who is recording holds a shared lock for a moment; that is no reason to give up.
 ASKED_SECONDS = 0.1
@@ -22,9 +25,11 @@ class Lock:
     """An exclusive flock on a file of the run. Raises Busy when another process, or another Lock, holds it."""
 
     def __init__(self, path: Path, what: str):
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with DiskErrors(path, "lock it"):
+            if not path.parent.is_dir():
+                make_folder(path.parent)
+            self._handle = disk().open_or_create(path)
         deadline = time.monotonic() + ASKED_SECONDS
         while True:
             try:
@@ -49,21 +54,49 @@ class Lock:
         self.release()
 
 
+@contextmanager
+def taking_turns(run: Path, name: str) -> Iterator[None]:
+    """Wait for, and hold, the lock `locks/NAME`: for the moments in which writers change a file that they share."""
+    with DiskErrors(run / LOCKS_DIR / name, "lock it"):
+        (run / LOCKS_DIR).mkdir(exist_ok=True)
+        handle = disk().open_or_create(run / LOCKS_DIR / name)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def lock_writer(run: Path, writer: int | None = None) -> tuple[int, Lock]:
-    """The lock of `writer`, or of the lowest number that nobody used before. Raises Busy, UsageError."""
+    """The lock of `writer`, or of the lowest number that nobody used before. Raises Busy, UsageError.
+
+    The number is taken for good when this returns, a power cut after it or not: rows are numbered by it.
+    """
     if writer is not None:
         if not 0 <= writer < MAX_WRITERS:
             raise UsageError(f"writer {writer} is out of range; use 0 to {MAX_WRITERS - 1}")
-        return writer, Lock(run / LOCKS_DIR / f"w{writer}", f"writer w{writer} of {run}")
+        return writer, _lasting_lock(run, writer)
     for number in range(MAX_WRITERS):
-        path = run / LOCKS_DIR / f"w{number}"
-        if path.exists():
+        # The folder counts, too: runs are copied without their locks.
+        if (run / LOCKS_DIR / f"w{number}").exists() or (run / SHARDS_DIR / f"w{number}").exists():
             continue
         try:
-            return number, Lock(path, f"writer w{number} of {run}")
+            return number, _lasting_lock(run, number)
         except Busy:  # another process took the number in between
             continue
     raise Busy(f"{run} has {MAX_WRITERS} writers already; record into a new run")
+
+
+def _lasting_lock(run: Path, writer: int) -> Lock:
+    lock = Lock(run / LOCKS_DIR / f"w{writer}", f"writer w{writer} of {run}")
+    try:
+        with DiskErrors(lock.path, "make its name last"):
+            make_folder(lock.path.parent)
+            disk().sync_folder(lock.path.parent)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 def live_writers(run: Path) -> list[int]:

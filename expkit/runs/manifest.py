@@ -6,14 +6,14 @@ checksum of its footer agree, and `rebuild_manifest` makes it anew from the file
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, SHARD_SUFFIX, write_atomic
+from expkit.files import write_atomic
+from expkit.runs.layout import MANIFEST_FILE, SHARD_SUFFIX
+from expkit.runs.locks import taking_turns
 
 VERSION = 1
 MAX_BYTES = 256 << 20
@@ -60,14 +60,10 @@ def entry(shard: ShardCounts) -> dict[str, Any]:
 
 def add_to_manifest(run: Path, writer: int, published: Path, shard: ShardCounts) -> None:
     """Add or replace one shard's entry. Writers of the same run take turns by a lock."""
-    handle = os.open(run / LOCKS_DIR / "manifest", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with taking_turns(run, "manifest"):
         shards = read_manifest(run)
         shards[f"w{writer}/{published.name.removesuffix(SHARD_SUFFIX)}"] = entry(shard)
         write_manifest(run, shards)
-    finally:
-        os.close(handle)
 
 
 def write_manifest(run: Path, shards: dict[str, dict[str, Any]]) -> None:

@@ -5,9 +5,7 @@ Thread-safe. The order on disk is the order of calls: an episode's start before 
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import socket
 import threading
 import time
@@ -21,7 +19,8 @@ import numpy as np
 
 from expkit import __version__
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
-from expkit.errors import BufferClosed, Busy, NoSpace, OutputExists, SchemaError
+from expkit.errors import BufferClosed, Busy, OutputExists, SchemaError
+from expkit.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.write import ShardWriter
 from expkit.runs.counters import Ledger
@@ -36,7 +35,6 @@ from expkit.runs.layout import (
     log_event,
     read_run_info,
     shard_file,
-    sync_folder,
     write_run_info,
 )
 from expkit.runs.locks import live_writers, lock_writer
@@ -72,14 +70,15 @@ def check_output(run: Path, *, force: bool = False) -> None:
 def create_run(run: Path, info: RunInfo, *, force: bool = False) -> None:
     """Make the folder and `run.yaml`, in place of a run that is there with `force`. Raises as `check_output`."""
     check_output(run, force=force)
-    if is_run(run):
-        shutil.rmtree(run)
-    (run / SHARDS_DIR).mkdir(parents=True, exist_ok=True)
-    (run / LOCKS_DIR).mkdir(exist_ok=True)
+    with DiskErrors(run, "make the run"):
+        if is_run(run):
+            remove_tree(run)
+        make_folder(run)
+        make_folder(run / SHARDS_DIR)
+        make_folder(run / LOCKS_DIR)
     if not info.created_ns:
         info.created_ns = time.time_ns()
     write_run_info(run, info)
-    sync_folder(run.parent)
 
 
 class RunWriter:
@@ -115,8 +114,8 @@ class RunWriter:
             self.ledger = Ledger(run, self.writer, players)
             mine = [shard.number for shard in list_shards(run) if shard.writer == self.writer]
             self._number = max(mine, default=-1) + 1
-            shard_file(run, self.writer, 0).parent.mkdir(parents=True, exist_ok=True)
-            sync_folder(run / SHARDS_DIR)
+            with DiskErrors(run, "make a folder for shards"):
+                make_folder(shard_file(run, self.writer, 0).parent)
         except BaseException:
             self._lock_file.release()
             raise
@@ -213,7 +212,7 @@ class RunWriter:
         # Outside the lock: a drain thread goes on appending while the disk works.
         try:
             with self._disk_errors():
-                os.fdatasync(handle)
+                disk().sync(handle, data_only=True)
         except BaseException:
             self._dirty = True
             raise
@@ -228,7 +227,7 @@ class RunWriter:
         if requests:
             self.rotate()
             for path in requests:
-                path.unlink(missing_ok=True)
+                unlink_quietly(path)
         with self.lock:
             old = self._shard is not None and self._shard.rows and self.limits.age
             if old and time.monotonic() - self._shard_begun >= self.limits.age:
@@ -243,8 +242,8 @@ class RunWriter:
             with self._disk_errors():
                 shard.close()
                 published = shard_file(self.run, self.writer, self._number)
-                os.rename(self._shard_path, published)
-                sync_folder(published.parent)
+                disk().rename(self._shard_path, published)
+                disk().sync_folder(published.parent)
             self._shard = None
             self._dirty = False
             self.closed_bytes += shard.nbytes
@@ -282,14 +281,24 @@ class RunWriter:
         if self._shard is None:
             self._shard_path = shard_file(self.run, self.writer, self._number, active=True)
             with self._disk_errors():
-                self._shard = ShardWriter(self._shard_path, self.schema, self._header())
-                if self._open_episodes:
-                    repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]
-                    self._shard.append_episodes(repeated, ())
-                sync_folder(self._shard_path.parent)
+                self._shard = self._begin_shard(self._shard_path)
             self._shard_begun = time.monotonic()
             self.shards += 1
         return self._shard
+
+    def _begin_shard(self, path: Path) -> ShardWriter:
+        """A new shard file whose name lasts. One that cannot be begun is not left in the way of the next try."""
+        shard = ShardWriter(path, self.schema, self._header())
+        try:
+            if self._open_episodes:
+                repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]
+                shard.append_episodes(repeated, ())
+            disk().sync_folder(path.parent)
+        except BaseException:
+            shard.abandon()
+            unlink_quietly(path)
+            raise
+        return shard
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -308,21 +317,5 @@ class RunWriter:
             "expkit": __version__,
         }
 
-    def _disk_errors(self) -> _DiskErrors:
-        return _DiskErrors(self.run)
-
-
-class _DiskErrors:
-    """Turns the two ways a disk says it is full into NoSpace; other errors pass."""
-
-    def __init__(self, run: Path):
-        self.run = run
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(
-                f"{self.run}: the disk is full; what was durable is intact, make room and record on"
-            ) from error
+    def _disk_errors(self) -> DiskErrors:
+        return DiskErrors(self.run, "record")

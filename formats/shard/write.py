@@ -10,6 +10,7 @@ from typing import Any
 
 from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import NoSpace, OutputExists, WriteFailed
+from expkit.files import disk, write_all
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.layout import (
     ENVELOPE,
@@ -27,6 +28,11 @@ from expkit.formats.shard.layout import (
 from expkit.schema import Schema
 
 _EPISODES_PER_RECORD = 1024
+
+
+def _failed(error: OSError, doing: str, name: str) -> NoSpace | WriteFailed:
+    kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else WriteFailed
+    return kind(error.errno, f"cannot {doing}: {error.strerror}; what was written before is intact", name)
 
 
 class ShardWriter:
@@ -51,11 +57,13 @@ class ShardWriter:
         else:
             self.name = os.fspath(target)
             try:
-                self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                self._fd = disk().create(target)
             except FileExistsError:
                 raise OutputExists(
                     f"{self.name} exists already; a shard is never appended to once it is left"
                 ) from None
+            except OSError as error:
+                raise _failed(error, "make the shard", self.name) from None
         self.header = {**header, "schema": schema.to_builtins()}
         self.nbytes = 0
         self.rows = 0
@@ -89,23 +97,14 @@ class ShardWriter:
             raise WriteFailed(f"{self.name} is closed; nothing more can be written to it")
         total = sum(map(len, pieces))
         try:
-            done = os.writev(self._fd, pieces)
-            if done < total:
-                rest = memoryview(b"".join(pieces))
-                while done < total:
-                    done += os.write(self._fd, rest[done:])
+            write_all(self._fd, pieces)
         except OSError as error:
             try:
-                os.ftruncate(self._fd, self.nbytes)
+                disk().truncate(self._fd, self.nbytes)
                 os.lseek(self._fd, self.nbytes, os.SEEK_SET)
             except OSError:
                 self.closed = True
-            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else WriteFailed
-            raise kind(
-                error.errno,
-                f"cannot append to the shard: {error.strerror}; what was written before is intact",
-                self.name,
-            ) from None
+            raise _failed(error, "append to the shard", self.name) from None
         self.nbytes += total
 
     def _append(self, kind: int, flags: int, head: bytes, body: bytes = b"") -> int:
@@ -163,11 +162,11 @@ class ShardWriter:
         """Everything appended is with the operating system already; kept for symmetry with other writers."""
 
     def sync(self) -> None:
-        """Make everything appended durable (fdatasync). Raises WriteFailed."""
+        """Make everything appended durable (fdatasync). Raises NoSpace, WriteFailed."""
         try:
-            os.fdatasync(self._fd)
+            disk().sync(self._fd, data_only=True)
         except OSError as error:
-            raise WriteFailed(error.errno, f"cannot make the shard durable: {error.strerror}", self.name) from None
+            raise _failed(error, "make the shard durable", self.name) from None
 
     @property
     def digests(self) -> dict[tuple[int, int], tuple[int, int]]:

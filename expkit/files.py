@@ -1,0 +1,221 @@
+"""The one layer through which bytes that have to survive are changed: create, write, sync, rename, unlink.
+
+Whatever makes or changes a file of a run goes through `disk()`, so that tests can put a disk in its place that
+fails at the n-th operation, or one that keeps a log from which they build what a power cut leaves. Reading, locking
+and closing are not part of it.
+
+What each operation promises after a power cut is what POSIX promises, and no more: the bytes of a file after `sync`
+of that file, a name (made, renamed or removed) after `sync_folder` of its folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from expkit.errors import ExpkitError, NoSpace, WriteFailed
+
+FilePath = str | os.PathLike[str]
+
+
+class Disk:
+    """The real disk: each method is one system call or a few, and raises OSError as that does."""
+
+    def create(self, path: FilePath, *, replace: bool = False) -> int:
+        """A descriptor for writing to a new file. FileExistsError where there is one, or with `replace` an empty
+        file in its place."""
+        there = os.O_TRUNC if replace else os.O_EXCL
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | there, 0o644)
+
+    def open_existing(self, path: FilePath) -> int:
+        """A descriptor for reading and writing, at the first byte. FileNotFoundError without the file."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def open_or_create(self, path: FilePath) -> int:
+        """As `open_existing`, on an empty file where there is none."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def write(self, handle: int, pieces: Sequence[bytes | memoryview]) -> int:
+        """Write at the descriptor's place; returns how many bytes went, which may be fewer than all."""
+        return os.writev(handle, pieces)
+
+    def write_at(self, handle: int, data: bytes | memoryview, offset: int) -> int:
+        """Write at `offset`; returns how many bytes went. The descriptor's place does not move."""
+        return os.pwrite(handle, data, offset)
+
+    def truncate(self, handle: int, size: int) -> None:
+        os.ftruncate(handle, size)
+
+    def sync(self, handle: int, *, data_only: bool = False) -> None:
+        """The file's bytes are on the disk when this returns. `data_only` leaves out its times, not its size."""
+        if data_only:
+            os.fdatasync(handle)
+        else:
+            os.fsync(handle)
+
+    def map(self, handle: int, length: int, offset: int) -> mmap.mmap:
+        """A shared, writable mapping. Stores into it survive the process at once, a power cut after `sync_map`."""
+        return mmap.mmap(handle, length, offset=offset)
+
+    def sync_map(self, mapping: mmap.mmap) -> None:
+        mapping.flush()
+
+    def append_line(self, path: FilePath, line: bytes) -> None:
+        """Append to a log that may lose its last lines; made when it is missing."""
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+
+    def sync_folder(self, folder: FilePath) -> None:
+        """Names made, renamed or removed in the folder are on the disk when this returns."""
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def rename(self, source: FilePath, target: FilePath) -> None:
+        """Atomic, also where `target` is there already: it is replaced."""
+        os.replace(source, target)
+
+    def link(self, source: FilePath, target: FilePath) -> None:
+        """A second name of the same file. FileExistsError when the target is there."""
+        os.link(source, target)
+
+    def unlink(self, path: FilePath) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: FilePath) -> None:
+        os.mkdir(path, 0o755)
+
+    def rmdir(self, path: FilePath) -> None:
+        os.rmdir(path)
+
+
+_disk = Disk()
+
+
+def disk() -> Disk:
+    """The disk in use; ask again for each operation rather than keeping it."""
+    return _disk
+
+
+@contextmanager
+def using(replacement: Disk) -> Iterator[Disk]:
+    """Put another disk in place, for the whole process, until the block is left. For tests."""
+    global _disk
+    before, _disk = _disk, replacement
+    try:
+        yield replacement
+    finally:
+        _disk = before
+
+
+class DiskErrors:
+    """Turns the OSError of a `with` block into one line: NoSpace when the disk is full, else WriteFailed.
+
+    doing   what failed, in words that follow "cannot": `make the run`
+    """
+
+    __slots__ = ("doing", "where")
+
+    def __init__(self, where: FilePath, doing: str):
+        self.where = where
+        self.doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError) or isinstance(error, ExpkitError):
+            return
+        where = os.fspath(self.where)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"{where}: the disk is full, cannot {self.doing}; what was durable is intact, make room and go on"
+            ) from error
+        raise WriteFailed(
+            f"{where}: cannot {self.doing}: {error.strerror or error}; what was durable is intact"
+        ) from error
+
+
+def write_all(handle: int, pieces: Sequence[bytes | memoryview]) -> int:
+    """Write all pieces, in one call where the system allows it; returns their length. Raises OSError."""
+    total = sum(map(len, pieces))
+    done = disk().write(handle, pieces)
+    if done < total:
+        rest = memoryview(b"".join(pieces))
+        while done < total:
+            done += disk().write(handle, [rest[done:]])
+    return total
+
+
+def write_all_at(handle: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at `offset`. Raises OSError."""
+    done = 0
+    while done < len(data):
+        done += disk().write_at(handle, memoryview(data)[done:], offset + done)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: a temporary file beside it, sync, rename, sync of the folder.
+    Raises NoSpace, WriteFailed; the file is then as before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with DiskErrors(path, "write it"):
+        try:
+            handle = disk().create(temporary, replace=True)
+            try:
+                write_all(handle, [data])
+                disk().sync(handle)
+            finally:
+                os.close(handle)
+            disk().rename(temporary, path)
+        except BaseException:
+            unlink_quietly(temporary)
+            raise
+        disk().sync_folder(path.parent)
+
+
+def unlink_quietly(path: Path) -> None:
+    """Remove a file that is in nobody's way; whatever keeps it from going is no matter."""
+    try:
+        disk().unlink(path)
+    except OSError:
+        return
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, its parents too; its name and theirs are on the disk when this returns, also where an earlier
+    call was killed before it had synced them. Raises OSError."""
+    missing = []
+    here = path
+    while not here.is_dir():
+        missing.append(here)
+        here = here.parent
+    for folder in reversed(missing):
+        try:
+            disk().mkdir(folder)
+        except FileExistsError:  # another process was faster, or a file is in the way
+            if not folder.is_dir():
+                raise
+        disk().sync_folder(folder.parent)
+    if not missing:
+        disk().sync_folder(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and everything in it; links are removed, not followed. Raises OSError."""
+    with os.scandir(path) as entries:
+        inside = sorted(entries, key=lambda entry: entry.name)
+    for entry in inside:
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(Path(entry.path))
+        else:
+            disk().unlink(entry.path)
+    disk().rmdir(path)
