@@ -5,7 +5,7 @@ Layout (little-endian): a page of header, then one section per writer.
     header   magic 8s `EXPLEDG1` · players u32 · section bytes u32 · crc32 of these 16 bytes u32
     section  8 words: state (0 unused, 1 recording, 2 closed) · pid · started ns · closed ns · crc32 of the
              section's entries when closed · 3 spare; then per player 16 words: produced, written, durable,
-             rejected, dropped by cause (DROP_CAUSES), the rest spare. All words int64.
+             rejected, dropped by cause (DROP_CAUSES), spare ones, and as the last: lost. All words int64.
 
 Stores into the mapping reach the page cache at once: they survive a kill of the process, not a power cut.
 `produced` is raised before the rows can be seen by a drain, so produced >= rows in the files at every moment.
@@ -35,18 +35,20 @@ PAGE = 4096
 SECTION_WORDS = 8
 PLAYER_WORDS = 16
 UNUSED, RECORDING, CLOSED = 0, 1, 2
-PRODUCED, WRITTEN, DURABLE, REJECTED, DROPPED = 0, 1, 2, 3, 4
+PRODUCED, WRITTEN, DURABLE, REJECTED, DROPPED, LOST = 0, 1, 2, 3, 4, 15
 
 
 @dataclass(frozen=True, slots=True)
 class PlayerLedger:
-    """Rows of one player, one writer. `dropped` is by cause; causes with no rows are left out."""
+    """Rows of one player, one writer. `dropped` is by cause; causes with no rows are left out. `lost` are rows that
+    were found, after the writer died, to be in no file."""
 
     produced: int
     written: int
     durable: int
     rejected: int
     dropped: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
 
     @property
     def dropped_rows(self) -> int:
@@ -134,6 +136,7 @@ def _parse(writer: int, head: np.ndarray, body: np.ndarray) -> WriterLedger:
             durable=int(row[DURABLE]),
             rejected=int(row[REJECTED]),
             dropped={c: int(row[DROPPED + i]) for i, c in enumerate(DROP_CAUSES) if row[DROPPED + i]},
+            lost=int(row[LOST]),
         )
         for row in body
     )

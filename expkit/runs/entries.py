@@ -74,6 +74,7 @@ def info_from_header(reader: ShardReader) -> RunInfo:
             config_digest=str(header.get("config_digest", "")),
             seed=None if header.get("seed") is None else int(header["seed"]),
             created_ns=int(header["created_ns"]),
+            metadata=dict(header.get("metadata") or {}),
             host=str(header.get("host", "")),
             argv=[str(word) for word in header.get("argv") or []],
             version=str(header.get("expkit", "")),

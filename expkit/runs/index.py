@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from expkit.errors import ShardError
-from expkit.formats.shard.read import ShardReader
+from expkit.runs.superseding import VisibleBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +33,19 @@ class RunIndex:
     first_step: np.ndarray
 
     @classmethod
-    def build(cls, readers: Iterable[ShardReader | None]) -> RunIndex:
-        """From the blocks' heads; reads no rows. None stands for a shard that cannot be opened; blocks whose head
-        is damaged are left out."""
+    def build(cls, blocks: Iterable[VisibleBlock]) -> RunIndex:
+        """From the blocks' heads; reads no rows. Blocks whose head is damaged are left out."""
         parts: list[tuple[np.ndarray, ...]] = []
-        for shard, reader in enumerate(readers):
-            if reader is None:
+        for block in blocks:
+            try:
+                runs = block.reader.runs(block.info.index)
+            except ShardError:
                 continue
-            for block in reader.blocks:
-                try:
-                    runs = reader.runs(block.index)
-                except ShardError:
-                    continue
-                where = np.empty((3, len(runs)), np.int64)
-                where[:] = [[shard], [block.index], [block.player]]
-                parts.append((*where, runs["episode"], runs["first_row"], runs["rows"], runs["first_step"]))
+            if block.keep is not None:
+                runs = runs[block.keep[runs["first_row"]]]
+            where = np.empty((3, len(runs)), np.int64)
+            where[:] = [[block.shard], [block.info.index], [block.info.player]]
+            parts.append((*where, runs["episode"], runs["first_row"], runs["rows"], runs["first_step"]))
         kinds = (np.int64, np.int64, np.int64, np.uint64, np.int64, np.int64, np.int64)
         columns = [
             np.concatenate([part[i] for part in parts]).astype(kind) if parts else np.empty(0, kind)

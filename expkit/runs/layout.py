@@ -5,6 +5,7 @@ manifest.json     a cache of what the shard files say; rebuilt from them at any 
 counters          the memory-mapped ledger, one section per writer
 events.jsonl      one line per thing that happened: started, rotated, stopped
 shards/w0/000000.exp      a published shard of writer 0; `000000.active` while it is being written
+shards/g1/000000.exp      a shard that maintenance wrote, of generation 1; see `expkit.runs.superseding`
 locks/w0          held by the writer for as long as it lives
 requests/         what commands ask of a running recorder
 quarantine/       what recovery could not keep
@@ -43,7 +44,7 @@ SHARD_SUFFIX = ".exp"
 ACTIVE_SUFFIX = ".active"
 MAX_RUN_FILE_BYTES = 16 << 20
 _SHARD = re.compile(r"(\d{6,})(\.exp|\.active)")
-_WRITER = re.compile(r"w(\d{1,5})")
+_FOLDER = re.compile(r"([wg])(0|[1-9]\d{0,8})")
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -51,16 +52,27 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 @dataclass(frozen=True, slots=True)
 class ShardPath:
-    """A shard file as found on disk. `name` is `w0/000003`; `active` while it has no published name."""
+    """A shard file as found on disk. `name` is `w0/000003`; `active` while it has no published name.
+
+    writer      whose folder it is in; None for a shard of a generation
+    generation  0 for the writers' own shards
+    """
 
     path: Path
-    writer: int
+    writer: int | None
+    generation: int
     number: int
     active: bool
 
     @property
     def name(self) -> str:
-        return f"w{self.writer}/{self.number:06d}"
+        folder = f"g{self.generation}" if self.writer is None else f"w{self.writer}"
+        return f"{folder}/{self.number:06d}"
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """What was rewritten holds older rows than what writers wrote since: generations first."""
+        return (self.generation, -1, self.number) if self.writer is None else (1 << 31, self.writer, self.number)
 
 
 @dataclass(slots=True)
@@ -102,26 +114,48 @@ def is_run(path: Path) -> bool:
     return (path / RUN_FILE).is_file() or (path / SHARDS_DIR).is_dir()
 
 
-def list_shards(run: Path) -> list[ShardPath]:
-    """Shards of all writers, by writer and number. A published shard hides an active one of the same number:
-    publishing is one rename, so both can only exist when a copy was made in between."""
-    found: dict[tuple[int, int], ShardPath] = {}
-    root = run / SHARDS_DIR
-    if not root.is_dir():
-        return []
-    for folder in root.iterdir():
-        writer = _WRITER.fullmatch(folder.name)
-        if writer is None or not folder.is_dir():
+def generation_file(run: Path, generation: int, number: int, *, active: bool = False) -> Path:
+    return run / SHARDS_DIR / f"g{generation}" / f"{number:06d}{ACTIVE_SUFFIX if active else SHARD_SUFFIX}"
+
+
+def list_shards(run: Path, *, unfinished: bool = False) -> list[ShardPath]:
+    """Shards of all generations and writers, in that order. A published shard hides an active one of the same number:
+    publishing is one rename, so both can only exist when a copy was made in between. A generation shard without its
+    published name was never finished and holds nothing that counts; `unfinished` lists it, too."""
+    found: dict[tuple[int, int, int], ShardPath] = {}
+    # Writers before generations: a shard that is rewritten meanwhile is then seen twice, which superseding resolves,
+    # and never missed.
+    for writer, generation, folder in sorted(_shard_folders(run), key=lambda entry: entry[1]):
+        try:
+            names = os.listdir(folder)
+        except OSError:
             continue
-        for name in os.listdir(folder):
+        for name in names:
             match = _SHARD.fullmatch(name)
             if match is None:
                 continue
-            key = (int(writer[1]), int(match[1]))
-            active = match[2] == ACTIVE_SUFFIX
-            if key not in found or not active:
-                found[key] = ShardPath(folder / name, *key, active)
+            shard = ShardPath(folder / name, writer, generation, int(match[1]), match[2] == ACTIVE_SUFFIX)
+            if shard.active and (shard.order in found or (generation and not unfinished)):
+                continue
+            found[shard.order] = shard
     return [found[key] for key in sorted(found)]
+
+
+def _shard_folders(run: Path) -> list[tuple[int | None, int, Path]]:
+    """(writer, generation, folder) of the folders that hold shards."""
+    out: list[tuple[int | None, int, Path]] = []
+    try:
+        names = os.listdir(run / SHARDS_DIR)
+    except OSError:
+        return out
+    for name in names:
+        match = _FOLDER.fullmatch(name)
+        if match is not None and (match[1] == "w" or int(match[2])):
+            number = int(match[2])
+            out.append(
+                (number, 0, run / SHARDS_DIR / name) if match[1] == "w" else (None, number, run / SHARDS_DIR / name)
+            )
+    return out
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from expkit.errors import Busy, UsageError
@@ -18,6 +19,8 @@ from expkit.runs.layout import LOCKS_DIR, SHARDS_DIR
 
 # Whoever asks who is recording holds a shared lock for a moment; that is no reason to give up.
 ASKED_SECONDS = 0.1
+READERS_LOCK = "readers"
+MAINTENANCE_LOCK = "maintenance"
 MAX_WRITERS = 1 << 15  # the writer stands in the top 16 bits of an episode number; the sign bit stays free
 
 
@@ -52,6 +55,53 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+class ReaderLock:
+    """Held, shared, by everybody who has the run open: as long as it is, no shard is deleted because it was rewritten.
+    Without the file (a copy of the shards alone, or a folder nobody may write) reading goes on without it."""
+
+    def __init__(self, run: Path):
+        self._path = run / LOCKS_DIR / READERS_LOCK
+        self._handle = -1
+        self._closing: weakref.finalize | None = None
+
+    def renew(self) -> None:
+        """Hold it, from now on if not before. Waits for a deletion that is under way."""
+        if self._handle >= 0:
+            return
+        try:
+            self._handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        self._closing = weakref.finalize(self, os.close, self._handle)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._handle, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        if self._closing is not None:
+            self._closing()
+        self._handle = -1
+
+
+def without_readers(run: Path) -> Lock | None:
+    """A lock that keeps readers from opening the run, None when somebody has it open now."""
+    try:
+        return Lock(run / LOCKS_DIR / READERS_LOCK, f"readers of {run}")
+    except Busy:
+        return None
+
+
+def maintenance(run: Path) -> Lock:
+    """The lock of whoever rewrites, prunes or recovers the run. Raises Busy when somebody does."""
+    # Readers of a run that came without locks find one to hold from now on.
+    os.close(os.open(_folder(run) / READERS_LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    return Lock(run / LOCKS_DIR / MAINTENANCE_LOCK, f"maintenance of {run} (compact, prune, recover)")
+
+
+def _folder(run: Path) -> Path:
+    (run / LOCKS_DIR).mkdir(exist_ok=True)
+    return run / LOCKS_DIR
 
 
 @contextmanager

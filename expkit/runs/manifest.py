@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from expkit.files import write_atomic
-from expkit.runs.layout import MANIFEST_FILE, SHARD_SUFFIX
+from expkit.runs.layout import MANIFEST_FILE
 from expkit.runs.locks import taking_turns
 
 VERSION = 1
@@ -28,6 +29,8 @@ class ShardCounts(Protocol):
     def nbytes(self) -> int: ...
     @property
     def rows_by_player(self) -> dict[int, int]: ...
+    @property
+    def header(self) -> dict[str, Any]: ...
 
 
 def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
@@ -51,19 +54,32 @@ def is_damaged(run: Path) -> bool:
 
 
 def entry(shard: ShardCounts) -> dict[str, Any]:
-    return {
+    counts: dict[str, Any] = {
         "bytes": shard.nbytes,
         "rows": shard.rows,
         "players": {str(player): rows for player, rows in sorted(shard.rows_by_player.items())},
     }
+    if shard.header.get("removed"):
+        counts["removed"] = shard.header["removed"]
+    return counts
 
 
-def add_to_manifest(run: Path, writer: int, published: Path, shard: ShardCounts) -> None:
-    """Add or replace one shard's entry. Writers of the same run take turns by a lock."""
+def update_manifest(run: Path, shards: Mapping[str, ShardCounts | None]) -> None:
+    """Add or replace entries by shard name `w0/000000`; None removes one. Whoever writes takes turns by a lock."""
     with taking_turns(run, "manifest"):
-        shards = read_manifest(run)
-        shards[f"w{writer}/{published.name.removesuffix(SHARD_SUFFIX)}"] = entry(shard)
-        write_manifest(run, shards)
+        body = read_manifest(run)
+        for name, shard in shards.items():
+            if shard is None:
+                body.pop(name, None)
+            else:
+                body[name] = entry(shard)
+        write_manifest(run, body)
+
+
+def rebuild_manifest(run: Path, shards: Mapping[str, ShardCounts]) -> None:
+    """Write the manifest anew, from these shards alone."""
+    with taking_turns(run, "manifest"):
+        write_manifest(run, {name: entry(shard) for name, shard in shards.items()})
 
 
 def write_manifest(run: Path, shards: dict[str, dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -23,11 +23,13 @@ from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, ShardEntry, info_from_header
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import SHARD_SUFFIX, RunInfo, ShardPath, is_run, list_shards, read_run_info
-from expkit.runs.locks import live_writers
+from expkit.runs.locks import ReaderLock, live_writers
+from expkit.runs.superseding import VisibleBlock, shards_of, visible_block
 from expkit.schema import KEY_NAMES, Schema
 
 State = Literal["recording", "closed", "killed"]
 Rows = Literal["transitions", "all"]
+_Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
 OPEN_READERS = 256  # below the usual limit of 1,024 open files
 
 
@@ -46,6 +48,7 @@ class Run:
             raise NotThere(f"{path}: {what}; see expkit list")
         self.path = path
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._lock = ReaderLock(path)
         self.refresh()
 
     def refresh(self) -> None:
@@ -53,16 +56,19 @@ class Run:
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
-        for name in ("info", "counters", "index", "shards", "_episodes"):
+        for name in ("info", "counters", "index", "shards", "last_rows", "_episodes"):
             self.__dict__.pop(name, None)
+        self._lock.renew()
         # In this order: a shard that is published in between is then seen under its new name, never missed.
         self.live_writers = live_writers(self.path)
-        self.shard_paths: list[ShardPath] = [shard for shard in list_shards(self.path) if not _is_unborn(shard)]
+        found = [shard for shard in list_shards(self.path) if not _is_unborn(shard)]
+        self.shard_paths, self.superseding = shards_of(self.path, found)
 
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
+        self._lock.release()
 
     def __enter__(self) -> Run:
         return self
@@ -157,13 +163,13 @@ class Run:
         try:
             return ShardReader(found.path)
         except NotThere:
-            if not found.active:
-                raise
-            return ShardReader(found.path.with_suffix(SHARD_SUFFIX))  # published in this very moment
+            if found.active and found.path.with_suffix(SHARD_SUFFIX).exists():
+                return ShardReader(found.path.with_suffix(SHARD_SUFFIX))  # published in this very moment
+            raise NotThere(f"{found.path} is gone: pruned since the run was opened; refresh() looks again") from None
 
     @cached_property
     def shards(self) -> list[ShardEntry]:
-        """All shards that can be read at all. See `expkit validate` for those that cannot."""
+        """All shards that can be read at all, with the rows that count. See `expkit validate` for the others."""
         out = []
         for position, shard in enumerate(self.shard_paths):
             try:
@@ -171,13 +177,29 @@ class Run:
             except ShardError:
                 out.append(ShardEntry(shard.name, shard.path, 0, shard.path.stat().st_size, False))
                 continue
-            out.append(ShardEntry(shard.name, shard.path, reader.rows, reader.nbytes, reader.closed))
+            rows = sum(block.rows for block in self._visible(position, reader))
+            out.append(ShardEntry(shard.name, shard.path, rows, reader.nbytes, reader.closed))
         return out
+
+    def blocks(self, *, unreadable: Literal["raise", "skip"] = "raise") -> Iterator[VisibleBlock]:
+        """Every block with rows that count, shard after shard. `skip` leaves out shards that cannot be opened at
+        all, instead of raising ShardError."""
+        for position in range(len(self.shard_paths)):
+            reader = self.reader(position) if unreadable == "raise" else self.reader_or_none(position)
+            if reader is not None:
+                yield from self._visible(position, reader)
+
+    def _visible(self, position: int, reader: ShardReader) -> Iterator[VisibleBlock]:
+        path = self.shard_paths[position]
+        for info in reader.blocks:
+            block = visible_block(self.superseding, position, path, reader, info)
+            if block is not None:
+                yield block
 
     @cached_property
     def index(self) -> RunIndex:
         """The table of segments over all readable shards."""
-        return RunIndex.build(self.reader_or_none(position) for position in range(len(self.shard_paths)))
+        return RunIndex.build(self.blocks(unreadable="skip"))
 
     def reader_or_none(self, position: int) -> ShardReader | None:
         """The reader of a shard, None for one that cannot be opened at all."""
@@ -203,16 +225,12 @@ class Run:
     def last_rows(self) -> int:
         """Number of rows with `is_last`, from the blocks' statistics where they tell, else by reading that column."""
         total = 0
-        for position in range(len(self.shard_paths)):
-            reader = self.reader_or_none(position)
-            if reader is None:
+        for block in self.blocks(unreadable="skip"):
+            try:
+                if block.reader.statistics(block.info.index)["is_last"].high:
+                    total += int(block.read(["is_last"])["is_last"].sum())
+            except ShardError:
                 continue
-            for block in reader.blocks:
-                try:
-                    if reader.statistics(block.index)["is_last"].high:
-                        total += int(reader.read_block(block.index, ["is_last"])["is_last"].sum())
-                except ShardError:
-                    continue
         return total
 
     def episodes(self) -> list[Episode]:
@@ -228,9 +246,9 @@ class Run:
             reader = self.reader_or_none(position)
             if reader is None:
                 continue
-            for start in reader.episode_starts:
+            for start in self._counting(position, reader.episode_starts):
                 starts.setdefault(start.episode, start)
-            for end in reader.episode_ends:
+            for end in self._counting(position, reader.episode_ends):
                 ends[end.episode] = end
             for meta in reader.metas:
                 note = meta.get("annotate")
@@ -239,6 +257,14 @@ class Run:
         rows = self.index.rows_by_episode()
         numbers = sorted(starts.keys() | ends.keys() | rows.keys())
         return {n: Episode(n, starts.get(n), ends.get(n), rows.get(n, {}), notes.get(n, {})) for n in numbers}
+
+    def _counting(self, position: int, records: list[_Record]) -> list[_Record]:
+        """Those records of a shard whose episode counts there."""
+        generation = self.shard_paths[position].generation
+        if not records or not self.superseding.may_hide(generation, 0, 2**64 - 1):
+            return records
+        hidden = self.superseding.hidden(generation, np.array([record.episode for record in records], np.uint64))
+        return [record for record, gone in zip(records, hidden.tolist(), strict=True) if not gone]
 
     def find_episode(self, number: int) -> Episode:
         """The episode of that number. Raises NotThere."""
@@ -319,24 +345,22 @@ class Run:
         wanted = names if "is_last" in names else [*names, "is_last"]
         held: list[dict[str, np.ndarray]] = []
         count = 0
-        for position in range(len(self.shard_paths)):
-            reader = self.reader(position)
-            for block, info in enumerate(reader.blocks):
-                try:
-                    stored = reader.read_block(block, wanted)
-                except ShardError:
-                    if damaged == "raise":
-                        raise
-                    continue
-                if rows == "transitions" and stored["is_last"].any():
-                    keep = ~stored["is_last"]
-                    stored = {name: values[keep] for name, values in stored.items()}
-                held.append(self._logical({name: stored[name] for name in names}, info.player))
-                count += len(stored["is_last"])
-                while count >= batch_size:
-                    batch, held = _cut(held, batch_size)
-                    count -= batch_size
-                    yield batch
+        for block in self.blocks():
+            try:
+                stored = block.read(wanted)
+            except ShardError:
+                if damaged == "raise":
+                    raise
+                continue
+            if rows == "transitions" and stored["is_last"].any():
+                keep = ~stored["is_last"]
+                stored = {name: values[keep] for name, values in stored.items()}
+            held.append(self._logical({name: stored[name] for name in names}, block.info.player))
+            count += len(stored["is_last"])
+            while count >= batch_size:
+                batch, held = _cut(held, batch_size)
+                count -= batch_size
+                yield batch
         if count:
             yield _cut(held, count)[0]
 
@@ -384,11 +408,9 @@ class Run:
         return buffer.load(self._stored_blocks(buffer.player))
 
     def _stored_blocks(self, player: int) -> Iterator[Batch]:
-        for position in range(len(self.shard_paths)):
-            reader = self.reader(position)
-            for block in reader.blocks:
-                if block.player == player:
-                    yield Batch(player, block.rows, reader.read_block(block.index), block.dropped)
+        for block in self.blocks():
+            if block.info.player == player:
+                yield Batch(player, block.rows, block.read(), block.info.dropped)
 
     def _names(self, columns: Sequence[str] | None) -> list[str]:
         """Stored columns to read for the wanted ones: the keys, the fields, their validity."""

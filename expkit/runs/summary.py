@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
 from expkit.errors import CheckFailed, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.entries import Episode
+from expkit.runs.layout import ShardPath
 from expkit.runs.manifest import read_manifest
 from expkit.runs.read import Run
+from expkit.runs.superseding import removed_rows
 
 BINS = 24
 # Above this many rows distributions come from evenly spaced blocks: reading all of 10^8 rows takes half a minute.
@@ -23,7 +25,10 @@ SCAN_ROWS = 4_000_000
 @dataclass(frozen=True, slots=True)
 class Balance:
     """Rows of one player over all writers. `present` is what the files hold; while a run is recorded, what is not
-    yet in them is `pending`, afterwards it is `lost`. produced = present + dropped + rejected + lost + pending."""
+    yet in them is `pending`, afterwards it is `lost`, of which a recovery has `acknowledged` some.
+
+    produced = present + pruned + quarantined + dropped + rejected + lost + pending
+    """
 
     player: int
     produced: int
@@ -34,10 +39,18 @@ class Balance:
     dropped: dict[str, int] = field(default_factory=dict)
     pending: int = 0
     lost: int = 0
+    acknowledged: int = 0
+    pruned: int = 0
+    quarantined: int = 0
 
     @property
     def dropped_rows(self) -> int:
         return sum(self.dropped.values())
+
+    @property
+    def unexplained(self) -> int:
+        """Rows lost that no recovery has told of; negative when the files hold more than was produced."""
+        return self.lost - self.acknowledged
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,7 @@ def balance(run: Run, present: dict[int, int] | None = None) -> list[Balance] | 
         return None
     if not writers:
         return None
+    removed = removed_by_player(run, listed=present is not None)
     present = present_rows(run) if present is None else present
     recording = bool(run.live_writers)
     out = []
@@ -95,7 +109,8 @@ def balance(run: Run, present: dict[int, int] | None = None) -> list[Balance] | 
         for ledger in mine:
             dropped.update(ledger.dropped)
         produced, rejected = sum(m.produced for m in mine), sum(m.rejected for m in mine)
-        missing = produced - rejected - dropped.total() - present.get(player, 0)
+        pruned, quarantined = removed.get(player, (0, 0))
+        missing = produced - rejected - dropped.total() - present.get(player, 0) - pruned - quarantined
         out.append(
             Balance(
                 player=player,
@@ -107,6 +122,9 @@ def balance(run: Run, present: dict[int, int] | None = None) -> list[Balance] | 
                 dropped=dict(dropped),
                 pending=max(missing, 0) if recording else 0,
                 lost=0 if recording else missing,
+                acknowledged=sum(m.lost for m in mine),
+                pruned=pruned,
+                quarantined=quarantined,
             )
         )
     return out
@@ -120,13 +138,16 @@ def present_rows(run: Run) -> dict[int, int]:
 
 
 def listed_rows(run: Run) -> dict[int, int]:
-    """As `present_rows`, but believing the manifest of a shard whose file has the size it tells."""
+    """As `present_rows`, but believing the manifest of a shard whose file has the size it tells. Where episodes were
+    rewritten or pruned the manifest cannot tell which rows still count, and the blocks are asked."""
+    if run.superseding:
+        return present_rows(run)
     totals: Counter[int] = Counter()
     listed = read_manifest(run.path)
     for position, shard in enumerate(run.shard_paths):
         entry = listed.get(shard.name)
         try:
-            if entry is not None and not shard.active and entry["bytes"] == shard.path.stat().st_size:
+            if _is_listed(entry, shard):
                 totals.update({int(player): int(rows) for player, rows in entry["players"].items()})
             else:
                 for block in run.reader(position).blocks:
@@ -134,6 +155,28 @@ def listed_rows(run: Run) -> dict[int, int]:
         except (ShardError, OSError, KeyError, ValueError):
             continue
     return dict(totals)
+
+
+def _is_listed(entry: dict[str, Any] | None, shard: ShardPath) -> TypeGuard[dict[str, Any]]:
+    """Whether a shard's entry in the manifest is of the file as it is."""
+    return entry is not None and not shard.active and entry["bytes"] == shard.path.stat().st_size
+
+
+def removed_by_player(run: Run, *, listed: bool = False) -> dict[int, tuple[int, int]]:
+    """(pruned, quarantined) rows by player, as the shards' headers account for them. `listed` believes the manifest
+    of a shard whose file has the size it tells, and does not open it."""
+    totals: dict[int, tuple[int, int]] = {}
+    known = read_manifest(run.path) if listed else {}
+    for position, shard in enumerate(run.shard_paths):
+        entry = known.get(shard.name)
+        try:
+            header = entry if _is_listed(entry, shard) else run.reader(position).header
+        except (ShardError, OSError, KeyError):
+            continue
+        for _, player, pruned, quarantined in removed_rows(header):
+            before = totals.get(player, (0, 0))
+            totals[player] = (before[0] + pruned, before[1] + quarantined)
+    return totals
 
 
 def duration(run: Run) -> float | None:
@@ -225,24 +268,17 @@ def distributions(run: Run, max_rows: int = SCAN_ROWS) -> Distributions:
 def _blocks(run: Run, columns: list[str], every: int) -> Iterator[dict[str, np.ndarray]]:
     """Transitions of every `every`-th block."""
     names = ["episode", "is_last", "policy", "policy_version", *columns]
-    number = 0
-    for position in range(len(run.shard_paths)):
+    for number, block in enumerate(run.blocks(unreadable="skip")):
+        if number % every:
+            continue
         try:
-            reader = run.reader(position)
+            stored = block.read(names)
         except ShardError:
             continue
-        for block, info in enumerate(reader.blocks):
-            number += 1
-            if (number - 1) % every:
-                continue
-            try:
-                stored = reader.read_block(block, names)
-            except ShardError:
-                continue
-            keep = ~stored["is_last"]
-            batch = {name: stored[name][keep] for name in names}
-            batch["player"] = np.full(int(keep.sum()), info.player, np.int64)
-            yield batch
+        keep = ~stored["is_last"]
+        batch = {name: stored[name][keep] for name in names}
+        batch["player"] = np.full(int(keep.sum()), block.info.player, np.int64)
+        yield batch
 
 
 def _returns(merged: dict[str, np.ndarray]) -> np.ndarray:

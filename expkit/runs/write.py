@@ -31,15 +31,15 @@ from expkit.runs.layout import (
     RunInfo,
     command_line,
     is_run,
-    list_shards,
     log_event,
     read_run_info,
     shard_file,
     write_run_info,
 )
-from expkit.runs.locks import live_writers, lock_writer
-from expkit.runs.manifest import add_to_manifest
+from expkit.runs.locks import READERS_LOCK, live_writers, lock_writer
+from expkit.runs.manifest import update_manifest
 from expkit.runs.requests import pending_rotations
+from expkit.runs.superseding import next_shard_number
 from expkit.schema import Schema
 
 Sync = Literal["none", "interval", "block"]
@@ -76,6 +76,7 @@ def create_run(run: Path, info: RunInfo, *, force: bool = False) -> None:
         make_folder(run)
         make_folder(run / SHARDS_DIR)
         make_folder(run / LOCKS_DIR)
+        os.close(disk().open_or_create(run / LOCKS_DIR / READERS_LOCK))
     if not info.created_ns:
         info.created_ns = time.time_ns()
     write_run_info(run, info)
@@ -112,8 +113,7 @@ class RunWriter:
         self.writer, self._lock_file = lock_writer(run, writer)
         try:
             self.ledger = Ledger(run, self.writer, players)
-            mine = [shard.number for shard in list_shards(run) if shard.writer == self.writer]
-            self._number = max(mine, default=-1) + 1
+            self._number = next_shard_number(run, self.writer)
             with DiskErrors(run, "make a folder for shards"):
                 make_folder(shard_file(run, self.writer, 0).parent)
         except BaseException:
@@ -249,7 +249,7 @@ class RunWriter:
             self.closed_bytes += shard.nbytes
             self._number += 1
             self._raise_durable(self.ledger.written)
-            add_to_manifest(self.run, self.writer, published, shard)
+            update_manifest(self.run, {f"w{self.writer}/{published.stem}": shard})
             log_event(self.run, "published", shard=f"w{self.writer}/{published.stem}", rows=shard.rows)
 
     def close(self) -> None:
@@ -312,6 +312,7 @@ class RunWriter:
             "config": self.info.config,
             "config_digest": self.info.config_digest,
             "seed": None if self.info.seed is None else str(self.info.seed),
+            "metadata": self.info.metadata,
             "host": socket.gethostname(),
             "argv": command_line(),
             "expkit": __version__,
