@@ -138,7 +138,7 @@ def test_the_ledger_survives_without_its_writer(tmp_path):
     ledger.produced += [5, 6, 7]
     ledger.written += [5, 5, 5]
     ledger.drop(1, "drop-oldest", 1)
-    assert ledger.lost().tolist() == [0, 0, 2]
+    assert ledger.unaccounted().tolist() == [0, 0, 2]
     (seen,) = read_ledger(tmp_path)
     assert (seen.writer, seen.state, seen.damaged) == (2, "recording", False)
     assert [p.produced for p in seen.players] == [5, 6, 7]

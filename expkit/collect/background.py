@@ -216,8 +216,9 @@ class BackgroundCollector:
     def _tell_last_drops(self) -> None:
         """Drops that no block came after."""
         ledger = self.writer.ledger
+        all_told = ledger.since_opened().dropped
         for player, dropped in self.shards.dropped().items():
-            told = dict(zip(CAUSES, ledger.dropped[player].tolist(), strict=True))
+            told = dict(zip(CAUSES, all_told[player].tolist(), strict=True))
             causes = {cause: rows - told[cause] for cause, rows in dropped.items() if rows > told[cause]}
             for cause, count in causes.items():
                 ledger.drop(player, cause, count)
@@ -228,7 +229,7 @@ class BackgroundCollector:
         # The first rows are flushed as soon as there are any, not one interval later.
         first, due = True, time.monotonic() + self._flush_interval
         while not self._wake.wait(POLL_SECONDS):
-            if (first and self.writer.ledger.produced.any()) or time.monotonic() >= due:
+            if (first and self.writer.ledger.since_opened().produced.any()) or time.monotonic() >= due:
                 first, due = False, time.monotonic() + self._flush_interval
                 self._drain_partial()
                 if self.writer.sync_policy != "none":

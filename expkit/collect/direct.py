@@ -83,7 +83,7 @@ class DirectCollector:
         self.writer.sync()
 
     def stats(self) -> CollectorStats:
-        ledger = self.writer.ledger
+        ledger = self.writer.ledger.since_opened()
         return CollectorStats(
             produced=dict(enumerate(ledger.produced.tolist())),
             written=dict(enumerate(ledger.written.tolist())),

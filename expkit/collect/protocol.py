@@ -14,6 +14,7 @@ import numpy as np
 
 from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.layout import RowSink
+from expkit.runs.counters import LedgerCounts
 from expkit.schema import Schema
 
 
@@ -27,6 +28,7 @@ class LedgerArrays(Protocol):
     dropped: np.ndarray
 
     def drop(self, player: int, cause: str, rows: int) -> None: ...
+    def since_opened(self) -> LedgerCounts: ...
 
 
 class Feed(Protocol):

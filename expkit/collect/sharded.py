@@ -169,7 +169,7 @@ class ShardedCollector:
 
     def stats(self) -> CollectorStats:
         """Counts so far."""
-        ledger, rings = self.ledger, [lane.ring.stats() for lane in self.lanes]
+        ledger, rings = self.ledger.since_opened(), [lane.ring.stats() for lane in self.lanes]
         return CollectorStats(
             produced=dict(enumerate(ledger.produced.tolist())),
             written=dict(enumerate(ledger.written.tolist())),

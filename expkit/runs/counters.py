@@ -20,6 +20,7 @@ import time
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,6 +69,16 @@ class WriterLedger:
     damaged: bool = False
 
 
+class LedgerCounts(NamedTuple):
+    """int64 (players,) each; `dropped` is (players, causes)."""
+
+    produced: np.ndarray
+    written: np.ndarray
+    durable: np.ndarray
+    rejected: np.ndarray
+    dropped: np.ndarray
+
+
 def _section_bytes(players: int) -> int:
     return -(-(SECTION_WORDS + players * PLAYER_WORDS) * 8 // PAGE) * PAGE
 
@@ -92,7 +103,10 @@ def _map_section(path: Path, writer: int, players: int) -> mmap.mmap:
 
 
 class Ledger:
-    """A writer's own section, mapped for writing. `produced[p]`, `written[p]`, … are int64 views."""
+    """A writer's own section, mapped for writing. `produced[p]`, `written[p]`, … are int64 views.
+
+    A section that was used before goes on from its counts; `since_opened` leaves those out.
+    """
 
     def __init__(self, run: Path, writer: int, players: int):
         self._path = run / COUNTERS_FILE
@@ -106,7 +120,11 @@ class Ledger:
         self.durable = self._body[:, DURABLE]
         self.rejected = self._body[:, REJECTED]
         self.dropped = self._body[:, DROPPED : DROPPED + len(DROP_CAUSES)]
-        self._head[1:3] = (os.getpid(), time.time_ns())
+        self.lost = self._body[:, LOST]
+        self._opened = self._body.copy()
+        self._head[1] = os.getpid()
+        if self._head[0] == UNUSED:
+            self._head[2] = time.time_ns()
         self._head[0] = RECORDING
         with DiskErrors(self._path, "keep the ledger"):
             disk().sync_map(self._map)  # a power cut leaves it said that somebody recorded
@@ -114,9 +132,27 @@ class Ledger:
     def drop(self, player: int, cause: str, rows: int) -> None:
         self.dropped[player, DROP_CAUSES.index(cause)] += rows
 
-    def lost(self) -> np.ndarray:
-        """int64 (players,): produced and neither written, dropped nor rejected (or not yet)."""
-        return self.produced - self.written - self.dropped.sum(axis=1) - self.rejected
+    def unaccounted(self) -> np.ndarray:
+        """int64 (players,): produced and neither written, dropped, rejected nor known to be lost (or not yet)."""
+        return self.produced - self.written - self.dropped.sum(axis=1) - self.rejected - self.lost
+
+    def since_opened(self) -> LedgerCounts:
+        """What this writer added to the section."""
+        produced, written, durable, rejected = (self._body - self._opened)[:, : REJECTED + 1].T
+        dropped = self.dropped - self._opened[:, DROPPED : DROPPED + len(DROP_CAUSES)]
+        return LedgerCounts(produced, written, durable, rejected, dropped)
+
+    def settle(self, rows: np.ndarray) -> None:
+        """Balance the section of a writer that died. `rows` int64 (players,): what the files hold of it, durably.
+
+        What was produced and is nowhere is lost. A power cut may leave an older ledger than files: then more was
+        produced than it says. Done again, it changes nothing.
+        """
+        self.written[:] = rows
+        self.durable[:] = rows
+        missing = self.unaccounted()
+        self.lost += np.maximum(missing, 0)
+        self.produced += np.maximum(-missing, 0)
 
     def close(self) -> None:
         """Mark the section closed, with a checksum from now on."""
