@@ -55,7 +55,7 @@ def read_block(head, body, schema):
             assert zlib.crc32(piece) == crc
             piece = zstandard.decompress(piece) if packed else piece
             raw += unfilter(kind, piece, min(frame_rows, left), items, struct.calcsize("<" + form))
-        out[name] = struct.unpack(f"<{rows * items}{form}", raw)
+        out[name] = struct.unpack(f"<{rows * items}{form}", raw) if n else None  # None: lost
     return player, out
 
 

@@ -1,4 +1,5 @@
-"""Stored rows to fill shard files with, and the golden files: `python tests/shard_rows.py` writes those anew."""
+"""Stored rows to fill shard files with, and the golden files: `python tests/shard_rows.py` writes those that are
+missing. What each of them holds, tests/golden/expected.json says."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from expkit.episodes import EpisodeEnd, EpisodeStart
-from expkit.formats.shard import BlockEncoder, ShardWriter
+from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, copy_block
 from expkit.schema import Field, Schema
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -83,17 +84,34 @@ def write_shard(
     return path
 
 
+def write_lost(path: Path) -> Path:
+    """A closed file of CARTPOLE: a block without `observation`, one without `reward` and `policy_version`, one whole,
+    and the first again, which loses `time_ns` on the way."""
+    rng = np.random.default_rng(6)
+    encoder = BlockEncoder(CARTPOLE, frame_rows=16)
+    header = {"expkit": "0.1.0", "host": "golden", "run": "g", "removed": [[1, 0, 0, 4]]}
+    with ShardWriter(path, CARTPOLE, header) as writer:
+        for lost in (["observation"], ["reward", "policy_version"], []):
+            rows = rows_of(CARTPOLE, rng, 20, games=2)
+            writer.append_block(encoder.encode(0, rows, 20, {"overflow-oldest": 3} if lost else {}, lost=lost))
+        writer.append_meta({"annotate": {"episode": 1 << 48, "metadata": {"kept": True}}})
+        with ShardReader(path) as reader:
+            writer.append_block(copy_block(reader, 0, lost=["time_ns"]))
+    return path
+
+
 TINY = Schema([Field("board", "u1", (32,), "observation"), Field("action", "i2", (), "action")])
 CARTPOLE = Schema([Field("observation", "f4", (4,), "observation"), Field("action", "i8", (), "action")])
 GOLDEN_FILES = {
     "board.exp": lambda path: write_shard(path, BOARD),
     "tiny.exp": lambda path: write_shard(path, TINY, blocks=2, rows=24),
     "cartpole-killed.exp": lambda path: write_shard(path, CARTPOLE, rows=40, close=False, narrow_rows=13),
+    "lost.exp": write_lost,
 }
 
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for name, write in GOLDEN_FILES.items():
-        (GOLDEN / name).unlink(missing_ok=True)
-        write(GOLDEN / name)
+        if not (GOLDEN / name).exists():
+            write(GOLDEN / name)

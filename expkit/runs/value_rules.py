@@ -61,6 +61,8 @@ def check_values(schema: Schema, shard: str, block: int, player: int, rows: dict
         name = field.name
         if name not in rows or field.dtype == "bool":
             continue
+        if field.nullable and f"valid:{name}" not in rows:
+            continue  # which values were given is lost, and zeros stand for those that were not
         given = has_action if field.belongs != "observation" else np.ones(len(has_action), bool)
         given = given & rows.get(f"valid:{name}", given).astype(bool)
         values = rows[name].reshape(len(given), -1)

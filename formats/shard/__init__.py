@@ -2,6 +2,7 @@
 
 from expkit.formats.shard.blocks import BlockInfo, Statistics
 from expkit.formats.shard.check import check_shard
+from expkit.formats.shard.copy import copy_block, keys_of_runs
 from expkit.formats.shard.digest import RowHasher
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.layout import VERSION, Finding
@@ -19,4 +20,6 @@ __all__ = [
     "ShardWriter",
     "Statistics",
     "check_shard",
+    "copy_block",
+    "keys_of_runs",
 ]

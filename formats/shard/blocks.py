@@ -19,6 +19,7 @@ from expkit.formats.shard.layout import (
     ENVELOPE,
     FRAME,
     HAS_NAN,
+    LOST,
     MAX_BLOCK_BYTES,
     MAX_FRAME_BYTES,
     MAX_ROWS,
@@ -69,13 +70,14 @@ class BlockInfo:
 class Statistics:
     """Smallest and largest value of a scalar column in a block, NaN left out; None where there is no value.
 
-    `nulls` counts the rows without a value, of `valid:` columns.
+    `nulls` counts the rows without a value, of `valid:` columns. Of `lost` values nothing is known.
     """
 
     low: int | float | None
     high: int | float | None
     has_nan: bool
     nulls: int
+    lost: bool = False
 
 
 class Entry(NamedTuple):
@@ -154,6 +156,9 @@ def parse_head(head: bytes, body_bytes: int, schema: Schema) -> BlockHead:
 
 def _check_column(column: Column, entry: Entry, rows: int) -> None:
     chosen, name = entry.filter, column.name
+    if chosen == LOST:
+        _need(entry == lost_entry(rows), f"lost values of {name}")
+        return
     _need(chosen <= CHANGES and entry.compression <= ZSTD and entry.zero == 0, f"codec of {name}")
     _need(0 < entry.frame_rows <= MAX_ROWS, f"frame rows of {name}")
     _need(chosen != CONSTANT or (entry.frame_rows == rows and entry.compression == RAW), f"codec of {name}")
@@ -163,11 +168,16 @@ def _check_column(column: Column, entry: Entry, rows: int) -> None:
     _need(chosen not in (PLANES, DELTA) or column.dtype != bool, f"filter of {name}")
 
 
+def lost_entry(rows: int) -> Entry:
+    """The entry of a column whose values were lost, in a block of `rows` rows."""
+    return Entry(LOST, RAW, 0, 0, rows, 0, 0, 0, 0)
+
+
 def statistics_of(column: Column, entry: Entry) -> Statistics:
     """The statistics in a column's entry, as Python numbers."""
     has_nan = bool(entry.flags & HAS_NAN)
     if not entry.flags & STATS:
-        return Statistics(None, None, has_nan, entry.nulls)
+        return Statistics(None, None, has_nan, entry.nulls, entry.filter == LOST)
     pair = np.array([entry.low, entry.high], "<u8")
     kind = column.dtype.kind
     low, high = (pair.view("<f8") if kind == "f" else pair.view("<i8") if kind == "i" else pair).tolist()

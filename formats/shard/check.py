@@ -1,7 +1,8 @@
 """Everything about a shard file that can be checked from the file alone, as a stream of findings.
 
 Rules: file/open, file/header, file/schema, file/trailer, file/footer, file/record, file/tail, file/sequence,
-file/block, file/checksum, file/column, file/index, file/order, file/statistics, file/digest, file/unknown-kind.
+file/block, file/checksum, file/column, file/index, file/order, file/statistics, file/digest, file/lost-values,
+file/unknown-kind.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from expkit.errors import ShardError
 from expkit.formats.shard.blocks import BlockHead, BlockInfo, parse_head
-from expkit.formats.shard.digest import RowHasher, sum_by_run
+from expkit.formats.shard.digest import RowHasher, sum_by_run, zeros_for
 from expkit.formats.shard.encode import statistics_of_values
 from expkit.formats.shard.layout import KIND_BLOCK, KIND_FOOTER, Finding, Severity
 from expkit.formats.shard.read import ShardReader, block_info
@@ -140,7 +141,12 @@ def _walk_records(reader: ShardReader, told: set[tuple[str, str]]) -> Iterator[F
 
 def _check_columns(reader: ShardReader, block: BlockInfo, found: dict[str, np.ndarray] | None) -> Iterator[Finding]:
     """Each column by itself, so that one that is lost hides no other; decoded into `found` when given."""
+    lost = reader.lost_columns(block.index)
     for name in reader.names:
+        if name in lost:
+            message = f"{block.rows:,} values were lost to earlier damage; the rows have their other columns"
+            yield _finding(reader, "file/lost-values", message, block, name, "warning")
+            continue
         try:
             if found is None:
                 reader.verify_column(block.index, name)
@@ -175,7 +181,8 @@ def _check_rows(
         edges = np.array_equal(steps[first], runs["first_step"]) and np.array_equal(steps[last], runs["last_step"])
         if not (rising and same and ordered and edges):
             yield _finding(reader, "file/order", "rows are not in the order the block's runs say", block)
-    if len(found) == len(reader.names):
-        hashes = hasher.rows(found, block.player)
+    lost = reader.lost_columns(block.index)
+    if len(found) + len(lost) == len(reader.names):
+        hashes = hasher.rows(found | zeros_for(reader.schema, lost, block.rows), block.player)
         if not np.array_equal(sum_by_run(hashes, head.runs["first_row"], head.runs["rows"]), head.runs["digest"]):
             yield _finding(reader, "file/digest", "the digest of the rows is not the one stored", block)

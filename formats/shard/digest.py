@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -24,7 +24,8 @@ class RowHasher:
         return np.uint64(nh_row(word.ctypes.data, 8, self._player_key.ctypes.data))
 
     def rows(self, columns: Mapping[str, np.ndarray], player: int) -> np.ndarray:
-        """uint64 (rows,): the hash of each row of the stored `columns`, which must be all of the schema's."""
+        """uint64 (rows,): the hash of each row of the stored `columns`, which must be all of the schema's
+        (`zeros_for` gives those whose values were lost)."""
         arrays = [np.ascontiguousarray(columns[column.name]) for column in self._columns]
         rows = len(arrays[0])
         table = np.array(
@@ -37,6 +38,11 @@ class RowHasher:
         out = np.empty(rows, np.uint64)
         hash_rows(table, rows, self.start(player), out)
         return out
+
+
+def zeros_for(schema: Schema, lost: Iterable[str], rows: int) -> dict[str, np.ndarray]:
+    """Stored arrays that columns whose values were `lost` count as in a digest: zero bytes."""
+    return {name: np.zeros(schema.column(name).shape(rows), schema.column(name).dtype) for name in lost}
 
 
 def sum_by_run(hashes: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -11,7 +11,8 @@ import numpy as np
 import zstandard
 
 from expkit.errors import SchemaError
-from expkit.formats.shard.digest import RowHasher
+from expkit.formats.shard.blocks import lost_entry
+from expkit.formats.shard.digest import RowHasher, zeros_for
 from expkit.formats.shard.layout import (
     BLOCK,
     CAUSE,
@@ -141,12 +142,13 @@ class BlockEncoder:
         self._sums = np.empty(rows, np.uint64)
         self._capacity = rows
 
-    def _arrays(self, columns: Mapping[str, np.ndarray], rows: int) -> list[np.ndarray]:
-        """The columns in schema order, checked: kernels read them by address."""
+    def _arrays(self, columns: Mapping[str, np.ndarray], rows: int, lost: Collection[str]) -> list[np.ndarray]:
+        """The columns in schema order, checked: kernels read them by address. Those `lost` are zeros."""
         if not 0 < rows <= MAX_ROWS or rows * self.schema.row_bytes > MAX_BLOCK_BYTES:
             raise SchemaError(
                 f"a block of {rows:,} rows of {self.schema.row_bytes:,} bytes is outside the format's limits"
             )
+        columns = {**columns, **zeros_for(self.schema, lost, rows)}
         out = []
         for column in self._columns:
             if column.name not in columns:
@@ -172,14 +174,23 @@ class BlockEncoder:
         return runs
 
     def encode(
-        self, player: int, columns: Mapping[str, np.ndarray], rows: int, dropped: Mapping[str, int] | None = None
+        self,
+        player: int,
+        columns: Mapping[str, np.ndarray],
+        rows: int,
+        dropped: Mapping[str, int] | None = None,
+        lost: Collection[str] = (),
     ) -> EncodedBlock:
         """Encode the first `rows` rows of stored `columns` (see `Schema.columns`), in any order.
 
-        `dropped`: rows of this player lost since its last block, by cause. Raises SchemaError for arrays that do
-        not fit the schema.
+        dropped  rows of this player lost since its last block, by cause
+        lost     columns whose values are gone; they need not be in `columns`. The block keeps its rows and says so,
+                 and where a range of the block depended on them, it becomes that of the whole type. Rows without
+                 `episode` are taken for those of episode 0, without `step` they keep their order.
+
+        Raises SchemaError for arrays that do not fit the schema, or a lost column that is not in it.
         """
-        arrays = self._arrays(columns, rows)
+        arrays = self._arrays(columns, rows, lost)
         self._reserve(rows)
         runs = self._sort(arrays[0], arrays[1], rows)
         self._tasks[:, 0] = [array.ctypes.data for array in arrays]
@@ -189,10 +200,17 @@ class BlockEncoder:
             self._values, self._work.ctypes.data, self._segments, self._outcome,
         )  # fmt: skip
         sum_runs(self._hashes, self._first, self._count, runs, self._sums)
-        return self._pack(player, arrays, rows, runs, used, dict(dropped or {}))
+        return self._pack(player, arrays, rows, runs, used, dict(dropped or {}), lost)
 
     def _pack(
-        self, player: int, arrays: list[np.ndarray], rows: int, runs: int, used: int, dropped: dict[str, int]
+        self,
+        player: int,
+        arrays: list[np.ndarray],
+        rows: int,
+        runs: int,
+        used: int,
+        dropped: dict[str, int],
+        lost: Collection[str],
     ) -> EncodedBlock:
         sizes = self._segments[:used]
         packed: Sequence[bytes] = []
@@ -207,6 +225,10 @@ class BlockEncoder:
         for index, (column, (chosen, count)) in enumerate(zip(self._columns, self._outcome.tolist(), strict=True)):
             frame_rows, compression = min(self._frames[index], rows), RAW
             frames = packed[at : at + count]
+            if column.name in lost:
+                table.append(lost_entry(rows))
+                at += count
+                continue
             if chosen == CONSTANT:
                 value = arrays[index][first_row : first_row + 1]
                 frames, frame_rows = [(value != 0 if column.dtype == bool else value).tobytes()], rows
@@ -224,20 +246,9 @@ class BlockEncoder:
             body += frames
             at += count
         table_of_runs = self._run_table(runs)
-        ranges = self._ranges(table)
-        causes = {cause: count for cause, count in dropped.items() if count}
-        names = {cause: cause.encode()[:255] for cause in causes}
-        head = b"".join(
-            [
-                BLOCK.pack(player, len(arrays), rows, runs, len(causes), 0, *ranges),
-                *(CAUSE.pack(count, len(names[cause])) + names[cause] for cause, count in causes.items()),
-                table_of_runs.tobytes(),
-                np.array(table, COLUMN).tobytes(),
-                np.array([(len(frame), crc32(frame)) for frame in body], FRAME).tobytes(),
-            ]
-        )
-        episodes = {run[0]: (run[2], run[5]) for run in table_of_runs.tolist()}
-        return EncodedBlock(player, rows, head, b"".join(body), episodes, ranges, causes)
+        ranges = self._ranges(table, lost)
+        crcs = [(len(frame), crc32(frame)) for frame in body]
+        return pack_block(player, rows, ranges, dropped, table_of_runs, table, crcs, b"".join(body))
 
     def _gathered(self, index: int, column: Column, rows: int) -> np.ndarray:
         """A narrow column in sorted order."""
@@ -256,13 +267,45 @@ class BlockEncoder:
         table["digest"] = self._sums[:runs]
         return table
 
-    def _ranges(self, table: list[tuple[int, ...]]) -> tuple[int, ...]:
-        """Smallest and largest episode, step, policy_version and time_ns of the block."""
+    def _ranges(self, table: list[tuple[int, ...]], lost: Collection[str]) -> tuple[int, ...]:
+        """Smallest and largest episode, step, policy_version and time_ns of the block; all there can be where they
+        were lost, so that nobody passes the block over for them."""
         out: list[int] = []
         for name in ("episode", "step", "policy_version", "time_ns"):
-            pair = table[self._names.index(name)][-2:]
-            out += [_signed(value) for value in pair] if name == "time_ns" else pair
+            index = self._names.index(name)
+            pair = table[index][-2:]
+            if name in lost:
+                limits = np.iinfo(self._columns[index].dtype)
+                out += [int(limits.min), int(limits.max)]
+            else:
+                out += [_signed(value) for value in pair] if name == "time_ns" else pair
         return tuple(out)
+
+
+def pack_block(
+    player: int,
+    rows: int,
+    ranges: tuple[int, ...],
+    dropped: Mapping[str, int],
+    runs: np.ndarray,
+    columns: Sequence[tuple[int, ...]],
+    frames: Sequence[tuple[int, int]],
+    body: bytes,
+) -> EncodedBlock:
+    """A block of the parts of its head (see SPEC.md) and its body. `frames`: (bytes, crc32) of each."""
+    causes = {cause: count for cause, count in dropped.items() if count}
+    names = {cause: cause.encode()[:255] for cause in causes}
+    head = b"".join(
+        [
+            BLOCK.pack(player, len(columns), rows, len(runs), len(causes), 0, *ranges),
+            *(CAUSE.pack(count, len(names[cause])) + names[cause] for cause, count in causes.items()),
+            runs.tobytes(),
+            np.array(columns, COLUMN).tobytes(),
+            np.array(frames, FRAME).tobytes(),
+        ]
+    )
+    episodes = {run[0]: (run[2], run[5]) for run in runs.tolist()}
+    return EncodedBlock(player, rows, head, body, episodes, ranges, causes)
 
 
 def _signed(value: int) -> int:

@@ -53,6 +53,7 @@ KIND_NAMES = {1: "block", 2: "episodes", 3: "meta", 4: "drops", 5: "footer"}
 FLAG_ZSTD_HEAD = 1  # the head is one zstd frame
 
 RAW, ZSTD = 0, 1
+LOST = 6  # a filter beside those of expkit.kernels.bits: the column's values are gone, its rows are not
 STATS, HAS_NAN = 1, 2
 
 MAX_JSON = 16 << 20  # of the file header and of a record, before compression

@@ -31,6 +31,7 @@ from expkit.formats.shard.layout import (
     KIND_FOOTER,
     KIND_META,
     KIND_NAMES,
+    LOST,
     Envelope,
     Finding,
     unpack_json,
@@ -255,12 +256,18 @@ class ShardReader:
         pairs = zip(self.schema.columns, head.columns, strict=True)
         return {column.name: statistics_of(column, entry) for column, entry in pairs if not column.items}
 
+    def lost_columns(self, index: int) -> tuple[str, ...]:
+        """Columns of a block whose values could not be saved from damage: its rows are there without them."""
+        pairs = zip(self.schema.columns, self.head(index).columns, strict=True)
+        return tuple(column.name for column, entry in pairs if entry.filter == LOST)
+
     def read_block(
         self, index: int, columns: Iterable[str] | None = None, rows: slice | None = None
     ) -> dict[str, np.ndarray]:
         """Stored arrays of a block (all columns, all rows by default), possibly read-only.
 
-        Only the frames touched are read. Raises ShardError naming shard, block and column.
+        Only the frames touched are read. Raises ShardError naming shard, block and column, for damage and for
+        columns whose values were lost before (see `lost_columns`).
         """
         head = self.head(index)
         wanted = None
@@ -298,6 +305,7 @@ class ShardReader:
             if wanted is not None and not len(wanted):
                 out[name] = np.empty(column.shape(0), column.dtype)
                 continue
+            self._refuse_lost(info, head, name)
             plan = ColumnPlan(column, self._names[name], head, wanted)
             out[name] = np.empty(0)  # keeps the order that was asked for
             if wanted is not None and plan.narrow:
@@ -346,14 +354,30 @@ class ShardReader:
             except ShardError as error:
                 raise self._lost(info, plan.column.name, error) from None
 
+    def _refuse_lost(self, info: BlockInfo, head: BlockHead, name: str) -> None:
+        """ShardError for a column that was lost: no damage, so no finding."""
+        if head.columns[self._names[name]].filter == LOST:
+            raise ShardError(
+                f"{self.path} block {info.index} player {info.player} {name}: values were lost: {info.rows:,} rows "
+                f"have none; read the other columns"
+            )
+
     def verify_column(self, index: int, name: str) -> None:
         """Compare the checksums of a column's frames without decompressing it. Raises ShardError."""
+        self.stored_frames(index, name)
+
+    def stored_frames(self, index: int, name: str) -> list[memoryview]:
+        """The bytes of a column's frames as they are in the file, checksums compared. Raises ShardError."""
         head, info = self.head(index), self.blocks[index]
-        plan = ColumnPlan(self.schema.column(name), self._names[name], head, None)
+        column = self.schema.column(name)
+        self._refuse_lost(info, head, name)
+        plan = ColumnPlan(column, self._names[name], head, None)
         try:
-            verify_frames(head, plan, self._pieces(info.body_offset, head, plan))
+            pieces = self._pieces(info.body_offset, head, plan)
+            verify_frames(head, plan, pieces)
         except ShardError as error:
             raise self._lost(info, name, error) from None
+        return pieces
 
     def _pieces(self, body: int, head: BlockHead, plan: ColumnPlan) -> list[memoryview]:
         """The stored frames of a plan: one read for frames side by side."""
