@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import numpy as np
 
 from expkit import __version__
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
-from expkit.errors import BufferClosed, Busy, OutputExists, SchemaError
+from expkit.errors import BufferClosed, Busy, CheckFailed, NotThere, OutputExists, SchemaError
 from expkit.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.write import ShardWriter
@@ -27,6 +28,7 @@ from expkit.runs.counters import Ledger
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import (
     LOCKS_DIR,
+    RUN_FILE,
     SHARDS_DIR,
     RunInfo,
     command_line,
@@ -36,7 +38,7 @@ from expkit.runs.layout import (
     shard_file,
     write_run_info,
 )
-from expkit.runs.locks import READERS_LOCK, live_writers, lock_writer
+from expkit.runs.locks import READERS_LOCK, Lock, live_writers, lock_writer, taking_turns
 from expkit.runs.manifest import update_manifest
 from expkit.runs.requests import pending_rotations
 from expkit.runs.superseding import next_shard_number
@@ -82,8 +84,38 @@ def create_run(run: Path, info: RunInfo, *, force: bool = False) -> None:
     write_run_info(run, info)
 
 
+def check_same(run: Path, info: RunInfo, schema: Schema, players: int) -> None:
+    """Raises SchemaError when the run holds rows of another schema or of other players."""
+    if info.schema != schema:
+        raise SchemaError(f"{run} was begun with another schema; record into a new run")
+    if len(info.players) != players:
+        raise SchemaError(f"{run} has {len(info.players)} players, not {players}; record into a new run")
+
+
+def shard_header(info: RunInfo, writer: int, number: int) -> dict[str, Any]:
+    """What a writer's shard says of itself, besides the schema."""
+    return {
+        "run": info.id,
+        "source": info.source,
+        "writer": writer,
+        "shard": number,
+        "created_ns": str(time.time_ns()),
+        "players": info.players,
+        "policies": msgspec.to_builtins(info.policies),
+        "config": info.config,
+        "config_digest": info.config_digest,
+        "seed": None if info.seed is None else str(info.seed),
+        "metadata": info.metadata,
+        "host": socket.gethostname(),
+        "argv": command_line(),
+        "expkit": __version__,
+    }
+
+
 class RunWriter:
     """Writer `wN` of a run directory that exists (see `create_run`).
+
+    writer  a number; one that is locked already (see `expkit.runs.resume`); or a number nobody used before
 
     Raises Busy when that writer is taken, SchemaError when the run has another schema.
     """
@@ -94,23 +126,20 @@ class RunWriter:
         schema: Schema,
         players: int,
         *,
-        writer: int | None = None,
+        writer: int | tuple[int, Lock] | None = None,
         limits: ShardLimits | None = None,
         sync: Sync = "interval",
         guard: DiskGuard | None = None,
     ):
         self.run = run
         self.info = read_run_info(run)
-        if self.info.schema != schema:
-            raise SchemaError(f"{run} was begun with another schema; record into a new run")
-        if len(self.info.players) != players:
-            raise SchemaError(f"{run} has {len(self.info.players)} players, not {players}; record into a new run")
+        check_same(run, self.info, schema, players)
         self.schema = schema
         self.limits = limits or ShardLimits()
         self.sync_policy = sync
         self.guard = guard or DiskGuard()
         self.guard.start(run)
-        self.writer, self._lock_file = lock_writer(run, writer)
+        self.writer, self._lock_file = writer if isinstance(writer, tuple) else lock_writer(run, writer)
         try:
             self.ledger = Ledger(run, self.writer, players)
             self._number = next_shard_number(run, self.writer)
@@ -196,10 +225,15 @@ class RunWriter:
         with self.lock:
             if policy in self.info.policies:
                 return self.info.policies.index(policy)
-            self.info.policies.append(policy)
+            # Other writers of the run add to the same table: what stands in the file goes first.
+            with taking_turns(self.run, RUN_FILE):
+                with suppress(NotThere, CheckFailed):  # a description that is gone is written anew
+                    self.info.policies = read_run_info(self.run).policies
+                if policy not in self.info.policies:
+                    self.info.policies.append(policy)
+                    write_run_info(self.run, self.info)
             self.append_meta({"policies": msgspec.to_builtins(self.info.policies)})
-            write_run_info(self.run, self.info)
-            return len(self.info.policies) - 1
+            return self.info.policies.index(policy)
 
     def sync(self) -> None:
         """Everything appended before the call is on the disk when it returns. Raises NoSpace, OSError."""
@@ -288,7 +322,7 @@ class RunWriter:
 
     def _begin_shard(self, path: Path) -> ShardWriter:
         """A new shard file whose name lasts. One that cannot be begun is not left in the way of the next try."""
-        shard = ShardWriter(path, self.schema, self._header())
+        shard = ShardWriter(path, self.schema, shard_header(self.info, self.writer, self._number))
         try:
             if self._open_episodes:
                 repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]
@@ -299,24 +333,6 @@ class RunWriter:
             unlink_quietly(path)
             raise
         return shard
-
-    def _header(self) -> dict[str, Any]:
-        return {
-            "run": self.info.id,
-            "source": self.info.source,
-            "writer": self.writer,
-            "shard": self._number,
-            "created_ns": str(time.time_ns()),
-            "players": self.info.players,
-            "policies": msgspec.to_builtins(self.info.policies),
-            "config": self.info.config,
-            "config_digest": self.info.config_digest,
-            "seed": None if self.info.seed is None else str(self.info.seed),
-            "metadata": self.info.metadata,
-            "host": socket.gethostname(),
-            "argv": command_line(),
-            "expkit": __version__,
-        }
 
     def _disk_errors(self) -> DiskErrors:
         return DiskErrors(self.run, "record")

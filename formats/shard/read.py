@@ -124,6 +124,13 @@ class ShardReader:
         return sum(block.rows for block in self.blocks)
 
     @property
+    def rows_by_player(self) -> dict[int, int]:
+        out: dict[int, int] = {}
+        for block in self.blocks:
+            out[block.player] = out.get(block.player, 0) + block.rows
+        return out
+
+    @property
     def tail_bytes(self) -> int:
         """Bytes of a record that was never finished, or not yet, at the end of a file that is not closed."""
         return 0 if self.closed else self._file.tail_bytes
