@@ -7,7 +7,7 @@ dropped, or a block cannot be read, the gap is known and what it explains is no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,80 @@ import numpy as np
 from expkit.runs.entries import Episode
 from expkit.runs.finding import Finding
 from expkit.runs.read import Run
-from expkit.runs.summary import balance
+from expkit.runs.summary import Balance, balance
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """What a block's rows say of its episodes: one entry for each stretch of rows of one episode.
+
+    findings             what is wrong within the block
+    episode              of each stretch;  first_step, last_step, rows: of it
+    begins, ends         its first row is `is_first`, its last row `is_last`
+    flags                1 terminated, 2 truncated, of its last action; -1 where it holds none
+    """
+
+    shard: str
+    block: int
+    player: int
+    findings: list[Finding]
+    episode: list[int]
+    first_step: list[int]
+    last_step: list[int]
+    rows: list[int]
+    begins: list[bool]
+    ends: list[bool]
+    flags: list[int]
+
+
+def segments_of(shard: str, block: int, player: int, rows: dict[str, np.ndarray], policies: int) -> Segments:
+    """Of the stored columns of one block, by itself: blocks can be looked at in any order and by several threads.
+    `policies` is the length of the run's table."""
+    episode, step = rows["episode"], rows["step"].astype(np.int64)
+    first, last = rows["is_first"].astype(bool), rows["is_last"].astype(bool)
+    same = episode[1:] == episode[:-1]
+    findings: list[Finding] = []
+
+    def note(rule: str, message: str, at: int) -> None:
+        where = {"shard": shard, "block": block, "episode": int(episode[at]), "player": player, "step": int(step[at])}
+        findings.append(Finding(severity="error", rule=rule, message=message, **where))
+
+    for rule, bad, message in (
+        ("episode/order", episode[1:] < episode[:-1], "rows are not sorted by episode"),
+        ("episode/steps", same & (step[1:] <= step[:-1]), "the step does not rise"),
+        ("episode/first", same & first[1:], "a first row stands inside the episode"),
+        ("episode/last", same & last[:-1], "rows follow the last row"),
+    ):
+        where = np.flatnonzero(bad)
+        if len(where):
+            count = f" ({len(where):,} rows)" if len(where) > 1 else ""
+            note(rule, message + count, int(where[0]) + 1)
+    if "policy" in rows:
+        unknown = np.flatnonzero(rows["policy"] >= max(policies, 1))
+        if len(unknown):
+            at = int(unknown[0])
+            note("episode/policy", f"policy {int(rows['policy'][at])} is not in the run's table", at)
+    start = np.concatenate([np.zeros(min(len(episode), 1), np.int64), np.flatnonzero(~same) + 1])
+    stop = np.append(start[1:], len(episode)) if len(start) else start
+    ends = last[stop - 1]
+    flags = np.full(len(start), -1)
+    if "terminated" in rows and "truncated" in rows:
+        action = stop - 1 - ends
+        told = rows["terminated"].astype(np.int64) | rows["truncated"].astype(np.int64) << 1
+        flags = np.where(action >= start, told[action], -1)
+    return Segments(
+        shard,
+        block,
+        player,
+        findings,
+        episode[start].tolist(),
+        step[start].tolist(),
+        step[stop - 1].tolist(),
+        (stop - start).tolist(),
+        first[start].tolist(),
+        ends.tolist(),
+        flags.tolist(),
+    )
 
 
 @dataclass(slots=True)
@@ -28,15 +101,18 @@ class _Chain:
     flags: int = 0  # 1 terminated, 2 truncated: of the latest action
 
 
+def _has_lost_rows(player: Balance) -> bool:
+    """Whether episodes of that player may miss rows for a known reason. A prune takes whole episodes."""
+    return bool(player.dropped_rows or player.lost or player.pending or player.rejected or player.quarantined)
+
+
 class EpisodeRules:
-    """Feed it every block in order, then call `finish`."""
+    """Feed it the segments of every block in order, then call `finish`."""
 
     def __init__(self, run: Run):
         self._run = run
         self._chains: dict[tuple[int, int], _Chain] = {}
-        self._policies = len(run.policies)
-        gaps = {b.player for b in balance(run) or [] if b.dropped_rows or b.lost or b.pending or b.rejected}
-        self._gaps = gaps
+        self._gaps = {b.player for b in balance(run) or [] if _has_lost_rows(b)}
         self._skipped: set[int] = set()
 
     def skip(self, player: int) -> None:
@@ -46,76 +122,37 @@ class EpisodeRules:
     def _has_gaps(self, player: int) -> bool:
         return player in self._gaps or player in self._skipped
 
-    def check_block(self, shard: str, block: int, player: int, rows: dict[str, np.ndarray]) -> Iterator[Finding]:
-        """Findings within one block and against the blocks before it. `rows` are stored columns."""
-        episode, step = rows["episode"], rows["step"].astype(np.int64)
-        first, last = rows["is_first"].astype(bool), rows["is_last"].astype(bool)
-        if not len(episode):
-            return
-        same = episode[1:] == episode[:-1]
-
-        def finding(rule: str, message: str, at: int) -> Finding:
-            return Finding(
-                severity="error",
-                rule=rule,
-                message=message,
-                shard=shard,
-                block=block,
-                episode=int(episode[at]),
-                player=player,
-                step=int(step[at]),
-            )
-
-        for rule, bad, message in (
-            ("episode/order", episode[1:] < episode[:-1], "rows are not sorted by episode"),
-            ("episode/steps", same & (step[1:] <= step[:-1]), "the step does not rise"),
-            ("episode/first", same & first[1:], "a first row stands inside the episode"),
-            ("episode/last", same & last[:-1], "rows follow the last row"),
-        ):
-            where = np.flatnonzero(bad)
-            if len(where):
-                count = f" ({len(where):,} rows)" if len(where) > 1 else ""
-                yield finding(rule, message + count, int(where[0]) + 1)
-        if "policy" in rows:
-            unknown = np.flatnonzero(rows["policy"] >= max(self._policies, 1))
-            if len(unknown):
-                at = int(unknown[0])
-                yield finding("episode/policy", f"policy {int(rows['policy'][at])} is not in the run's table", at)
-        starts = np.concatenate([[0], np.flatnonzero(~same) + 1])
-        stops = np.append(starts[1:], len(episode))
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-            yield from self._extend(finding, player, rows, start, stop, first, last)
-
-    def _extend(
-        self,
-        make: Callable[[str, str, int], Finding],
-        player: int,
-        rows: dict[str, np.ndarray],
-        start: int,
-        stop: int,
-        first: np.ndarray,
-        last: np.ndarray,
-    ) -> Iterator[Finding]:
-        """Join rows [start, stop) of one episode to what came before."""
-        key = int(rows["episode"][start]), player
-        step = rows["step"]
-        chain = self._chains.get(key)
-        if chain is None:
-            chain = self._chains[key] = _Chain(int(step[start]))
-            if not first[start] and not self._has_gaps(player):
-                yield make("episode/first", "the episode does not begin with a first row", start)
-        elif chain.ended:
-            yield make("episode/last", "rows follow the last row", start)
-        elif int(step[start]) <= chain.last_step:
-            yield make("episode/steps", f"the step does not rise: {chain.last_step} in an earlier block", start)
-        elif first[start]:
-            yield make("episode/first", "a first row stands inside the episode", start)
-        chain.last_step = int(step[stop - 1])
-        chain.ended = bool(last[stop - 1])
-        chain.rows += stop - start
-        action = stop - 2 if chain.ended else stop - 1
-        if "terminated" in rows and "truncated" in rows and action >= start:
-            chain.flags = int(rows["terminated"][action]) | int(rows["truncated"][action]) << 1
+    def extend(self, segments: Segments) -> Iterator[Finding]:
+        """Findings of a block against the blocks before it."""
+        for place, episode in enumerate(segments.episode):
+            key, step = (episode, segments.player), segments.first_step[place]
+            chain, wrong = self._chains.get(key), None
+            if chain is None:
+                chain = self._chains[key] = _Chain(step)
+                if not segments.begins[place] and not self._has_gaps(segments.player):
+                    wrong = "episode/first", "the episode does not begin with a first row"
+            elif chain.ended:
+                wrong = "episode/last", "rows follow the last row"
+            elif step <= chain.last_step:
+                wrong = "episode/steps", f"the step does not rise: {chain.last_step} in an earlier block"
+            elif segments.begins[place]:
+                wrong = "episode/first", "a first row stands inside the episode"
+            if wrong is not None:
+                yield Finding(
+                    severity="error",
+                    rule=wrong[0],
+                    message=wrong[1],
+                    shard=segments.shard,
+                    block=segments.block,
+                    episode=episode,
+                    player=segments.player,
+                    step=step,
+                )
+            chain.last_step = segments.last_step[place]
+            chain.ended = segments.ends[place]
+            chain.rows += segments.rows[place]
+            if segments.flags[place] >= 0:
+                chain.flags = segments.flags[place]
 
     def finish(self) -> Iterator[Finding]:
         """Findings about whole episodes."""
