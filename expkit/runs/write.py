@@ -75,6 +75,12 @@ def create_run(run: Path, info: RunInfo, *, force: bool = False) -> None:
     with DiskErrors(run, "make the run"):
         if is_run(run):
             remove_tree(run)
+    make_run(run, info)
+
+
+def make_run(run: Path, info: RunInfo) -> None:
+    """Make what is missing of the folder, and `run.yaml` last: from then on it is a run."""
+    with DiskErrors(run, "make the run"):
         make_folder(run)
         make_folder(run / SHARDS_DIR)
         make_folder(run / LOCKS_DIR)
@@ -321,15 +327,24 @@ class RunWriter:
         return self._shard
 
     def _begin_shard(self, path: Path) -> ShardWriter:
-        """A new shard file whose name lasts. One that cannot be begun is not left in the way of the next try."""
-        shard = ShardWriter(path, self.schema, shard_header(self.info, self.writer, self._number))
+        """A new shard file, which gets its name when its header is on the disk: a shard that a crash cut within its
+        header cannot be read, and a scan of the run would stop at it."""
+        unnamed = path.with_name(f".{path.name}.new")
+        unlink_quietly(unnamed)  # left by a writer that was killed here
+        shard = None
         try:
+            shard = ShardWriter(unnamed, self.schema, shard_header(self.info, self.writer, self._number))
             if self._open_episodes:
                 repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]
                 shard.append_episodes(repeated, ())
+            shard.sync()
+            disk().rename(unnamed, path)
+            shard.name = str(path)
             disk().sync_folder(path.parent)
         except BaseException:
-            shard.abandon()
+            if shard is not None:
+                shard.abandon()
+            unlink_quietly(unnamed)
             unlink_quietly(path)
             raise
         return shard

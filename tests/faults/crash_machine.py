@@ -1,0 +1,150 @@
+"""Puts a workload through every crash there is: `crash_recording` for recorders, `crash_operation` for whatever
+works on a run that exists. Shared by the short form and the long one."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from crash_states import State, crash_states
+from disk import LoggedDisk
+
+from expkit import open_run
+from expkit.errors import ExpkitError
+from expkit.files import using
+from expkit.runs.validate import validate_run
+
+Key = tuple[int, int, int]  # episode, player, step
+Rows = dict[Key, bytes]
+
+
+def visible_rows(path: Path, damaged: Literal["raise", "skip"] = "raise") -> Rows:
+    """(episode, player, step) -> the bytes of all columns. Fails when a row is there twice."""
+    rows: Rows = {}
+    with open_run(path) as run:
+        for batch in run.scan(rows="all", damaged=damaged):
+            names = sorted(batch)
+            keys = zip(batch["episode"].tolist(), batch["player"].tolist(), batch["step"].tolist(), strict=True)
+            for at, key in enumerate(keys):
+                assert key not in rows, f"{key} is there twice"
+                rows[key] = b"".join(batch[name][at].tobytes() for name in names)
+    return rows
+
+
+def errors_of(path: Path) -> list[str]:
+    """Findings of severity error. Nothing in a run makes validation raise."""
+    with open_run(path) as run:
+        return [str(finding) for finding in validate_run(run, "full") if finding.severity == "error"]
+
+
+class Tally(Counter[str]):
+    """States tried, by kind, and rows lost beyond the promise."""
+
+    def __str__(self) -> str:
+        return (
+            f"crashes: {self['kill'] + self['power']:,} states ({self['kill']:,} kills, {self['power']:,} power cuts), "
+            f"{self['promised']:,} promised rows looked for, {self['lost']:,} rows lost beyond the promise"
+        )
+
+
+def crash_recording(
+    folder: Path,
+    record: Callable[[Path, Callable[[Sequence[Key]], None]], Sequence[Key]],
+    *,
+    cuts: int,
+    resume: Callable[[Path], None],
+) -> Tally:
+    """`record(run, promise)` records and calls `promise(keys)` whenever rows have been reported durable; it returns the
+    keys of all rows it gave. After every crash the promised rows are read back as they were, none twice, none that was
+    never given. `resume(run)` records on, at some of the states."""
+    live = folder / "live"
+    live.mkdir()
+    disk = LoggedDisk(live)
+    with using(disk):
+        keys = record(live / "run", disk.note)
+    given = visible_rows(live / "run")
+    assert given.keys() == set(keys)
+    tally = Tally()
+    for number, state in enumerate(crash_states(disk, cuts=cuts)):
+        with _built(state, folder) as path:
+            tally[state.kind] += 1
+            promised = state.notes[-1] if state.notes else []
+            tally["promised"] += len(promised)
+            where = f"{state.kind} after operation {state.after} of {len(disk.log)}"
+            damaged: Literal["raise", "skip"] = "raise" if state.kind == "kill" else "skip"
+            try:
+                found = visible_rows(path, damaged)
+            except ExpkitError as error:
+                # Only before there is a run at all.
+                assert not (path / "run.yaml").exists() and not promised, f"{where}: {error}"
+                continue
+            missing = [key for key in promised if found.get(key) != given[key]]
+            tally["lost"] += len(missing)
+            assert not missing, f"{where}: {len(missing)} promised rows are gone or differ, the first {missing[0]}"
+            assert found.items() <= given.items(), f"{where}: rows that nobody recorded"
+            errors = errors_of(path)
+            assert state.kind == "power" or not errors, f"{where}: {errors}"
+            if number % 7 == 0 and (path / "run.yaml").exists():
+                resume(path)
+                after = visible_rows(path, damaged)
+                assert found.items() < after.items(), f"{where}: recording on lost rows or added none"
+    return tally
+
+
+def crash_operation(
+    folder: Path,
+    prepare: Callable[[Path], Any],
+    operation: Callable[[Path], Any],
+    *,
+    cuts: int,
+    allowed: Sequence[Rows] | None = None,
+    again: bool = True,
+) -> Tally:
+    """`prepare(run)` makes a run; `operation(run)` is crashed at every one of its operations. What is then visible is
+    one of `allowed`, by default what was visible before it or after it; with `again` the operation, run once more on
+    what the crash left, ends where it would have ended."""
+    live = folder / "live"
+    live.mkdir()
+    prepare(live / "run")
+    before = visible_rows(live / "run")
+    disk = LoggedDisk(live)
+    with using(disk):
+        operation(live / "run")
+    after = visible_rows(live / "run")
+    outcomes = list(allowed) if allowed is not None else [before, after]
+    must = set.intersection(*(set(rows.items()) for rows in outcomes))
+    tally = Tally()
+    for state in crash_states(disk, cuts=cuts):
+        with _built(state, folder) as path:
+            tally[state.kind] += 1
+            tally["promised"] += len(must)
+            where = f"{state.kind} after operation {state.after} of {len(disk.log)}"
+            found = visible_rows(path)
+            tally["lost"] += len(must - set(found.items()))
+            assert found in outcomes, f"{where}: {len(found)} rows, allowed are {[len(rows) for rows in outcomes]}"
+            errors = errors_of(path)
+            assert not errors, f"{where}: {errors}"
+            if again:
+                operation(path)
+                assert visible_rows(path) == after, f"{where}: run again, it ends elsewhere"
+                assert not errors_of(path), f"{where}: run again, it leaves {errors_of(path)}"
+    return tally
+
+
+class _built:
+    """The run of a state, in a folder that is gone afterwards."""
+
+    def __init__(self, state: State, folder: Path):
+        self.state, self.folder = state, folder / "state"
+
+    def __enter__(self) -> Path:
+        self.folder.mkdir()
+        self.state.build(self.folder)
+        return self.folder / "run"
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:  # else left to be looked at
+            shutil.rmtree(self.folder)
