@@ -221,7 +221,9 @@ KILLED = """
 import os, sys, time
 sys.path.insert(0, {tests!r})
 import numpy as np
+from pathlib import Path
 from expkit import Recorder
+from expkit.runs.counters import read_ledger
 from written_runs import VECTOR_SCHEMA
 recorder = Recorder("run", VECTOR_SCHEMA, min_free=0, flush_interval="60s")
 def play(episode):
@@ -231,6 +233,9 @@ def play(episode):
     recorder.end(episode=episode, player=0, observation=np.zeros(3, "f4"))
 for episode in range(3):
     play(episode)
+# The first rows are flushed within a moment, by themselves; what comes after them waits for the interval.
+while not sum(player.durable for player in read_ledger(Path("run"))[0].players):
+    time.sleep(0.01)
 recorder.flush()
 for episode in range(3, 5):
     play(episode)
