@@ -26,6 +26,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("list", "list_", "list_", "Look", "The runs under a folder: state, episodes, rows, age, size."),
     Verb("inspect", "inspect_", "inspect_", "Look", "What is in runs, a shard, an episode or a row."),
     Verb("replay", "replay", "replay", "Look", "Watch an episode again, or prove that it plays out the same."),
+    Verb("diff", "diff", "diff", "Look", "Whether two runs hold the same, or where they differ first."),
     Verb("validate", "validate", "validate", "Keep", "Check checksums, structure and the ledger; list every finding."),
     Verb("rotate", "rotate", "rotate", "Keep", "Make a recording process close and publish its active shard."),
     Verb("config", "config", "app", "Set up", "Show, write and check settings."),
