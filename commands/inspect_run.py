@@ -65,7 +65,9 @@ def _player_as_json(run: Run, player: int, summary: Summary) -> dict[str, Any]:
             body |= {
                 "rows": entry.present,
                 "produced": entry.produced,
-                "written": entry.written,
+                "written": entry.stored,
+                "pruned": entry.pruned,
+                "quarantined": entry.quarantined,
                 "durable": entry.durable,
                 "dropped": entry.dropped_rows,
                 "dropped_by_cause": entry.dropped,
@@ -124,16 +126,21 @@ def _episodes_line(summary: Summary) -> str:
 
 def ledger_line(entries: list[Balance]) -> list[output.Piece]:
     """`produced 5,000,000 = written 5,000,000 + dropped 0`, with what else there is."""
-    produced, present = sum(e.produced for e in entries), sum(e.present for e in entries)
+    produced, stored = sum(e.produced for e in entries), sum(e.stored for e in entries)
     dropped, rejected = sum(e.dropped_rows for e in entries), sum(e.rejected for e in entries)
     pending, lost = sum(e.pending for e in entries), sum(e.lost for e in entries)
-    line: list[output.Piece] = [f"produced {produced:,} = written {present:,} + dropped {dropped:,}"]
+    line: list[output.Piece] = [f"produced {produced:,} = written {stored:,} + dropped {dropped:,}"]
     if rejected:
         line.append(f" + rejected {rejected:,}")
     if pending:
         line.append(f" + under way {pending:,}")
     if lost:
         line.append((f" + lost {lost:,}", "bold red"))
+    pruned, quarantined = sum(e.pruned for e in entries), sum(e.quarantined for e in entries)
+    if pruned or quarantined:
+        line.append(f"; present {stored - pruned - quarantined:,} = written - pruned {pruned:,}")
+    if quarantined:
+        line.append((f" - quarantined {quarantined:,}", "bold red"))
     return line
 
 

@@ -29,6 +29,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("diff", "diff", "diff", "Look", "Whether two runs hold the same, or where they differ first."),
     Verb("validate", "validate", "validate", "Keep", "Check checksums, structure and the ledger; list every finding."),
     Verb("rotate", "rotate", "rotate", "Keep", "Make a recording process close and publish its active shard."),
+    Verb("prune", "prune", "prune", "Change", "Take the oldest episodes out: by size, age, number, free space."),
     Verb("config", "config", "app", "Set up", "Show, write and check settings."),
 )
 

@@ -11,15 +11,20 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from expkit import __version__
+from expkit.episodes import WRITER_BITS
+from expkit.errors import ShardError
 from expkit.files import DiskErrors, disk, make_folder, unlink_quietly
+from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
 from expkit.runs.layout import (
     SHARDS_DIR,
@@ -30,8 +35,9 @@ from expkit.runs.layout import (
     list_shards,
     log_event,
 )
-from expkit.runs.locks import live_writers, maintenance, without_readers
+from expkit.runs.locks import maintenance, without_readers
 from expkit.runs.manifest import update_manifest
+from expkit.runs.read import Run
 from expkit.runs.superseding import Superseding, removed_rows
 from expkit.schema import Schema
 
@@ -149,26 +155,25 @@ def retired_shards(run: Path) -> list[ShardPath]:
     return [shard for shard in shards if shard.name in retired or (shard.generation and shard.active)]
 
 
-def sweep(run: Path, *, despite_readers: bool = False) -> tuple[int, int]:
+def sweep(run: Path, despite_readers: Collection[str] = ()) -> tuple[int, int]:
     """Delete the files of retired shards; the caller holds the maintenance lock. Returns (files, bytes) deleted.
 
-    As long as somebody has the run open nothing is deleted, unless `despite_readers`: what a reader has opened stays
-    readable, what it would open later is gone. Raises WriteFailed.
+    As long as somebody has the run open, only those named in `despite_readers` are deleted: what a reader has opened
+    stays readable, what it would open later is gone. Raises WriteFailed.
     """
     waiting = retired_shards(run)
-    if not waiting:
-        return 0, 0
-    lock = None if despite_readers else without_readers(run)
-    if lock is None and not despite_readers:
-        return 0, 0
+    lock = without_readers(run) if waiting else None
     try:
-        return _delete(run, waiting)
+        chosen = [shard for shard in waiting if lock is not None or shard.name in despite_readers]
+        return _delete(run, chosen) if chosen else (0, 0)
     finally:
         if lock is not None:
             lock.release()
 
 
 def _delete(run: Path, shards: Sequence[ShardPath]) -> tuple[int, int]:
+    # The manifest first: a file that is not listed is looked at, one that is listed and gone would be missed.
+    update_manifest(run, {shard.name: None for shard in shards})
     freed = 0
     folders = set()
     with DiskErrors(run, "delete shards that were replaced"):
@@ -179,7 +184,6 @@ def _delete(run: Path, shards: Sequence[ShardPath]) -> tuple[int, int]:
         for folder in sorted(folders):
             disk().sync_folder(folder)
             _remove_if_empty(run, folder)
-    update_manifest(run, {shard.name: None for shard in shards})
     return len(shards), freed
 
 
@@ -190,9 +194,64 @@ def _remove_if_empty(run: Path, folder: Path) -> None:
         disk().sync_folder(run / SHARDS_DIR)
 
 
-def complete_episodes(run: Path, ended: Iterable[int], known: Iterable[int]) -> set[int]:
-    """Episodes to which no row will be added any more: those of `known` that have an end record (`ended`), and all
-    of writers that do not live."""
-    live = set(live_writers(run))
-    finished = set(ended)
-    return {episode for episode in known if episode in finished or episode >> 48 not in live}
+def complete_episodes(run: Run, live_writers: Collection[int]) -> set[int]:
+    """Episodes of the run to which no row will be added any more: those that have an end record, and all of writers
+    that do not live. `live_writers` are those that lived before the run was opened."""
+    return {e.number for e in run.episodes() if e.end is not None or e.number >> WRITER_BITS not in live_writers}
+
+
+@dataclass(slots=True)
+class Inheritance:
+    """What the last shard of an operation has to say in place of the shards that it retires.
+
+    supersedes  episodes that were pruned earlier and of which rows are still in the shards that stay
+    retires     shards retired earlier whose files are still there
+    removed     accounts of removed rows;  drops: rows dropped by player and cause;  metas: annotations
+    """
+
+    supersedes: list[int] = field(default_factory=list)
+    retires: list[str] = field(default_factory=list)
+    removed: list[tuple[int, int, int, int]] = field(default_factory=list)
+    drops: dict[int, dict[str, int]] = field(default_factory=dict)
+    metas: list[dict[str, Any]] = field(default_factory=list)
+
+
+def inherit(run: Run, retiring: Collection[int], pruned: Collection[int] = ()) -> Inheritance:
+    """What has to be carried over when the shards at the positions `retiring` go and `pruned` episodes with them.
+    Raises ShardError where one of them cannot be read."""
+    out = Inheritance()
+    on_disk = {shard.name for shard in list_shards(run.path)}
+    out.retires = sorted(run.superseding.retired & on_disk)
+    shown = {episode.number for episode in run.episodes()} - set(pruned)
+    waiting: set[int] = set()
+    for position, shard in enumerate(run.shard_paths):
+        reader = run.reader_or_none(position)
+        if position not in retiring:
+            if reader is not None and run.superseding.may_hide(shard.generation, 0, 2**64 - 1):
+                held = np.array(sorted(episodes_in(reader)), np.uint64)
+                waiting.update(held[run.superseding.hidden(shard.generation, held)].tolist())
+            continue
+        if reader is None:
+            raise ShardError(f"{shard.path} cannot be read; run expkit recover {run.path} first")
+        for player, causes in reader.drops.items():
+            known = out.drops.setdefault(player, {})
+            for cause, rows in causes.items():
+                known[cause] = known.get(cause, 0) + rows
+        out.metas += [meta for meta in reader.metas if noted_episode(meta) in shown]
+    out.removed = carried(run.reader(position).header for position in sorted(retiring))
+    out.supersedes = sorted(waiting - shown)
+    return out
+
+
+def noted_episode(meta: Mapping[str, Any]) -> int | None:
+    """The episode that a meta record annotates, None for one that says something else."""
+    note = meta.get("annotate")
+    return int(note["episode"]) if isinstance(note, dict) else None
+
+
+def episodes_in(reader: ShardReader) -> set[int]:
+    """Episodes of which a shard holds rows or records, whether they count or not."""
+    held = {episode for episode, _ in reader.digests}
+    held.update(start.episode for start in reader.episode_starts)
+    held.update(end.episode for end in reader.episode_ends)
+    return held

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from expkit.errors import NoSpace
-from expkit.runs.layout import find_runs, list_shards
+from expkit.runs.layout import find_runs, is_run, list_shards
 from expkit.units import format_size
 
 DEFAULT_MIN_FREE = 2 << 30
@@ -16,10 +17,14 @@ DEFAULT_MIN_FREE = 2 << 30
 @dataclass(slots=True)
 class DiskGuard:
     """`min_free` bytes stay free on the disk; `max_total` bounds the shards of this run and of the runs beside it
-    in the same folder, earlier ones counted. 0 switches either off."""
+    in the same folder, earlier ones counted. 0 switches either off.
+
+    make_room  asked to free so many bytes of a run before recording stops; says whether it did
+    """
 
     min_free: int = DEFAULT_MIN_FREE
     max_total: int = 0
+    make_room: Callable[[Path, int], bool] | None = None
     _others: int = 0
 
     def start(self, run: Path) -> None:
@@ -29,21 +34,28 @@ class DiskGuard:
         self.check(run)
 
     def check(self, run: Path) -> None:
-        """Raises NoSpace when a limit is reached."""
+        """Raises NoSpace when a limit is reached and no room can be made."""
+        excess, message = self._excess(run)
+        if excess > 0 and not (self.make_room is not None and is_run(run) and self.make_room(run, excess)):
+            raise NoSpace(message)
+
+    def _excess(self, run: Path) -> tuple[int, str]:
+        """Bytes too many, and what to say of it."""
         if self.min_free:
             free = free_bytes(run)
             if free < self.min_free:
-                raise NoSpace(
+                return self.min_free - free, (
                     f"{run}: {format_size(free)} free on the disk, the guard keeps {format_size(self.min_free)}; "
-                    "make room or lower --min-free"
+                    "make room, lower --min-free, or record with --on-full prune"
                 )
         if self.max_total:
             total = self._others + shards_bytes(run)
             if total >= self.max_total:
-                raise NoSpace(
+                return total - self.max_total + 1, (
                     f"{run.parent}: runs take {format_size(total)} of the {format_size(self.max_total)} allowed; "
-                    "delete old runs or raise --max-total"
+                    "delete old runs, raise --max-total, or record with --on-full prune"
                 )
+        return 0, ""
 
 
 def shards_bytes(run: Path) -> int:

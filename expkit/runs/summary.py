@@ -48,6 +48,11 @@ class Balance:
         return sum(self.dropped.values())
 
     @property
+    def stored(self) -> int:
+        """Rows that came to be in the files, whether they still are or were taken out."""
+        return self.present + self.pruned + self.quarantined
+
+    @property
     def unexplained(self) -> int:
         """Rows lost that no recovery has told of; negative when the files hold more than was produced."""
         return self.lost - self.acknowledged

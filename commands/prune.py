@@ -1,0 +1,119 @@
+"""`expkit prune`: take the oldest episodes out of a run, by size, age, number or free space."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from expkit.commands import output
+from expkit.commands.options import DryRun, Json, RunPath, Yes, expand_runs
+from expkit.errors import UsageError
+from expkit.units import format_size, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from expkit.runs.prune import PrunePlan
+
+EXAMPLES = (
+    ("expkit prune runs/a --keep-episodes 1000 --dry-run", "what would go if the newest 1,000 episodes stayed"),
+    ("expkit prune runs/a --max-total 20GiB --yes", "the oldest episodes, until the shards take 20 GiB"),
+    ("expkit prune runs/a --max-age 30d --min-free 50GiB --yes", "what ended 30 days ago, more while space is short"),
+)
+
+
+def prune(
+    run: RunPath,
+    max_total: Annotated[
+        str | None, typer.Option("--max-total", metavar="SIZE", help="Bytes that the run's shards may take.")
+    ] = None,
+    max_age: Annotated[
+        str | None, typer.Option("--max-age", metavar="T", help="Episodes that ended longer ago go, like 8h or 30d.")
+    ] = None,
+    keep_episodes: Annotated[
+        int | None, typer.Option("--keep-episodes", metavar="N", min=0, help="Keep the newest N episodes.")
+    ] = None,
+    min_free: Annotated[
+        str | None, typer.Option("--min-free", metavar="SIZE", help="Bytes to be free on the disk.")
+    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Take the oldest episodes out: by size, age, number, free space."""
+    if max_total is None and max_age is None and keep_episodes is None and min_free is None:
+        raise UsageError("nothing says what is to go; give --max-total, --max-age, --keep-episodes or --min-free")
+    from expkit.runs.prune import Retention, plan_prune
+    from expkit.runs.prune import prune as prune_run
+    from expkit.runs.read import open_run
+
+    retention = Retention(
+        max_total=None if max_total is None else parse_size(max_total),
+        max_age=None if max_age is None else parse_duration(max_age),
+        keep_episodes=keep_episodes,
+        min_free=None if min_free is None else parse_size(min_free),
+    )
+    runs = expand_runs([run])
+    if len(runs) > 1:
+        raise UsageError(f"{run} holds {len(runs)} runs; name one, like {runs[0]}")
+    path = runs[0]
+    if dry_run or not yes:
+        with open_run(path) as opened:
+            plan = plan_prune(opened, retention)
+        if dry_run or not plan.episodes:
+            _tell(path, plan, json, dry_run=True)
+            return
+        _ask(path, plan)
+    _tell(path, prune_run(path, retention), json, dry_run=False)
+
+
+def _ask(path: Path, plan: PrunePlan) -> None:
+    """Deleting is asked for on a terminal, and has to be said with --yes elsewhere."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"prune deletes: {_what(plan)} of {path}; say --yes, or --dry-run to look first")
+    typer.confirm(f"delete {_what(plan)} of {path}?", abort=True, err=True)
+
+
+def _what(plan: PrunePlan) -> str:
+    episodes = f"{len(plan.episodes):,} of {len(plan.episodes) + plan.kept:,} episodes"
+    return f"{episodes} ({plan.total_rows:,} rows)"
+
+
+def _tell(path: Path, plan: PrunePlan, json: bool, *, dry_run: bool) -> None:
+    if json:
+        output.write_json(_as_json(path, plan, dry_run))
+        return
+    if not plan.episodes:
+        output.line((str(path), "bold"), f": nothing to prune, {plan.kept:,} episodes stay")
+    else:
+        verb = "would prune" if dry_run else "pruned"
+        files = len(plan.shards) - plan.tombstones
+        shards = f"{files} shard{'s' * (files != 1)}, {format_size(plan.bytes)}"
+        output.line((str(path), "bold"), f": {verb} {_what(plan)}, {shards} {'to free' if dry_run else 'freed'}")
+    if plan.hidden:
+        output.line(f"{plan.hidden:,} of these rows share a shard with episodes that stay: compact frees their bytes")
+    if plan.short:
+        output.line((f"still {format_size(plan.short)} too much: what is left is being recorded or shared", "yellow"))
+    if plan.episodes:
+        output.hint(f"expkit {'prune' if dry_run else 'validate'} {path}{' … --yes' if dry_run else ''}")
+
+
+def _as_json(path: Path, plan: PrunePlan, dry_run: bool) -> dict[str, Any]:
+    players: dict[str, int] = {}
+    for (_, player), rows in sorted(plan.rows.items(), key=lambda entry: entry[0][1]):
+        players[str(player)] = players.get(str(player), 0) + rows
+    return {
+        "schema": "expkit.prune/1",
+        "run": path,
+        "dry_run": dry_run,
+        "episodes_pruned": len(plan.episodes),
+        "episodes_kept": plan.kept,
+        "rows_pruned": plan.total_rows,
+        "rows_hidden": plan.hidden,
+        "players": players,
+        "shards": plan.shards,
+        "bytes_freed": plan.bytes,
+        "bytes_short": plan.short,
+        "peak_temporary_bytes": 0,
+    }
