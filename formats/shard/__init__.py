@@ -7,6 +7,7 @@ from expkit.formats.shard.digest import RowHasher
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.layout import VERSION, Finding
 from expkit.formats.shard.read import ShardReader
+from expkit.formats.shard.seal import Sealed, seal_shard
 from expkit.formats.shard.write import ShardWriter
 
 __all__ = [
@@ -16,10 +17,12 @@ __all__ = [
     "EncodedBlock",
     "Finding",
     "RowHasher",
+    "Sealed",
     "ShardReader",
     "ShardWriter",
     "Statistics",
     "check_shard",
     "copy_block",
     "keys_of_runs",
+    "seal_shard",
 ]

@@ -43,12 +43,16 @@ _HEADS_KEPT = 256
 _NARROW_KEPT = 32 << 20  # bytes of decoded narrow columns kept for read_rows
 
 
-class _Episodes(msgspec.Struct):
+class EpisodesRecord(msgspec.Struct):
+    """JSON of a record of kind `episodes`."""
+
     starts: list[EpisodeStart] = []
     ends: list[EpisodeEnd] = []
 
 
-class _Drops(msgspec.Struct):
+class DropsRecord(msgspec.Struct):
+    """JSON of a record of kind `drops`."""
+
     player: int
     causes: dict[str, int]
 
@@ -180,11 +184,11 @@ class ShardReader:
                     raise ShardError(f"{what} is damaged")
                 tree = unpack_json(record[0].flags, record[1], what)
                 if kind == KIND_EPISODES:
-                    episodes = msgspec.convert(tree, _Episodes)
+                    episodes = msgspec.convert(tree, EpisodesRecord)
                     self._starts += episodes.starts
                     self._ends += episodes.ends
                 elif kind == KIND_DROPS:
-                    drops = msgspec.convert(tree, _Drops)
+                    drops = msgspec.convert(tree, DropsRecord)
                     self._drops.append((drops.player, drops.causes))
                 elif kind == KIND_META:
                     self._metas.append(tree)

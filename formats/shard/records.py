@@ -134,14 +134,14 @@ class RecordFile:
                     return True
         if (
             fixed[:8] != FILE_MAGIC
-            and self._trailer() is None
+            and self.trailer() is None
             and RECORD_MAGIC not in self.read(0, min(self.size, _WINDOW))
         ):
             raise ShardError(f"{self.path} is not an expkit shard, or nothing of it is left")
         self.note("file/header", "the file header is damaged; the copy in the footer or a given schema is needed")
         return False
 
-    def _trailer(self) -> tuple[int, int] | None:
+    def trailer(self) -> tuple[int, int] | None:
         """(offset, bytes) of the footer by a sound trailer."""
         if self.size < TRAILER.size:
             return None
@@ -151,7 +151,7 @@ class RecordFile:
 
     def read_footer(self) -> None:
         """Look for trailer and footer; a footer that is there but damaged is a finding."""
-        place = self._trailer()
+        place = self.trailer()
         if place is None:
             if self.size > TRAILER.size and TRAILER_MAGIC[:-1] in self.read(self.size - 16, 16):
                 self.note("file/trailer", "the trailer is damaged; blocks are found by walking the file")

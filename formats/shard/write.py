@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import msgspec
+
 from expkit.episodes import EpisodeEnd, EpisodeStart
-from expkit.errors import NoSpace, OutputExists, WriteFailed
+from expkit.errors import NoSpace, OutputExists, ShardError, WriteFailed
 from expkit.files import disk, write_all
+from expkit.formats.shard.blocks import parse_head
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.layout import (
     ENVELOPE,
@@ -19,12 +22,17 @@ from expkit.formats.shard.layout import (
     KIND_EPISODES,
     KIND_FOOTER,
     KIND_META,
+    KIND_NAMES,
     MAX_FOOTER,
+    Envelope,
     pack_envelope,
     pack_file_header,
     pack_json,
     pack_trailer,
+    unpack_json,
 )
+from expkit.formats.shard.read import DropsRecord, EpisodesRecord
+from expkit.formats.shard.records import RecordFile
 from expkit.schema import Schema
 
 _EPISODES_PER_RECORD = 1024
@@ -48,23 +56,58 @@ class ShardWriter:
     """
 
     def __init__(self, target: str | PathLike[str] | int, schema: Schema, header: Mapping[str, Any]):
-        self.schema = schema
-        self._owned = not isinstance(target, int)
+        owned = not isinstance(target, int)
         if isinstance(target, int):
-            self.name, self._fd = f"descriptor {target}", target
+            name, handle = f"descriptor {target}", target
             if os.fstat(target).st_size:
-                raise OutputExists(f"{self.name} is not empty; a shard begins at the first byte of its file")
+                raise OutputExists(f"{name} is not empty; a shard begins at the first byte of its file")
         else:
-            self.name = os.fspath(target)
+            name = os.fspath(target)
             try:
-                self._fd = disk().create(target)
+                handle = disk().create(target)
             except FileExistsError:
-                raise OutputExists(
-                    f"{self.name} exists already; a shard is never appended to once it is left"
-                ) from None
+                raise OutputExists(f"{name} exists already; a shard is never appended to once it is left") from None
             except OSError as error:
-                raise _failed(error, "make the shard", self.name) from None
-        self.header = {**header, "schema": schema.to_builtins()}
+                raise _failed(error, "make the shard", name) from None
+        self._begin(name, handle, owned, schema, {**header, "schema": schema.to_builtins()})
+        try:
+            self._write([pack_file_header(self.header)])
+        except BaseException:
+            self.abandon()
+            raise
+
+    @classmethod
+    def resume(cls, path: str | PathLike[str], end: int | None = None) -> ShardWriter:
+        """Go on with a file that was not closed, as if its writer had not stopped: what follows its last whole
+        record, or the record that begins at `end`, is cut off first.
+
+        Only heads are read; see `check_block` for the columns. Raises NotThere, ShardError for a file that is damaged
+        before that or has a footer before it, NoSpace and WriteFailed.
+        """
+        file = RecordFile(path)
+        try:
+            writer = cls.__new__(cls)
+            writer._begin(file.path, -1, True, file.schema, file.header)
+            writer._recount(file, file.size if end is None else end)
+        finally:
+            file.close()
+        try:
+            writer._fd = disk().open_existing(path)
+            if os.fstat(writer._fd).st_size > writer.nbytes:
+                disk().truncate(writer._fd, writer.nbytes)
+            os.lseek(writer._fd, writer.nbytes, os.SEEK_SET)
+        except OSError as error:
+            writer.abandon()
+            raise _failed(error, "go on with the shard", writer.name) from None
+        return writer
+
+    def _begin(self, name: str, handle: int, owned: bool, schema: Schema, header: dict[str, Any]) -> None:
+        """Count from zero."""
+        self.name = name
+        self.schema = schema
+        self.header = header
+        self._fd = handle
+        self._owned = owned
         self.nbytes = 0
         self.rows = 0
         self.blocks = 0
@@ -76,11 +119,31 @@ class ShardWriter:
         self._index: list[list[Any]] = []
         self._records: list[list[int]] = []
         self._episodes: dict[tuple[int, int], list[int]] = {}
-        try:
-            self._write([pack_file_header(self.header)])
-        except BaseException:
-            self.abandon()
-            raise
+
+    def _recount(self, file: RecordFile, end: int) -> None:
+        """Count what is in a file before `end`. Raises ShardError unless it is whole, record after record."""
+        self.nbytes = file.walked
+        whole = bool(self.nbytes)
+        for envelope, head in file.walk():
+            if envelope.offset >= end:
+                break
+            whole &= (envelope.offset, envelope.sequence) == (self.nbytes, self._sequence)
+            whole &= envelope.kind != KIND_FOOTER
+            if not whole:
+                break
+            self.nbytes += envelope.nbytes
+            self._sequence += 1
+            if envelope.kind == KIND_BLOCK:
+                parsed = parse_head(head, envelope.body_bytes, self.schema)
+                episodes = {run[0]: (run[2], run[5]) for run in parsed.runs.tolist()}
+                block = EncodedBlock(parsed.player, parsed.rows, head, b"", episodes, parsed.ranges, parsed.dropped)
+                self._count_block(block, envelope.offset, envelope.sequence, envelope.body_bytes)
+                continue
+            self._records.append([envelope.offset, envelope.kind])
+            if envelope.kind in (KIND_EPISODES, KIND_DROPS):
+                self._count_record(envelope, head)
+        if not whole:
+            raise ShardError(f"{self.name} is damaged or closed at {self.nbytes:,}; nothing can be appended to it")
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -116,6 +179,19 @@ class ShardWriter:
         self._sequence += 1
         return offset
 
+    def _count_record(self, envelope: Envelope, head: bytes) -> None:
+        what = f"{self.name}: {KIND_NAMES[envelope.kind]} record at {envelope.offset:,}"
+        tree = unpack_json(envelope.flags, head, what)
+        try:
+            if envelope.kind == KIND_EPISODES:
+                starts = msgspec.convert(tree, EpisodesRecord).starts
+                self.episodes_started += sum(not start.repeated for start in starts)
+            else:
+                drops = msgspec.convert(tree, DropsRecord)
+                self._count_drops(drops.player, drops.causes)
+        except msgspec.ValidationError as error:
+            raise ShardError(f"{what} is malformed: {error}") from None
+
     def append_episodes(self, starts: Sequence[EpisodeStart] = (), ends: Sequence[EpisodeEnd] = ()) -> None:
         """Records of episodes that began or ended. A start is to be written, and made durable, before its rows."""
         for at in range(0, max(len(starts), len(ends)), _EPISODES_PER_RECORD):
@@ -135,10 +211,13 @@ class ShardWriter:
     def append_block(self, block: EncodedBlock) -> int:
         """Append an encoded block; returns its offset in the file."""
         offset = self._append(KIND_BLOCK, 0, block.head, block.body)
+        self._count_block(block, offset, self._sequence - 1, len(block.body))
+        return offset
+
+    def _count_block(self, block: EncodedBlock, offset: int, sequence: int, body_bytes: int) -> None:
         self._index.append(
-            [offset, len(block.head), len(block.body), self._sequence - 1, block.player, block.rows, *block.index,
-             block.dropped]
-        )  # fmt: skip
+            [offset, len(block.head), body_bytes, sequence, block.player, block.rows, *block.index, block.dropped]
+        )
         self.rows += block.rows
         self.blocks += 1
         self.rows_by_player[block.player] = self.rows_by_player.get(block.player, 0) + block.rows
@@ -147,7 +226,6 @@ class ShardWriter:
             known = self._episodes.setdefault((episode, block.player), [0, 0])
             known[0] += rows
             known[1] = (known[1] + digest) & 0xFFFFFFFFFFFFFFFF
-        return offset
 
     def _count_drops(self, player: int, causes: Mapping[str, int]) -> None:
         known = self.dropped.setdefault(player, {}) if causes else {}
