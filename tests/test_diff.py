@@ -15,6 +15,7 @@ from expkit.commands import main
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import UsageError
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.formats.shard.layout import ENVELOPE
 from expkit.runs.compare import compare_runs
 from expkit.runs.layout import RunInfo
 from expkit.runs.write import RunWriter, create_run
@@ -433,6 +434,19 @@ def test_a_damaged_column_is_equal_where_it_is_ignored(base, tmp_path):
     assert (found.unreadable[0].shard, found.unreadable[0].block) == ("w0/000000", 1)
     assert found.unreadable[0].message.startswith("checksum")
     assert compare(base, other, ignore=["observation/army"]).equal
+
+
+def test_two_runs_that_are_damaged_alike_are_not_equal(base, tmp_path):
+    """What is left of them agrees, but nobody knows what is gone."""
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    with open_run(other) as run:
+        head = run.reader(0).blocks[0].offset + ENVELOPE.size + 8
+    flip_bit(other / "shards/w0/000000.exp", head)
+    assert compare(base, other).rows_only_in_a == 4
+    found = compare(other, other)
+    assert (found.equal, found.rows_differing, found.rows) == (False, 0, 38)
+    assert "cannot be read at w0/000000 block 0: " in str(found.first_difference)
 
 
 def test_long_episodes_are_compared_a_few_columns_at_a_time(base, tmp_path, monkeypatch):
