@@ -7,6 +7,7 @@ length is compared with the file and the limits before anything is allocated.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from os import PathLike
 from typing import Any
@@ -14,7 +15,8 @@ from zlib import crc32
 
 import msgspec
 
-from expkit.errors import NotThere, SchemaError, ShardError
+from expkit import __version__
+from expkit.errors import NewerFormat, NotThere, SchemaError, ShardError
 from expkit.formats.shard.layout import (
     ENVELOPE,
     FILE_HEADER,
@@ -35,7 +37,19 @@ from expkit.formats.shard.layout import (
 from expkit.schema import Schema
 
 _WINDOW = 1 << 20
+_PROGRAM_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")  # nothing else of an unknown file is repeated
+_PAGE = 4096  # what a disk that fails gives back or not
 _EFFORT = 256 << 20  # bytes of heads checked in vain while looking for the next record of a damaged file
+
+
+class Unreadable(ShardError):
+    """The disk does not give back bytes that the file has."""
+
+
+class _Written(msgspec.Struct):
+    """What a header says of the program that wrote it."""
+
+    expkit: str = ""
 
 
 class Footer(msgspec.Struct, frozen=True):
@@ -51,7 +65,8 @@ class Footer(msgspec.Struct, frozen=True):
 class RecordFile:
     """One open shard file. `findings` lists what was found damaged so far.
 
-    Raises NotThere when there is no such file, ShardError when it is not a shard or cannot be read without a schema.
+    Raises NotThere when there is no such file, ShardError when it is not a shard or cannot be read without a schema,
+    NewerFormat for one that only a later expkit can read.
     """
 
     def __init__(self, path: str | PathLike[str], schema: Schema | None = None):
@@ -112,12 +127,25 @@ class RecordFile:
                     raise ShardError(f"{self.path}: the file became shorter while it was read")
                 data += more
         except OSError as error:
-            raise ShardError(f"{self.path} cannot be read: {error.strerror}") from None
+            where = f"{count:,} bytes at {offset:,}"
+            raise Unreadable(f"{self.path} cannot be read: {where}: {error.strerror}") from None
         return data
 
     def _read_header(self) -> bool:
-        """Read the file header; False when it is damaged. Raises ShardError for foreign files and newer versions."""
-        fixed = self.read(0, min(FILE_HEADER.size, self.size))
+        """Read the file header; False when it is damaged. Raises ShardError for foreign files, NewerFormat."""
+        try:
+            fixed = self.read(0, min(FILE_HEADER.size, self.size))
+            if self._parse_header(fixed):
+                return True
+        except Unreadable as error:
+            self.note("file/header", f"the file header cannot be read: {error}")
+            return False
+        if fixed[:8] != FILE_MAGIC and self.trailer() is None and RECORD_MAGIC not in self._window(0)[0]:
+            raise ShardError(f"{self.path} is not an expkit shard, or nothing of it is left")
+        self.note("file/header", "the file header is damaged; the copy in the footer or a given schema is needed")
+        return False
+
+    def _parse_header(self, fixed: bytes) -> bool:
         if len(fixed) == FILE_HEADER.size:
             magic, version, flags, length, crc = FILE_HEADER.unpack(fixed)
             end = FILE_HEADER.size + length
@@ -125,35 +153,46 @@ class RecordFile:
                 text = self.read(FILE_HEADER.size, length)
                 if crc32(text, crc32(fixed[:-4])) == crc:
                     if version != VERSION or flags:
-                        raise ShardError(
-                            f"{self.path} is of format version {version} (flags {flags}), newer than the version "
-                            f"{VERSION} this program reads; update expkit"
-                        )
+                        raise NewerFormat(self._too_new(version, flags, text))
                     self.header = unpack_json(0, text, f"{self.path}: the file header")
                     self.walked = end
                     return True
-        if (
-            fixed[:8] != FILE_MAGIC
-            and self.trailer() is None
-            and RECORD_MAGIC not in self.read(0, min(self.size, _WINDOW))
-        ):
-            raise ShardError(f"{self.path} is not an expkit shard, or nothing of it is left")
-        self.note("file/header", "the file header is damaged; the copy in the footer or a given schema is needed")
         return False
+
+    def _too_new(self, version: int, flags: int, text: bytes) -> str:
+        """What to say of a file in a format of the future; only the first 20 bytes of it are sure to be as today."""
+        try:
+            told = msgspec.json.decode(text, type=_Written).expkit
+        except (msgspec.DecodeError, RecursionError):
+            told = ""
+        known = _PROGRAM_VERSION.fullmatch(told)
+        form = f"format version {version}" + (f" with flags {flags:#x}" if flags else "")
+        return (
+            f"{self.path} is in {form}, written by {f'expkit {told}' if known else 'a newer expkit'}; this is expkit "
+            f"{__version__}, which reads version {VERSION}: update it{f' to {told} or later' if known else ''}"
+        )
 
     def trailer(self) -> tuple[int, int] | None:
         """(offset, bytes) of the footer by a sound trailer."""
         if self.size < TRAILER.size:
             return None
-        offset, count, crc, magic = TRAILER.unpack(self.read(self.size - TRAILER.size, TRAILER.size))
-        sound = magic == TRAILER_MAGIC and crc == crc32(self.read(self.size - TRAILER.size, 16))
+        try:
+            last = self.read(self.size - TRAILER.size, TRAILER.size)
+        except Unreadable:
+            return None
+        offset, count, crc, magic = TRAILER.unpack(last)
+        sound = magic == TRAILER_MAGIC and crc == crc32(last[:16])
         return (offset, count) if sound and offset + count + TRAILER.size == self.size else None
 
     def read_footer(self) -> None:
         """Look for trailer and footer; a footer that is there but damaged is a finding."""
         place = self.trailer()
         if place is None:
-            if self.size > TRAILER.size and TRAILER_MAGIC[:-1] in self.read(self.size - 16, 16):
+            try:
+                half = self.size > TRAILER.size and TRAILER_MAGIC[:-1] in self.read(self.size - 16, 16)
+            except Unreadable:
+                half = True
+            if half:
                 self.note("file/trailer", "the trailer is damaged; blocks are found by walking the file")
             return
         record = self.record(place[0])
@@ -183,11 +222,14 @@ class RecordFile:
         """The whole, undamaged record at `offset` and its head, or None."""
         if offset < 0 or offset + ENVELOPE.size > self.size:
             return None
-        fixed = self.read(offset, ENVELOPE.size)
-        parsed = parse_envelope(fixed, offset)
-        if parsed is None or offset + parsed[0].nbytes > self.size:
+        try:
+            fixed = self.read(offset, ENVELOPE.size)
+            parsed = parse_envelope(fixed, offset)
+            if parsed is None or offset + parsed[0].nbytes > self.size:
+                return None
+            head = self.read(offset + ENVELOPE.size, parsed[0].head_bytes)
+        except Unreadable:
             return None
-        head = self.read(offset + ENVELOPE.size, parsed[0].head_bytes)
         if crc32(head, crc32(fixed[:-4])) != parsed[1]:
             self._effort -= len(head)
             return None
@@ -196,18 +238,28 @@ class RecordFile:
     def _next_record(self, offset: int) -> int | None:
         """Offset of the first sound record at or after `offset`."""
         while offset < self.size and self._effort > 0:
-            window = self.read(offset, min(_WINDOW, self.size - offset))
-            self._effort -= len(window) // 16
+            window, following = self._window(offset)
+            self._effort -= max(len(window) // 16, 1)
             at = window.find(RECORD_MAGIC)
             while at >= 0 and self._effort > 0:
                 self._effort -= ENVELOPE.size
                 if self.record(offset + at) is not None:
                     return offset + at
                 at = window.find(RECORD_MAGIC, at + 1)
-            if len(window) < len(RECORD_MAGIC):
-                break
-            offset += len(window) - len(RECORD_MAGIC) + 1
+            offset = following
         return None
+
+    def _window(self, offset: int) -> tuple[bytes, int]:
+        """Bytes from `offset` on, and where to go on such that no magic is missed; less than a page, or nothing,
+        around bytes that the disk does not give back."""
+        over = len(RECORD_MAGIC) - 1
+        page = (offset // _PAGE + 1) * _PAGE
+        for end, following in ((offset + _WINDOW, offset + _WINDOW - over), (page + over, page), (page, page)):
+            try:
+                return self.read(offset, min(end, self.size) - offset), following
+            except Unreadable:
+                continue
+        return b"", page
 
     def walk(self) -> Iterator[tuple[Envelope, bytes]]:
         """All sound records from `walked` on, which moves along; stretches of damage become findings.

@@ -1,0 +1,457 @@
+"""What can be kept of one damaged or unfinished shard, and the sound file made of it.
+
+`examine` reads every byte, decodes every block and goes on past each stretch of damage to the end of the file.
+`salvage` writes what was found whole into a new file: blocks byte for byte where nothing is wrong with them. Both
+hold a few blocks in memory, however large the file is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from expkit.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
+from expkit.errors import NotThere, ShardError
+from expkit.formats.shard.blocks import BlockInfo, parse_head
+from expkit.formats.shard.check import check_records
+from expkit.formats.shard.digest import RowHasher
+from expkit.formats.shard.encode import BlockEncoder
+from expkit.formats.shard.layout import (
+    KIND_BLOCK,
+    KIND_DROPS,
+    KIND_EPISODES,
+    KIND_FOOTER,
+    KIND_META,
+    KIND_NAMES,
+    VERSION,
+    Envelope,
+    Finding,
+    unpack_json,
+)
+from expkit.formats.shard.read import ShardReader, block_info
+from expkit.formats.shard.records import Footer, RecordFile
+from expkit.formats.shard.write import ShardWriter
+from expkit.parallel import cores, in_order
+from expkit.runs.episode_rules import Segments, segments_of
+from expkit.runs.layout import ShardPath
+from expkit.runs.salvage_block import NEEDED, BlockPlan, Columns, mend_block, plan_block
+from expkit.schema import Schema
+
+Key = tuple[int, int]  # episode, player
+# What a writer that was killed, or a seal that was, leaves at the end of an active file.
+_OF_A_KILL = ("file/trailer", "file/footer")
+
+
+@dataclass(frozen=True, slots=True)
+class LostRows:
+    """A stretch of rows that is not kept.
+
+    block    place among the blocks of the damaged file, None where its head is gone
+    player   None, as `rows`, where nothing tells whose and how many they were
+    by_key   rows by (episode, player), as far as that is known
+    """
+
+    shard: str
+    block: int | None
+    player: int | None
+    rows: int | None
+    by_key: dict[Key, int]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostValues:
+    """A column of a block whose rows are kept without it."""
+
+    shard: str
+    block: int
+    player: int
+    column: str
+    rows: int
+    episodes: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostRecord:
+    """A record of episodes, drops or notes that is not kept; `kind` is `unknown` where its head is gone."""
+
+    shard: str
+    kind: str
+    offset: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Chain:
+    """The rows of one (episode, player) that a shard keeps, in order.
+
+    last   how many are last rows;  flags: 1 terminated, 2 truncated, of the latest action;  ended: the latest row is
+    its last one
+    """
+
+    rows: int = 0
+    last: int = 0
+    flags: int = 0
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class ShardSurvey:
+    """What `examine` found in one file.
+
+    opens        false where nothing of it can be read, or all that could be is gone
+    header       what the file says of itself, {} where that is lost with its copy
+    headless     its header is damaged;  closed: it has a sound footer
+    findings     what is wrong, as `check_shard` names it;  tail: bytes of a record that was never finished
+    plans        of its blocks, in order
+    chains       rows that are kept, whether they count or not
+    torn         damaged stretches of which nothing tells what they held
+    keep_bytes   of the blocks that are kept, for an estimate of the new file
+    """
+
+    shard: ShardPath
+    opens: bool = True
+    header: dict[str, Any] = field(default_factory=dict)
+    headless: bool = False
+    closed: bool = False
+    nbytes: int = 0
+    blocks: list[BlockInfo] = field(default_factory=list)
+    plans: list[BlockPlan] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    tail: int = 0
+    starts: list[EpisodeStart] = field(default_factory=list)
+    ends: list[EpisodeEnd] = field(default_factory=list)
+    metas: list[dict[str, Any]] = field(default_factory=list)
+    drops: dict[int, Counter[str]] = field(default_factory=dict)
+    chains: dict[Key, Chain] = field(default_factory=dict)
+    lost_rows: list[LostRows] = field(default_factory=list)
+    lost_values: list[LostValues] = field(default_factory=list)
+    lost_records: list[LostRecord] = field(default_factory=list)
+    torn: int = 0
+    keep_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.shard.name
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a new file has to take its place. An active file without footer is unfinished, not damaged."""
+        return not self.opens or bool(self.findings) or not (self.closed or self.shard.active)
+
+    @property
+    def rows_by_player(self) -> Counter[int]:
+        """Rows that are kept."""
+        out: Counter[int] = Counter()
+        for (_, player), chain in self.chains.items():
+            out[player] += chain.rows
+        return out
+
+
+def examine(
+    shard: ShardPath, schema: Schema, jobs: int = 0, progress: Callable[[int], None] | None = None
+) -> ShardSurvey:
+    """Look at every byte of a shard file; changes nothing. `schema` serves where the file's own copies are lost.
+
+    Raises ShardError for a file of a newer version only, NotThere for one that is gone.
+    """
+    out = ShardSurvey(shard)
+    try:
+        out.nbytes = os.stat(shard.path).st_size
+        reader = ShardReader(shard.path, schema=schema)
+    except FileNotFoundError:
+        raise NotThere(f"there is no shard {shard.path}") from None
+    except ShardError as error:
+        if f"newer than the version {VERSION}" in str(error):
+            raise
+        if not (shard.active and not _any_byte(shard.path)):
+            out.findings.append(Finding("error", "file/open", str(shard.path), None, None, None, str(error)))
+        out.opens = False
+        return out
+    with reader:
+        found = list(check_records(reader))
+        out.findings = [f for f in found if f.severity == "error" and not (shard.active and f.rule in _OF_A_KILL)]
+        out.header, out.closed = reader.header, reader.closed
+        out.headless = any(finding.rule == "file/header" for finding in found)
+        if out.findings or not out.closed:
+            _walk(reader, out)
+        else:
+            out.starts, out.ends, out.metas = reader.episode_starts, reader.episode_ends, reader.metas
+            for player, causes in reader.drops.items():
+                out.drops[player] = Counter(causes)
+        out.blocks = reader.blocks
+        if reader.schema.columns:
+            _plan_blocks(reader, out, jobs or cores(), progress)
+    return out
+
+
+def _any_byte(path: Path) -> bool:
+    """Whether anything but zeros was written."""
+    with path.open("rb") as file:
+        return any(window.strip(b"\0") for window in iter(partial(file.read, 1 << 20), b""))
+
+
+def _walk(reader: ShardReader, out: ShardSurvey) -> None:
+    """The records that are there, whatever the footer says, and what is missing by it."""
+    blocks: list[BlockInfo] = []
+    seen: set[int] = set()
+    runs: Counter[Key] = Counter()
+    file = RecordFile(reader.path, reader.schema)
+    try:
+        file.findings.clear()
+        for envelope, head in file.walk():
+            seen.add(envelope.offset)
+            if envelope.kind == KIND_BLOCK:
+                try:
+                    parsed = parse_head(head, envelope.body_bytes, reader.schema)
+                except ShardError as error:
+                    out.lost_rows.append(LostRows(out.name, None, None, None, {}, str(error)))
+                    continue
+                blocks.append(block_info(len(blocks), envelope, parsed))
+                for player, cause, rows in ((parsed.player, *drop) for drop in parsed.dropped.items()):
+                    out.drops.setdefault(player, Counter())[cause] += rows
+                for episode, _, rows, *_ in parsed.runs.tolist():
+                    runs[episode, parsed.player] += rows
+            elif envelope.kind != KIND_FOOTER:
+                try:
+                    _take(record_of(envelope, head, reader.path), out)
+                except ShardError as error:
+                    kind = KIND_NAMES.get(envelope.kind, "unknown")
+                    out.lost_records.append(LostRecord(out.name, kind, envelope.offset, str(error)))
+        gaps = len(file.findings)
+        out.tail = 0 if out.closed else file.tail_bytes
+    finally:
+        file.close()
+    reader.blocks = blocks
+    missing = gaps + (1 if out.tail and not out.shard.active else 0)
+    if file.footer is None:
+        out.torn += missing
+    else:
+        _told_by_index(file.footer, seen, runs, out)
+
+
+def _told_by_index(footer: Footer, seen: set[int], runs: Counter[Key], out: ShardSurvey) -> None:
+    """Blocks and records that the index lists and that are not there any more."""
+    for offset, kind in footer.records:
+        if offset not in seen:
+            name = KIND_NAMES.get(kind, "unknown")
+            out.lost_records.append(LostRecord(out.name, name, offset, "its bytes are damaged"))
+    gone = [BlockInfo(place, *row) for place, row in enumerate(footer.blocks) if row[0] not in seen]
+    held = {(episode, player): rows for episode, player, rows, _ in footer.episodes}
+    for player in sorted({block.player for block in gone}):
+        mine = [block for block in gone if block.player == player]
+        left = {key: rows - runs[key] for key, rows in held.items() if key[1] == player and rows > runs[key]}
+        for block in mine:
+            causes = out.drops.setdefault(player, Counter())
+            causes.update(block.dropped)
+            # Of several blocks the index gives the episodes of all together.
+            told = {key: rows for key, rows in left.items() if block.episode_min <= key[0] <= block.episode_max}
+            if len(mine) > 1:
+                told = _share(left, block)
+            reason = "its head is damaged; the index tells what it held"
+            out.lost_rows.append(LostRows(out.name, None, player, block.rows, told, reason))
+
+
+def _share(left: dict[Key, int], block: BlockInfo) -> dict[Key, int]:
+    """So many of the rows `left`, which are taken off, as the block had, of episodes that it may have held."""
+    out: dict[Key, int] = {}
+    rows = block.rows
+    for key in sorted(left):
+        if block.episode_min <= key[0] <= block.episode_max and rows:
+            out[key] = min(left[key], rows)
+            rows -= out[key]
+            left[key] -= out[key]
+    return {key: count for key, count in out.items() if count}
+
+
+class _Episodes(msgspec.Struct):
+    starts: list[EpisodeStart] = []
+    ends: list[EpisodeEnd] = []
+
+
+class _Drops(msgspec.Struct):
+    player: int
+    causes: dict[str, int]
+
+
+Record = _Episodes | _Drops | dict[str, Any]
+
+
+def record_of(envelope: Envelope, head: bytes, path: str) -> Record | None:
+    """A record of JSON by its kind, None for a kind that is not known. Raises ShardError."""
+    what = f"{path}: {KIND_NAMES.get(envelope.kind, 'unknown')} record at {envelope.offset:,}"
+    try:
+        if envelope.kind == KIND_EPISODES:
+            return msgspec.convert(unpack_json(envelope.flags, head, what), _Episodes)
+        if envelope.kind == KIND_DROPS:
+            return msgspec.convert(unpack_json(envelope.flags, head, what), _Drops)
+        if envelope.kind == KIND_META:
+            tree: dict[str, Any] = unpack_json(envelope.flags, head, what)
+            return tree
+    except msgspec.ValidationError as error:
+        raise ShardError(f"{what} does not read: {error}") from None
+    return None
+
+
+def _take(record: Record | None, out: ShardSurvey) -> None:
+    if isinstance(record, _Episodes):
+        out.starts += record.starts
+        out.ends += record.ends
+    elif isinstance(record, _Drops):
+        out.drops.setdefault(record.player, Counter()).update(record.causes)
+    elif record is not None:
+        out.metas.append(record)
+
+
+def _plan_blocks(reader: ShardReader, out: ShardSurvey, jobs: int, progress: Callable[[int], None] | None) -> None:
+    hasher = RowHasher(reader.schema)
+
+    def look(block: BlockInfo) -> tuple[BlockPlan, Segments | None]:
+        plan, columns = plan_block(reader, block, hasher)
+        return plan, None if plan.given_up else _segments(reader, block, columns)
+
+    for block, (plan, segments) in zip(reader.blocks, in_order(look, reader.blocks, jobs), strict=True):
+        out.plans.append(plan)
+        out.findings += plan.findings
+        if plan.given_up:
+            out.lost_rows.append(_given_up(reader, out.name, block, plan.given_up))
+        else:
+            out.keep_bytes += block.nbytes
+            out.lost_values += _lost_values(reader, out.name, block, plan)
+        if segments is not None:
+            _chain(segments, out.chains)
+        if progress is not None:
+            progress(block.rows)
+
+
+def _segments(reader: ShardReader, block: BlockInfo, columns: Columns) -> Segments | None:
+    """Rows by episode. Where an earlier recovery lost even `is_last`, from the head alone."""
+    if not columns.keys() >= {*NEEDED, "is_first"}:
+        runs = reader.runs(block.index)
+        zeros = {name: np.zeros(block.rows, bool) for name in ("is_first", "is_last")}
+        episodes = np.repeat(runs["episode"], runs["rows"].astype(np.int64))
+        keys = {"episode": episodes, "step": np.arange(block.rows, dtype=np.uint32)}
+        columns = {**zeros, **keys, **columns}
+    return segments_of("", block.index, block.player, columns, 1 << 16)
+
+
+def _chain(segments: Segments, chains: dict[Key, Chain]) -> None:
+    for place, episode in enumerate(segments.episode):
+        chain = chains.setdefault((episode, segments.player), Chain())
+        chain.rows += segments.rows[place]
+        chain.last += segments.ends[place]
+        chain.ended = segments.ends[place]
+        if segments.flags[place] >= 0:
+            chain.flags = segments.flags[place]
+
+
+def _given_up(reader: ShardReader, name: str, block: BlockInfo, reason: str) -> LostRows:
+    by_key: Counter[Key] = Counter()
+    try:
+        for episode, _, rows, *_ in reader.runs(block.index).tolist():
+            by_key[episode, block.player] += rows
+    except ShardError:
+        pass
+    return LostRows(name, block.index, block.player, block.rows, dict(by_key), reason)
+
+
+def _lost_values(reader: ShardReader, name: str, block: BlockInfo, plan: BlockPlan) -> Iterator[LostValues]:
+    episodes = tuple(reader.runs(block.index)["episode"].tolist()) if plan.lost else ()
+    for column in plan.lost:
+        reasons = [finding.message for finding in plan.findings if finding.column == column]
+        reason = reasons[0] if reasons else "damaged"
+        yield LostValues(name, block.index, block.player, column, block.rows, episodes, reason)
+
+
+def salvage(
+    survey: ShardSurvey,
+    target: Path,
+    header: Mapping[str, Any],
+    schema: Schema,
+    *,
+    starts: Sequence[EpisodeStart] = (),
+    ends: Sequence[EpisodeEnd] = (),
+) -> None:
+    """Write a sound file at `target`, which does not exist: what `survey` found whole, behind `header`. It is durable
+    when this returns, and closed unless it stands in for an active one.
+
+    starts, ends  records in place of those that were lost; starts go before all blocks, ends behind
+
+    Raises ShardError when a block that could be read then cannot be read now, NoSpace, WriteFailed.
+    """
+    closes = not survey.shard.active
+    if not survey.opens:
+        with ShardWriter(target, schema, header) as writer:
+            writer.append_episodes(starts, ends)
+            _finish(writer, closes)
+        return
+    with ShardReader(survey.shard.path, schema=schema) as reader:
+        reader.blocks = survey.blocks
+        with ShardWriter(target, reader.schema, header) as writer:
+            writer.append_episodes(starts)
+            _copy_records(reader, survey, writer)
+            writer.append_episodes(ends=ends)
+            _finish(writer, closes)
+
+
+def _finish(writer: ShardWriter, closes: bool) -> None:
+    if closes:
+        writer.close()
+    else:
+        writer.sync()
+        writer.abandon()
+
+
+def _copy_records(reader: ShardReader, survey: ShardSurvey, writer: ShardWriter) -> None:
+    """Blocks and records in the order of the file, then the drops of blocks that are given up."""
+    hasher, encoder = RowHasher(reader.schema), BlockEncoder(reader.schema)
+    place = {block.offset: block.index for block in survey.blocks}
+    told: dict[int, Counter[str]] = {}
+    file = RecordFile(reader.path, reader.schema)
+    try:
+        for envelope, head in file.walk():
+            index = place.get(envelope.offset)
+            if index is not None:
+                plan = survey.plans[index]
+                if plan.given_up:
+                    continue
+                block, done = mend_block(reader, plan, hasher, encoder)
+                if done.lost != plan.lost:
+                    raise ShardError(f"{reader.path} block {index}: it could be read before; run expkit recover again")
+                writer.append_block(block)
+                told.setdefault(block.player, Counter()).update(block.dropped)
+            elif envelope.kind in (KIND_EPISODES, KIND_META, KIND_DROPS):
+                try:
+                    _put(record_of(envelope, head, reader.path), writer, told)
+                except ShardError:
+                    continue
+    finally:
+        file.close()
+    for player, causes in survey.drops.items():
+        left = causes - told.get(player, Counter())
+        if left:
+            writer.append_drops(player, left)
+
+
+def _put(record: Record | None, writer: ShardWriter, told: dict[int, Counter[str]]) -> None:
+    if isinstance(record, _Episodes):
+        writer.append_episodes(record.starts, record.ends)
+    elif isinstance(record, _Drops):
+        writer.append_drops(record.player, record.causes)
+        told.setdefault(record.player, Counter()).update(record.causes)
+    elif record is not None:
+        writer.append_meta(record)
+
+
+def writer_of(shard: ShardPath, episode: int | None) -> int | None:
+    """The writer of rows: by their episode, else whose folder the shard is in."""
+    return shard.writer if episode is None else episode >> WRITER_BITS
