@@ -10,7 +10,7 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.options import Json, complete_runs, near
-from expkit.errors import ExpkitError, NotThere
+from expkit.errors import ExpkitError, NewerFormat, NotThere
 from expkit.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -22,7 +22,13 @@ EXAMPLES = (
     ("expkit list sample_data --json", "the same for a script"),
 )
 
-STATE_STYLES = {"recording": "bold green", "closed": "", "killed": "bold red", "damaged": "bold red"}
+STATE_STYLES = {
+    "recording": "bold green",
+    "closed": "",
+    "killed": "bold red",
+    "damaged": "bold red",
+    "newer": "bold red",
+}
 
 
 def list_(
@@ -41,6 +47,8 @@ def list_(
     found = [_describe(path) for path in find_runs(root)]
     if json:
         output.write_json({"schema": "expkit.list/1", "folder": root, "runs": found})
+        if _newer(found):
+            raise typer.Exit(NewerFormat.exit_code)
         return
     if not found:
         output.line(f"no runs in {root}")
@@ -61,11 +69,19 @@ def list_(
     total = sum(run["bytes"] or 0 for run in found)
     rows = sum(run["rows"] or 0 for run in found)
     output.line((f"{len(found)} run{'s' * (len(found) != 1)}, {rows:,} rows, {format_size(total)}", "dim"))
+    if newer := _newer(found):
+        more = f" ({len(newer) - 1} more of the runs are newer, too)" if len(newer) > 1 else ""
+        raise NewerFormat(newer[0] + more)
     output.hint(f"expkit inspect {found[-1]['run']}")
 
 
+def _newer(found: list[dict[str, Any]]) -> list[str]:
+    """What there is to say of each run that only a later expkit can read."""
+    return [run["error"] for run in found if run["state"] == "newer"]
+
+
 def _describe(path: Path) -> dict[str, Any]:
-    """One run for JSON; one that cannot be read is `damaged` and says why, it does not hide the others."""
+    """One run for JSON; one that cannot be read is `damaged`, or `newer`, and says why, it does not hide the others."""
     from expkit.runs.read import open_run
 
     try:
@@ -73,7 +89,8 @@ def _describe(path: Path) -> dict[str, Any]:
             return _read(path, run)
     except (ExpkitError, OSError) as error:
         nothing = dict.fromkeys(("id", "source", "episodes", "rows", "bytes", "shards", "created_ns", "age_seconds"))
-        return {"run": path, "state": "damaged", **nothing, "players": [], "policies": [], "error": str(error)}
+        state = "newer" if isinstance(error, NewerFormat) else "damaged"
+        return {"run": path, "state": state, **nothing, "players": [], "policies": [], "error": str(error)}
 
 
 def _read(path: Path, run: Run) -> dict[str, Any]:

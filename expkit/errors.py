@@ -12,6 +12,7 @@
     ├── MemoryBudget    (ValueError)        2   `--memory` cannot hold what was asked for
     ├── CheckFailed     (ValueError)        4   the check that was asked for failed
     │   ├── ShardError                      4   bytes of a shard file are not what the format promises
+    │   │   └── NewerFormat                 4   a file is sound, and written by a later expkit
     │   └── GameError                       4   a recorded game breaks the rules of its game
     ├── RowsLost        (RuntimeError)      3   finished, but rows were lost
     ├── BufferClosed    (RuntimeError)      1   add or drain after close
@@ -91,6 +92,10 @@ class CheckFailed(ExpkitError, ValueError):
 
 class ShardError(CheckFailed):
     """Bytes of a shard file are not what the format promises: magic, version, checksum, bounds."""
+
+
+class NewerFormat(ShardError):
+    """A shard file is sound, but of a version of the format, or with a flag, that this expkit does not know."""
 
 
 class GameError(CheckFailed):

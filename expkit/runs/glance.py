@@ -45,8 +45,8 @@ def _has_header(handle: int) -> bool:
     data = os.pread(handle, _FIRST_READ, 0)
     if len(data) < FILE_HEADER.size:
         return False
-    magic, version, _, json_bytes, crc = FILE_HEADER.unpack_from(data)
-    if magic != FILE_MAGIC or version != VERSION or json_bytes > MAX_JSON:
+    magic, version, flags, json_bytes, crc = FILE_HEADER.unpack_from(data)
+    if magic != FILE_MAGIC or version != VERSION or flags or json_bytes > MAX_JSON:
         return False
     end = FILE_HEADER.size + json_bytes
     if end > len(data):

@@ -17,7 +17,7 @@ import numpy as np
 
 from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
-from expkit.errors import CheckFailed, NotThere, SchemaError, ShardError
+from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, ShardEntry, info_from_header
@@ -42,13 +42,16 @@ class Run:
     """A recorded run. Batches are `dict[str, ndarray]` of logical arrays that lead with the rows; a nullable field
     comes with `valid:NAME`, false where nothing was given. Checksums are verified on every read."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, guarded: bool = True):
+        """`guarded` keeps rewritten shards from being deleted while the run is open. Maintenance itself, by whose lock
+        nobody else deletes, does without."""
         if not path.is_dir() or not is_run(path):
             what = "no run there" if path.exists() else "no such folder"
             raise NotThere(f"{path}: {what}; see expkit list")
         self.path = path
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._lock = ReaderLock(path)
+        self._guarded = guarded
         self.refresh()
 
     def refresh(self) -> None:
@@ -58,7 +61,8 @@ class Run:
         self._readers.clear()
         for name in ("info", "counters", "index", "shards", "last_rows", "_episodes"):
             self.__dict__.pop(name, None)
-        self._lock.renew()
+        if self._guarded:
+            self._lock.renew()
         # In this order: a shard that is published in between is then seen under its new name, never missed.
         self.live_writers = live_writers(self.path)
         found = [shard for shard in list_shards(self.path) if not _is_unborn(shard)]
@@ -88,6 +92,8 @@ class Run:
             for shard in range(len(self.shard_paths)):
                 try:
                     return info_from_header(self.reader(shard))
+                except NewerFormat:
+                    raise
                 except ShardError:
                     continue
             raise
@@ -172,9 +178,8 @@ class Run:
         """All shards that can be read at all, with the rows that count. See `expkit validate` for the others."""
         out = []
         for position, shard in enumerate(self.shard_paths):
-            try:
-                reader = self.reader(position)
-            except ShardError:
+            reader = self.reader_or_none(position)
+            if reader is None:
                 out.append(ShardEntry(shard.name, shard.path, 0, shard.path.stat().st_size, False))
                 continue
             rows = sum(block.rows for block in self._visible(position, reader))
@@ -202,9 +207,12 @@ class Run:
         return RunIndex.build(self.blocks(unreadable="skip"))
 
     def reader_or_none(self, position: int) -> ShardReader | None:
-        """The reader of a shard, None for one that cannot be opened at all."""
+        """The reader of a shard, None for one that is damaged so that it cannot be opened at all. Raises NewerFormat
+        for one that is sound: its rows are there, and to leave them out unasked would be wrong."""
         try:
             return self.reader(position)
+        except NewerFormat:
+            raise
         except ShardError:
             return None
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.errors import NotThere, ShardError
+from expkit.errors import NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.layout import ShardPath, list_shards
@@ -70,7 +70,7 @@ class Superseding:
     @classmethod
     def read(cls, shards: Iterable[ShardPath]) -> Superseding:
         """From the headers of the published generation shards among `shards`. One that cannot be read says nothing;
-        validation reports it."""
+        validation reports it. Raises NewerFormat."""
         ranges: dict[int, Ranges] = {}
         retired: set[str] = set()
         for shard in shards:
@@ -80,6 +80,8 @@ class Superseding:
                 with ShardReader(shard.path) as reader:
                     ranges.setdefault(shard.generation, []).extend(superseded_by(reader))
                     retired.update(_names(reader.header.get("retires")))
+            except NewerFormat:
+                raise  # what it supersedes would be counted twice
             except (ShardError, NotThere):
                 continue
         return cls([_layer(generation, found) for generation, found in ranges.items() if found], frozenset(retired))

@@ -1,8 +1,8 @@
 """Everything about a shard file that can be checked from the file alone, as a stream of findings.
 
-Rules: file/open, file/header, file/schema, file/trailer, file/footer, file/record, file/tail, file/sequence,
-file/block, file/checksum, file/column, file/index, file/order, file/statistics, file/digest, file/lost-values,
-file/unknown-kind.
+Rules: file/open, file/version, file/header, file/schema, file/trailer, file/footer, file/record, file/tail,
+file/sequence, file/block, file/checksum, file/column, file/index, file/order, file/statistics, file/digest,
+file/lost-values, file/unknown-kind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from os import PathLike
 
 import numpy as np
 
-from expkit.errors import ShardError
+from expkit.errors import NewerFormat, ShardError
 from expkit.formats.shard.blocks import BlockHead, BlockInfo, parse_head
 from expkit.formats.shard.digest import RowHasher, sum_by_run, zeros_for
 from expkit.formats.shard.encode import statistics_of_values
@@ -44,7 +44,8 @@ def check_shard(path: str | PathLike[str], deep: bool = True, schema: Schema | N
 
 
 def cannot_open(path: str | PathLike[str], error: ShardError) -> Finding:
-    return Finding("error", "file/open", str(path), None, None, None, str(error))
+    rule = "file/version" if isinstance(error, NewerFormat) else "file/open"
+    return Finding("error", rule, str(path), None, None, None, str(error))
 
 
 def check_records(reader: ShardReader) -> Iterator[Finding]:

@@ -169,7 +169,7 @@ class RecordFile:
         form = f"format version {version}" + (f" with flags {flags:#x}" if flags else "")
         return (
             f"{self.path} is in {form}, written by {f'expkit {told}' if known else 'a newer expkit'}; this is expkit "
-            f"{__version__}, which reads version {VERSION}: update it{f' to {told} or later' if known else ''}"
+            f"{__version__}, which reads version {VERSION}: update expkit{f' to {told} or later' if known else ''}"
         )
 
     def trailer(self) -> tuple[int, int] | None:
