@@ -98,8 +98,12 @@ class BackgroundCollector:
     def flush(self) -> None:
         """Everything committed before the call is durable when it returns. Raises what stopped the writing."""
         self.shards.check()
-        self._drain_partial()
-        self.writer.sync()
+        try:
+            self._drain_partial()
+            self.writer.sync()
+        except Exception as error:
+            self.shards.fail(error)  # rows that were taken and not written are gone: nobody records on over the gap
+            raise
 
     def stats(self) -> CollectorStats:
         return self.shards.stats()
@@ -124,6 +128,8 @@ class BackgroundCollector:
                 self._drain_partial()
                 self._tell_last_drops()
                 self.writer.append_episodes(self.shards.take_starts(), self.shards.remaining_ends())
+            if failure is not None:
+                self.writer.ledger.lost += self.writer.ledger.unaccounted()
             self.writer.close()
         except (OSError, ExpkitError) as error:
             self.writer.abandon()
@@ -209,7 +215,13 @@ class BackgroundCollector:
             self.writer.ledger.drop(player, cause, count)
         # One hold of the writer's lock: another thread that took the starts has then written them, too.
         with self.writer.lock:
-            self.writer.append(encoded, starts=self.shards.take_starts(), last_rows=last_rows)
+            starts = self.shards.take_starts()
+            try:
+                self.writer.append_episodes(starts, ())
+            except BaseException:
+                self.shards.put_back(starts)  # other threads may still write rows of these episodes
+                raise
+            self.writer.append(encoded, last_rows=last_rows)
             self.writer.append_episodes((), self.shards.account(lane, rows + sum(dropped.values())))
             self.writer.rotate_if_full()
 

@@ -142,6 +142,11 @@ class ShardedCollector:
             starts, self._starts = self._starts, []
             return starts
 
+    def put_back(self, starts: Sequence[EpisodeStart]) -> None:
+        """Episodes that were taken and could not be written."""
+        with self._lock:
+            self._starts[:0] = starts
+
     def account(self, lane: Lane, rows: int) -> list[EpisodeEnd]:
         """`rows` of the lane are written or dropped; returns the episode ends that are complete by that."""
         with self._lock:

@@ -138,28 +138,30 @@ class RunWriter:
         guard: DiskGuard | None = None,
     ):
         self.run = run
-        self.info = read_run_info(run)
-        check_same(run, self.info, schema, players)
         self.schema = schema
         self.limits = limits or ShardLimits()
         self.sync_policy = sync
         self.guard = guard or DiskGuard()
-        self.guard.start(run)
-        self.writer, self._lock_file = writer if isinstance(writer, tuple) else lock_writer(run, writer)
+        held = writer if isinstance(writer, tuple) else None
         try:
+            self.info = read_run_info(run)
+            check_same(run, self.info, schema, players)
+            self.guard.start(run)
+            self.writer, self._lock_file = held = lock_writer(run, writer) if not isinstance(writer, tuple) else writer
             self.ledger = Ledger(run, self.writer, players)
             self._number = next_shard_number(run, self.writer)
             with DiskErrors(run, "make a folder for shards"):
                 make_folder(shard_file(run, self.writer, 0).parent)
         except BaseException:
-            self._lock_file.release()
+            if held is not None:
+                held[1].release()
             raise
         self.lock = threading.RLock()
         self._shard: ShardWriter | None = None
         self._shard_path = Path()
         self._shard_begun = 0.0
         self._open_episodes: dict[int, EpisodeStart] = {}
-        self._dirty = False
+        self._synced = 0  # bytes of the active shard that are durable
         self._closed = False
         self.closed_bytes = 0
         self.last_rows = 0
@@ -180,7 +182,6 @@ class RunWriter:
             shard = self._active()
             with self._disk_errors():
                 shard.append_block(block)
-            self._dirty = True
             self.ledger.written[block.player] += block.rows
             self.last_rows += last_rows
             if self.sync_policy == "block":
@@ -204,7 +205,6 @@ class RunWriter:
             shard = self._active()
             with self._disk_errors():
                 shard.append_episodes(starts, ends)
-            self._dirty = True
             for start in starts:
                 self._open_episodes[start.episode] = start
             for end in ends:
@@ -216,7 +216,6 @@ class RunWriter:
             shard = self._active()
             with self._disk_errors():
                 shard.append_drops(player, dict(causes))
-            self._dirty = True
 
     def append_meta(self, data: dict[str, Any]) -> None:
         """A record of the run's own: annotations, policies, discarded episodes."""
@@ -224,7 +223,6 @@ class RunWriter:
             shard = self._active()
             with self._disk_errors():
                 shard.append_meta(data)
-            self._dirty = True
 
     def add_policy(self, policy: PolicyInfo) -> int:
         """The policy's row in the run's table, added when it is new."""
@@ -244,21 +242,29 @@ class RunWriter:
     def sync(self) -> None:
         """Everything appended before the call is on the disk when it returns. Raises NoSpace, OSError."""
         with self.lock:
-            if self._shard is None or not self._dirty:
+            shard = self._shard
+            # What another thread is just syncing is not durable yet: it counts when that is done.
+            if shard is None or self._synced >= shard.nbytes:
                 return
-            mark = self.ledger.written.copy()
-            handle = os.dup(self._shard.fileno())
-            self._dirty = False
+            shard.check_trusted()
+            mark, upto = self.ledger.written.copy(), shard.nbytes
+            with self._disk_errors():
+                # The system tells of an error once for each time the file was opened. Opened anew, so that a shard
+                # which is published meanwhile hears of it through its own descriptor.
+                handle = disk().open_existing(self._shard_path)
         # Outside the lock: a drain thread goes on appending while the disk works.
         try:
             with self._disk_errors():
                 disk().sync(handle, data_only=True)
         except BaseException:
-            self._dirty = True
+            shard.distrust()
             raise
         finally:
             os.close(handle)
-        self._raise_durable(mark)
+        with self.lock:
+            if self._shard is shard:
+                self._synced = max(self._synced, upto)
+            self._raise_durable(mark)
 
     def tick(self) -> None:
         """What is due: the disk guard, requests from commands, shards too old. Called every flush interval."""
@@ -282,10 +288,11 @@ class RunWriter:
             with self._disk_errors():
                 shard.close()
                 published = shard_file(self.run, self.writer, self._number)
-                disk().rename(self._shard_path, published)
+                if self._shard_path != published:  # else an earlier try came as far as this
+                    disk().rename(self._shard_path, published)
+                    self._shard_path = published
                 disk().sync_folder(published.parent)
             self._shard = None
-            self._dirty = False
             self.closed_bytes += shard.nbytes
             self._number += 1
             self._raise_durable(self.ledger.written)
@@ -309,6 +316,8 @@ class RunWriter:
         """Let go after an error that keeps the shard from being published: what is written stays as it is."""
         with self.lock:
             self._closed = True
+            if self._shard is not None:
+                self._shard.abandon()
             self._lock_file.release()
 
     def _raise_durable(self, mark: np.ndarray) -> None:
@@ -322,6 +331,7 @@ class RunWriter:
             self._shard_path = shard_file(self.run, self.writer, self._number, active=True)
             with self._disk_errors():
                 self._shard = self._begin_shard(self._shard_path)
+            self._synced = self._shard.nbytes
             self._shard_begun = time.monotonic()
             self.shards += 1
         return self._shard

@@ -115,6 +115,7 @@ class ShardWriter:
         self.rows_by_player: dict[int, int] = {}
         self.dropped: dict[int, dict[str, int]] = {}
         self.closed = False
+        self._distrusted = False
         self._sequence = 0
         self._index: list[list[Any]] = []
         self._records: list[list[int]] = []
@@ -240,11 +241,27 @@ class ShardWriter:
         """Everything appended is with the operating system already; kept for symmetry with other writers."""
 
     def sync(self) -> None:
-        """Make everything appended durable (fdatasync). Raises NoSpace, WriteFailed."""
+        """Make everything appended durable (fdatasync). Raises NoSpace, WriteFailed, and after it failed once always
+        WriteFailed."""
+        self.check_trusted()
         try:
             disk().sync(self._fd, data_only=True)
         except OSError as error:
+            self.distrust()
             raise _failed(error, "make the shard durable", self.name) from None
+
+    def distrust(self) -> None:
+        """A sync of the file failed. The system takes the pages it could not write for clean and a later sync would
+        report nothing, so none is tried."""
+        self._distrusted = True
+
+    def check_trusted(self) -> None:
+        """Raises WriteFailed after a sync of the file has failed."""
+        if self._distrusted:
+            raise WriteFailed(
+                f"{self.name}: an earlier sync failed, what was written before it may be gone; "
+                "check the disk, then see expkit recover"
+            )
 
     @property
     def digests(self) -> dict[tuple[int, int], tuple[int, int]]:
@@ -252,9 +269,11 @@ class ShardWriter:
         return {key: (rows, digest) for key, (rows, digest) in self._episodes.items()}
 
     def close(self) -> None:
-        """Write footer and trailer, make the file durable and close it. A second call does nothing."""
-        if self.closed:
+        """Write footer and trailer, make the file durable and close it. A second call does nothing. Raises NoSpace
+        and may then be called again, or WriteFailed."""
+        if self.closed and not self._distrusted:
             return
+        self.check_trusted()
         footer = {
             "header": self.header,
             "blocks": self._index,

@@ -26,7 +26,7 @@ class FaultyDisk(Disk):
 
     fault   an error of ERRORS, raised instead of the operation; `short`: half of the bytes are written and told;
             `torn-ENOSPC`, …: half of the bytes are written, then the error is raised
-    lasting the operations after it of the same kinds fail as well, as on a full disk
+    lasting all writes after it fail as well, as on a full disk
     """
 
     def __init__(
@@ -50,13 +50,16 @@ class FaultyDisk(Disk):
         with self._lock:
             number = len(self.seen)
             self.seen.append(kind)
-            strikes = number == self.at or (self.lasting and number > self.at >= 0)
+            strikes = number == self.at or (self.lasting and number > self.at >= 0 and kind in WRITES)
+            strikes &= self.fault != "short" or kind in WRITES
             self.struck += strikes
             return strikes
 
     def _fail(self, kind: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         fault = self.fault.removeprefix("torn-")
-        if kind in WRITES and self.fault != fault or fault == "short":
+        if kind == "sync" and isinstance(self.inner, LoggedDisk):
+            self.inner.sync_failed(args[0])
+        if kind in WRITES and (fault != self.fault or fault == "short"):
             done = getattr(self.inner, kind)(*_halved(kind, args), **options)
             if fault == "short":
                 return done
@@ -87,8 +90,8 @@ for _kind in OPERATIONS:
 class Operation:
     """One thing that happened below the root.
 
-    kind    write, truncate, sync: of file `node` · names: `names` change, `folder` is where that is made to last ·
-            sync_folder: of folder `node` · note: `data` is what the workload had to say
+    kind    write, truncate, sync, sync_failed: of file `node` · names: `names` change, `folder` is where that is made
+            to last · sync_folder: of folder `node` · note: `data` is what the workload had to say
     names   (folder, name) -> the node it stands for from now on, None for nothing
     """
 
@@ -247,6 +250,14 @@ class LoggedDisk(Disk):
             node = self._file(handle)
             if node is not None:  # the real sync would tell nothing, and costs a hundred times the rest
                 self._add(Operation("sync", node))
+
+    def sync_failed(self, handle: int) -> None:
+        """A sync failed, after which the system takes the pages for clean: no later one writes them."""
+        with self._lock:
+            self._look_at_maps()
+            node = self._file(handle)
+            if node is not None:
+                self._add(Operation("sync_failed", node))
 
     def map(self, handle: int, length: int, offset: int) -> mmap.mmap:
         with self._lock:

@@ -4,7 +4,12 @@ from functools import partial
 
 import pytest
 from crash_machine import crash_recording
+from crash_states import crash_states
+from disk import LoggedDisk
 from recordings import record_on, record_parts
+
+from expkit.files import using
+from expkit.runs.locks import lock_writer
 
 
 def test_a_recording_survives_a_crash_after_any_operation(tmp_path, tell):
@@ -19,3 +24,21 @@ def test_a_recording_survives_a_crash_after_any_operation(tmp_path, tell):
 def test_longer_recordings_survive_a_crash_after_any_operation(tmp_path, tell, sync):
     record = partial(record_parts, parts=40, sync=sync, drain_threads=2, flush_interval=0.02)
     tell(str(crash_recording(tmp_path, record, cuts=8, resume=record_on)))
+
+
+def test_a_writers_number_is_taken_for_good(tmp_path):
+    """Episodes are numbered by it: taken twice, two games would share a number."""
+    live = tmp_path / "live"
+    (live / "locks").mkdir(parents=True)
+    disk = LoggedDisk(live)
+    with using(disk):
+        assert lock_writer(live)[0] == 0
+    *_, last = crash_states(disk, cuts=1)
+    assert last.kind == "power"
+    last.build(tmp_path / "cut")
+    assert lock_writer(tmp_path / "cut")[0] == 1
+
+
+def test_a_writers_number_is_taken_in_a_copy_without_locks(tmp_path):
+    (tmp_path / "shards" / "w0").mkdir(parents=True)
+    assert lock_writer(tmp_path)[0] == 1
