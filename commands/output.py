@@ -118,6 +118,11 @@ def line(*pieces: Piece, indent: int = 0) -> None:
     render(text(" " * indent, *pieces) if indent else text(*pieces))
 
 
+def raw(content: str) -> None:
+    """Text of a format that is not for people, as it is: never wrapped, never styled."""
+    _write(content)
+
+
 def blank() -> None:
     _write("\n")
 

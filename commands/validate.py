@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,20 +11,27 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.options import Json, RunPaths, expand, is_shard
-from expkit.errors import ExpkitError, UsageError
+from expkit.errors import CheckFailed, NewerFormat, NotThere, UsageError
 
 if TYPE_CHECKING:
-    from expkit.commands.validate_report import Checked
+    from expkit.commands.validate_report import Checked, Limit
+    from expkit.runs.expectations import Expectation
+    from expkit.runs.finding import Finding, Severity
+    from expkit.runs.read import Run
     from expkit.runs.validate import Level
 
 EXAMPLES = (
     ("expkit validate sample_data/run", "every checksum and every rule; many runs, folders and globs work too"),
     ("expkit validate sample_data/damaged --fail-on never", "what a damaged run looks like"),
     ("expkit validate sample_data --quick --fail-on never", "headers, footers, manifest and ledger only"),
-    ("expkit validate sample_data/run --format json", "for a script; --format github for a workflow"),
+    ("expkit validate sample_data/run --expect 'episodes >= 3' --expect 'lost == 0'", "and what you need of it"),
+    ("expkit validate sample_data/run --format json", "for a script; github and junit for a build"),
 )
 
-_FAIL_ON = {"error": ("error",), "warn": ("error", "warn"), "never": ()}
+_FAIL_ON: dict[str, tuple[Severity, ...]] = {"error": ("error",), "warn": ("error", "warn"), "never": ()}
+_FORMATS = ("text", "json", "github", "junit")
+_TEXT_FINDINGS = 100
+_WORTH_A_BAR = 100_000_000  # bytes of shards: some five seconds
 
 
 def validate(
@@ -31,31 +40,73 @@ def validate(
     fail_on: Annotated[
         str, typer.Option("--fail-on", metavar="error|warn|never", help="What makes the exit code 4.")
     ] = "error",
-    format: Annotated[str, typer.Option("--format", metavar="text|json|github", help="How to list findings.")] = "text",
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--expect",
+            metavar="EXPR",
+            help="An error unless each run meets it, as 'episodes >= 200' or 'bytes <= 10GiB'; can be repeated. Names: "
+            "rows, steps, players, shards, bytes, bytes_per_row; produced, written, dropped, rejected, lost, pruned, "
+            "quarantined; episodes, won, terminated, truncated, interrupted, mean_length.",
+        ),
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="text|json|github|junit", help="How to list findings.")
+    ] = "text",
+    max_findings: Annotated[
+        int | None,
+        typer.Option(
+            "--max-findings",
+            metavar="N",
+            min=0,
+            help="List at most N, errors first; 0 lists all. As text 100 when not given, else all. All are counted.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", min=0, help="Threads that read and decode; 0: one a core.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Check checksums, structure and the ledger; list every finding."""
-    from expkit.commands.validate_report import as_json, print_findings, print_summary
+    from expkit.commands.validate_formats import print_github, print_junit
+    from expkit.commands.validate_report import Limit, as_json, print_findings, print_omitted, print_summary
+    from expkit.runs.expectations import parse_expectation
 
     if fail_on not in _FAIL_ON:
         raise UsageError(f"--fail-on '{fail_on}' is not understood; use error, warn or never")
-    if format not in ("text", "json", "github"):
-        raise UsageError(f"--format '{format}' is not understood; use text, json or github")
-    json = json or format == "json"
+    if format not in _FORMATS:
+        raise UsageError(f"--format '{format}' is not understood; use text, json, github or junit")
+    if json and format in ("github", "junit"):
+        raise UsageError(f"--json and --format {format} are two formats; leave one out")
+    format = "json" if json else format
+    expectations = [parse_expectation(text) for text in expect or []]
     level: Level = "full" if full else "quick"
     targets = _targets(paths)
+    for target in targets:
+        if expectations and target.is_file():
+            raise UsageError(f"--expect is about runs, and {target} is a shard file; name its run")
+    limit = Limit((_TEXT_FINDINGS if format == "text" else 0) if max_findings is None else max_findings)
     checked = []
     for target in targets:
-        one = _check(target, level)
+        one = _check(target, level, jobs, expectations, limit)
         checked.append(one)
-        if not json:
-            print_findings(one, github=format == "github", named=len(targets) > 1)
-    failing = [f for one in checked for f in one.findings if f.severity in _FAIL_ON[fail_on]]
-    code = 4 if failing else 3 if any(one.killed_with_losses for one in checked) else 0
-    if json:
-        output.write_json(as_json(checked, level, ok=not failing, code=code))
-    elif format == "text":
-        print_summary(checked, code)
+        if format == "text":
+            print_findings(one, named=len(targets) > 1)
+        elif format == "github":
+            print_github(one)
+        if format in ("text", "github"):
+            one.findings.clear()
+    failing = _FAIL_ON[fail_on]
+    failed = any(one.count(severity) for one in checked for severity in failing)
+    code = 4 if failed else 3 if any(one.killed_with_losses for one in checked) else 0
+    if format == "json":
+        output.write_json(as_json(checked, level, ok=not failed, code=code))
+    elif format == "junit":
+        print_junit(checked, level, failing, expected=bool(expectations))
+    else:
+        print_omitted(checked, github=format == "github")
+        if format == "text":
+            print_summary(checked, code)
     raise typer.Exit(code)
 
 
@@ -76,22 +127,43 @@ def _targets(paths: list[str]) -> list[Path]:
     return list(dict.fromkeys(targets))
 
 
-def _check(target: Path, level: Level) -> Checked:
+def _check(target: Path, level: Level, jobs: int, expectations: list[Expectation], limit: Limit) -> Checked:
     from expkit.commands.validate_report import Checked
     from expkit.runs.finding import Finding
     from expkit.runs.read import open_run
-    from expkit.runs.summary import balance
-    from expkit.runs.validate import validate_run, validate_shard
+    from expkit.runs.validate import validate_shard
 
-    if target.is_file():
-        findings, rows = validate_shard(target, level)
-        return Checked(target, rows, "closed", findings)
-    with open_run(target) as run:
-        one = Checked(target, 0, run.state)
+    one = Checked(target)
+    with limit.keeping(one) as keep:
+        if target.is_file():
+            findings, one.rows = validate_shard(target, level, jobs)
+            for finding in findings:
+                keep(finding)
+            return one
         try:
-            one.findings = list(validate_run(run, level))
-            one.rows = len(run)
-            one.balance = balance(run) or []
-        except ExpkitError as error:
-            one.findings.append(Finding(severity="error", rule="run/unreadable", message=str(error)))
-        return one
+            with open_run(target) as run:
+                one.state = run.state
+                for finding in _findings(run, one, level, jobs, expectations):
+                    keep(finding)
+        except NewerFormat as error:
+            keep(Finding(severity="error", rule="file/version", message=str(error)))
+        except (CheckFailed, NotThere) as error:
+            keep(Finding(severity="error", rule="run/unreadable", message=str(error)))
+    return one
+
+
+def _findings(run: Run, one: Checked, level: Level, jobs: int, expectations: list[Expectation]) -> Iterator[Finding]:
+    """Of one run; fills in what there is to tell of it."""
+    from expkit.commands.progress import Progress
+    from expkit.runs.expectations import check_expectations
+    from expkit.runs.summary import balance, listed_rows
+    from expkit.runs.validate import validate_run
+
+    long = level == "full" and sum(shard.path.stat().st_size for shard in run.shard_paths) >= _WORTH_A_BAR
+    with Progress(f"validating {one.path}") if long else nullcontext() as progress:
+        yield from validate_run(run, level, jobs, None if progress is None else progress.update)
+    with suppress(NewerFormat):  # as was found
+        listed = listed_rows(run) if level == "quick" else None
+        one.rows = len(run) if listed is None else sum(listed.values())
+        one.balance = balance(run, listed) or []
+    yield from check_expectations(run, expectations)

@@ -1,67 +1,104 @@
-"""How the findings of `expkit validate` are told: lines, workflow commands of GitHub, JSON."""
+"""How the findings of `expkit validate` are told to people and scripts: lines and JSON. See validate_formats for what
+build services read."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from expkit.commands import output, session
-from expkit.runs.finding import Finding
+from expkit.runs.finding import Finding, Severity
 from expkit.runs.summary import Balance
 
+SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
 _STYLES = {"error": "bold red", "warn": "bold yellow", "info": "dim"}
-_LIMIT = 1000
 
 
 class Checked(msgspec.Struct):
-    """What came of one run or shard file."""
+    """What came of one run or shard file.
+
+    findings   those that are listed, in the order they were found
+    counts     of all, by (family of the rule, severity)
+    omitted    how many are not listed
+    """
 
     path: Path
     rows: int = 0
     state: str = "closed"
     findings: list[Finding] = []
+    counts: Counter[tuple[str, Severity]] = msgspec.field(default_factory=Counter)
+    omitted: int = 0
     balance: list[Balance] = []
 
     def total(self, name: str) -> int:
         return sum(getattr(player, name) for player in self.balance)
+
+    def count(self, severity: Severity) -> int:
+        return sum(count for (_, of), count in self.counts.items() if of == severity)
 
     @property
     def killed_with_losses(self) -> bool:
         return self.state == "killed" and any(player.lost > 0 for player in self.balance)
 
 
-def print_findings(one: Checked, github: bool, named: bool) -> None:
-    shown = [f for f in one.findings if f.severity != "info" or session.current().verbosity or len(one.findings) < 20]
-    for finding in shown[:_LIMIT]:
-        if github:
-            _print_github(one.path, finding)
-            continue
+class Limit:
+    """Of how many findings to list, over all runs; 0 for all. Errors go before warnings before notes, and no more
+    than three times as many are held at any time."""
+
+    def __init__(self, findings: int):
+        self._left = findings or None
+
+    @contextmanager
+    def keeping(self, one: Checked) -> Iterator[Callable[[Finding], None]]:
+        """Gives what takes the findings of `one`; at the end those to list are in it."""
+        kept: dict[Severity, list[tuple[int, Finding]]] = {severity: [] for severity in SEVERITIES}
+        seen = 0
+
+        def keep(finding: Finding) -> None:
+            nonlocal seen
+            one.counts[finding.family, finding.severity] += 1
+            mine = kept[finding.severity]
+            if self._left is None or len(mine) < self._left:
+                mine.append((seen, finding))
+            seen += 1
+
+        yield keep
+        chosen = [entry for severity in SEVERITIES for entry in kept[severity]]
+        if self._left is not None:
+            chosen = chosen[: self._left]
+            self._left -= len(chosen)
+        one.findings = [finding for _, finding in sorted(chosen, key=lambda entry: entry[0])]
+        one.omitted = seen - len(chosen)
+
+
+def print_findings(one: Checked, named: bool) -> None:
+    """One line each; `named` for findings of several runs."""
+    for finding in one.findings:
         where = f"{one.path} " if named else ""
         output.line(
             (f"{finding.severity.upper():<5} ", _STYLES[finding.severity]),
             f"{finding.rule:<16} ",
             (f"{where}{finding.where}".strip(), "bold"),
             ": " if finding.where or where else "",
-            finding.message,
+            " ".join(finding.message.splitlines()),
         )
-    if len(shown) > _LIMIT:
-        output.line((f"      … and {len(shown) - _LIMIT:,} more; --json lists all", "dim"))
 
 
-def _print_github(path: Path, finding: Finding) -> None:
-    """A workflow command that GitHub shows beside the run."""
-    kind = {"error": "error", "warn": "warning", "info": "notice"}[finding.severity]
-    where = f"{finding.where}: " if finding.where else ""
-    message = f"{where}{finding.message}".replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    title = finding.rule.replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
-    file = str(path).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
-    output.line(f"::{kind} file={file},title={title}::{message}")
+def print_omitted(checked: list[Checked], github: bool) -> None:
+    """How many findings the limit left out."""
+    omitted = sum(one.omitted for one in checked)
+    if omitted:
+        more = f"… and {omitted:,} more: --max-findings 0 shows all"
+        output.line(f"::notice::{more}" if github else ("      " + more, "dim"))
 
 
 def print_summary(checked: list[Checked], code: int) -> None:
-    counts = {s: sum(f.severity == s for one in checked for f in one.findings) for s in ("error", "warn", "info")}
+    counts = {severity: sum(one.count(severity) for one in checked) for severity in SEVERITIES}
     names = {"error": "error", "warn": "warning", "info": "note"}
     parts = [f"{n:,} {names[s]}{'s' * (n != 1)}" for s, n in counts.items() if n]
     rows = sum(one.rows for one in checked)
@@ -73,7 +110,7 @@ def print_summary(checked: list[Checked], code: int) -> None:
     lost = sum(max(one.total("lost"), 0) for one in checked)
     if lost:
         text.append((f" · {lost:,} lost", "red"))
-    worst = next((one for one in checked if any(f.severity == "error" for f in one.findings)), None)
+    worst = next((one for one in checked if one.count("error")), None)
     worst = worst or next((one for one in checked if one.killed_with_losses), None)
     if worst is not None and not session.current().quiet:
         text += [" · ", ("next: ", "dim"), f"expkit inspect {worst.path}"]
@@ -84,9 +121,18 @@ def print_summary(checked: list[Checked], code: int) -> None:
 
 def as_json(checked: list[Checked], level: str, ok: bool, code: int) -> dict[str, Any]:
     def totals(members: list[Checked]) -> dict[str, int]:
-        names = {"produced": "produced", "written": "present", "dropped": "dropped_rows", "rejected": "rejected"}
+        names = {
+            "produced": "produced",
+            "written": "present",
+            "dropped": "dropped_rows",
+            "rejected": "rejected",
+            "lost": "lost",
+            "pruned": "pruned",
+            "quarantined": "quarantined",
+        }
         counts = {key: sum(one.total(name) for one in members) for key, name in names.items()}
-        return {**counts, "lost": sum(one.total("lost") for one in members)}
+        counts["written"] += counts["pruned"] + counts["quarantined"]
+        return counts
 
     def listed(one: Checked) -> list[dict[str, Any]]:
         out = []
@@ -104,6 +150,8 @@ def as_json(checked: list[Checked], level: str, ok: bool, code: int) -> dict[str
         "level": level,
         "rows": sum(one.rows for one in checked),
         **totals(checked),
+        "found": {severity: sum(one.count(severity) for one in checked) for severity in SEVERITIES},
+        "omitted": sum(one.omitted for one in checked),
         "findings": [finding for one in checked for finding in listed(one)],
     }
     body["runs"] = [{"path": one.path, "state": one.state, "rows": one.rows, **totals([one])} for one in checked]

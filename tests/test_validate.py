@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from written_runs import BOARD_SCHEMA, TILES, flip_bit, write_boards, write_vectors
+from written_runs import BOARD_SCHEMA, TILES, VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
 
-from expkit import Field, Schema, open_run
+from expkit import Field, Recorder, Schema, open_run
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.formats.shard.layout import ENVELOPE
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.finding import Finding
+from expkit.runs.generation import Generation
 from expkit.runs.layout import RunInfo
 from expkit.runs.summary import balance, distributions, summarize
 from expkit.runs.validate import validate_run, validate_shard
@@ -208,6 +210,153 @@ def test_dropped_rows_explain_the_gaps_they_leave(tmp_path):
     with open_run(path) as run:
         (player,) = balance(run)
         assert (player.produced, player.present, player.dropped_rows, player.lost) == (ROWS, ROWS - 2, 2, 0)
+
+
+def hide(path, first, last, rows=0, retires=()):
+    """A tombstone: the episodes are pruned. As for the ledger, `rows` of player 0 and writer 0 are."""
+    with open_run(path) as run, Generation(path, run.info, "prune") as generation:
+        generation.begin(supersedes=[(first, last)], retires=retires, removed=[(0, 0, rows, 0)])
+        generation.publish()
+
+
+def test_rows_that_do_not_count_are_checked_as_bytes_and_not_judged(tmp_path):
+    path = write(tmp_path / "run", columns(action={3: 200}, step={4: 0}), end_rows=99)
+    before = {finding.rule for finding in findings(path)}
+    assert before == {"value/legal", "episode/steps", "episode/rows"}
+    hide(path, 7, 7, ROWS)
+    for level in ("full", "quick"):
+        rules = {finding.rule: finding for finding in findings(path, level)}
+        assert set(rules) <= {"run/superseded"}, rules
+    (found,) = findings(path)
+    assert found.severity == "info"
+    assert found.message == "6 rows in 1 shards are superseded and wait for a sweep"
+    shard = path / "shards/w0/000000.exp"
+    with ShardReader(shard) as reader:
+        flip_bit(shard, reader.blocks[0].body_offset)
+    assert ("file/checksum", "error") in {(finding.rule, finding.severity) for finding in findings(path)}
+
+
+def test_only_rows_that_count_of_a_block_are_judged(tmp_path):
+    """Episode 7 and 8 in one block, each with an illegal action; 7 is pruned."""
+    both = {name: np.concatenate([values, values]) for name, values in columns(action={3: 200}).items()}
+    both["episode"][ROWS:] = 8
+    path = write(tmp_path / "run", both, end=False, start=False, cuts=(2 * ROWS,))
+    assert {f.episode for f in findings(path) if f.rule == "value/legal"} == {7}
+    hide(path, 7, 7, ROWS)
+    found = findings(path)
+    assert {f.episode for f in found if f.rule == "value/legal"} == {8}
+    assert {f.rule for f in found} == {"run/superseded", "value/legal", "episode/start", "episode/open"}
+
+
+def test_damage_in_a_file_that_may_be_deleted_is_a_warning(tmp_path):
+    path = write_vectors(tmp_path / "run", episodes=2)
+    with open_run(path) as run:
+        rows = len(run)
+    hide(path, 0, 1, rows, retires=("w0/000000",))
+    assert [(f.rule, f.severity) for f in findings(path)] == [("run/superseded", "info")]
+    shard = path / "shards/w0/000000.exp"
+    flip_bit(shard, shard.stat().st_size // 2)
+    found = [f for f in findings(path) if f.rule.startswith("file/")]
+    assert found
+    assert {(f.severity, f.shard) for f in found} == {("warn", "w0/000000")}
+
+
+def test_what_others_left_in_the_folder_is_said(tmp_path):
+    path = write_vectors(tmp_path / "run")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(30)
+    for name in (f".run.yaml.{gone.pid}.tmp", f"shards/w0/.000001.exp.{gone.pid}.tmp", f".x.{os.getpid()}.tmp"):
+        (path / name).write_bytes(bytes(2048))
+    (path / "shards/g1").mkdir()
+    (path / "shards/g1/000000.active").write_bytes(b"x")
+    (path / "shards/g01").mkdir()
+    (path / "shards/g01/000000.exp").write_bytes(b"x")
+    (path / "shards/old").mkdir()
+    for level in ("full", "quick"):
+        found = findings(path, level)
+        assert sorted((f.rule, f.severity) for f in found) == [
+            ("run/temporary", "info"),
+            ("run/unfinished", "info"),
+            ("run/unknown-folder", "info"),
+            ("run/unknown-folder", "warn"),
+        ]
+        told = {f.rule: f.message for f in found if f.severity == "info"}
+        assert told["run/temporary"].startswith("2 files of 4.0 KiB")
+        assert told["run/unfinished"].startswith("1 file of 1 B")
+        assert "the 1 shard files in it" in next(f.message for f in found if f.severity == "warn")
+
+
+def test_findings_come_in_one_order_whatever_the_number_of_threads(tmp_path):
+    """Three shards of eight blocks, damaged here and there; the slow twin checks file by file."""
+    path = tmp_path / "run"
+    create_run(path, RunInfo(id="x", source="test", schema=SCHEMA, players=["p"], policies=[PolicyInfo("only")]))
+    writer = RunWriter(path, SCHEMA, 1)
+    for episode in range(24):
+        rows = columns(**({"action": {1: 200}} if episode % 5 == 3 else {}))
+        rows["episode"][:] = episode
+        writer.ledger.produced[0] += ROWS
+        writer.append(BlockEncoder(SCHEMA).encode(0, rows, ROWS), starts=[EpisodeStart(episode, 1, [0], "test")])
+        if episode in (7, 15):
+            writer.rotate()
+    writer.close()
+    shards = sorted(path.glob("shards/w0/*.exp"))
+    assert len(shards) == 3
+    for number, shard in enumerate(shards[:-1]):
+        for part in range(1, 6):
+            flip_bit(shard, shard.stat().st_size * part // 7 + number)
+    os.truncate(shards[-1], shards[-1].stat().st_size - 1)
+    with open_run(path) as run:
+        one = list(validate_run(run, jobs=1))
+        assert len({finding.shard for finding in one}) > 2
+        for jobs in (2, 3, 8):
+            for _ in range(3):
+                assert list(validate_run(run, jobs=jobs)) == one
+    twin = [
+        (f"w0/{shard.stem}", found.rule, found.block, found.column, found.message)
+        for shard in shards
+        for found in check_shard(shard)
+    ]
+    assert [(f.shard, f.rule, f.block, f.column, f.message) for f in one if f.rule.startswith("file/")] == twin
+    for shard in shards:
+        assert validate_shard(shard, jobs=1) == validate_shard(shard, jobs=4)
+
+
+def test_a_shard_of_another_schema_is_said_and_its_rows_are_not_judged(tmp_path):
+    path, other = write_vectors(tmp_path / "run"), write_boards(tmp_path / "other")
+    foreign = (other / "shards/w0/000000.exp").read_bytes()
+    (path / "shards/w0/000001.exp").write_bytes(foreign)
+    found = findings(path)
+    assert ("file/schema", "w0/000001") in {(finding.rule, finding.shard) for finding in found}
+    assert not [finding for finding in found if finding.rule.startswith("value/")]
+
+
+def test_a_run_that_grows_while_it_is_looked_at_has_no_findings(tmp_path):
+    """Rows that come after the run was opened belong to episodes that it does not know yet."""
+    recorder = Recorder(tmp_path / "run", VECTOR_SCHEMA, min_free=0, flush_interval="60s")
+
+    def play(episode, steps):
+        for step in steps:
+            recorder.add(episode=episode, step=step, action=1, reward=1.0, observation=np.zeros(3, "f4"))
+
+    play(0, range(4))
+    recorder.flush()
+    with open_run(tmp_path / "run") as run:
+        play(0, range(4, 8))
+        recorder.end(episode=0, player=0, observation=np.zeros(3, "f4"))
+        play(1, range(3))
+        recorder.flush()
+        assert [f for f in validate_run(run) if f.severity != "info"] == []
+        run.refresh()
+        assert [f for f in validate_run(run) if f.severity != "info"] == []
+    recorder.close()
+
+
+def test_progress_counts_every_row(tmp_path):
+    seen = []
+    with open_run(write_vectors(tmp_path / "run", episodes=20)) as run:
+        assert list(validate_run(run, jobs=2, progress=seen.append)) == []
+        assert seen[-1] == len(run)
+        assert seen == sorted(seen)
 
 
 def expkit(*arguments, cwd):

@@ -28,6 +28,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None = None
 
     @property
+    def family(self) -> str:
+        """`file` of `file/checksum`."""
+        return self.rule.partition("/")[0]
+
+    @property
     def where(self) -> str:
         """`w0/000003 block 812 player 1 reward`."""
         parts = [

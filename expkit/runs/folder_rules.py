@@ -98,7 +98,7 @@ def _files(paths: list[Path]) -> str:
     return f"{len(paths):,} {'file' if len(paths) == 1 else 'files'} of {format_size(size)}"
 
 
-def retired_shards(run: Run) -> list[ShardPath]:
+def retired_files(run: Run) -> list[ShardPath]:
     """Files that were rewritten and not yet deleted: nothing in them counts."""
     return [shard for shard in list_shards(run.path) if shard.name in run.superseding.retired]
 
