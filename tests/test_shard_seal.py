@@ -337,3 +337,32 @@ def test_a_full_disk_is_told_as_such(tiny, tmp_path):
     with using(Full()), pytest.raises(NoSpace, match="intact"):
         seal_shard(path)
     assert path.read_bytes() == data[: marks[2][0]]
+
+
+def test_nothing_is_trusted_that_was_not_synced(tiny, tmp_path):
+    """Records are durable before the footer that speaks of them, and a file that is found closed is made durable:
+    its writer may have been killed between the footer and the sync."""
+    log = []
+
+    class Logging(Disk):
+        def truncate(self, handle, size):
+            log.append("truncate")
+            super().truncate(handle, size)
+
+        def write(self, handle, pieces):
+            log.append("footer" if b"\x89EXPEND\n" in b"".join(pieces) else "record")
+            return super().write(handle, pieces)
+
+        def sync(self, handle, *, data_only=False):
+            log.append("sync")
+            super().sync(handle, data_only=data_only)
+
+    data, marks = tiny
+    path = tmp_path / "a.active"
+    path.write_bytes(data[: marks[3][0] + 1])
+    with using(Logging()):
+        seal_shard(path, ends=ENDS)
+        assert log == ["truncate", "record", "record", "sync", "footer", "sync"]
+        log.clear()
+        seal_shard(path, ends=ENDS)
+        assert log == ["sync"]
