@@ -303,12 +303,12 @@ def load_file(path: Path) -> dict[str, Any]:
     """Settings of a YAML or JSON file as {key: typed value}. Raises ConfigError, NotThere, OSError."""
     try:
         if path.suffix == ".json":
-            tree = msgspec.json.decode(path.read_bytes())
+            tree = msgspec.json.decode(yaml12.read_bounded(path))
         else:
             tree = yaml12.load_file(path)
     except FileNotFoundError:
         raise NotThere(f"{path}: no such settings file; write one with: expkit config init {path}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
     return {setting.key: _convert(setting, value, str(path)) for setting, value in _flatten(tree, str(path))}
 

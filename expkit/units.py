@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from expkit.errors import UsageError
@@ -29,7 +30,10 @@ def _split(text: str | int | float, kind: str, example: str) -> tuple[float, str
     match = _NUMBER.fullmatch(str(text))
     if match is None:
         raise UsageError(f"{kind} '{text}' is not understood; write it like {example}")
-    return float(match[1].replace("_", "")), match[2].lower()
+    number = float(match[1].replace("_", ""))
+    if not math.isfinite(number * 1e12):  # the largest unit
+        raise UsageError(f"{kind} '{text[:20] if isinstance(text, str) else text}' is too large")
+    return number, match[2].lower()
 
 
 def parse_size(text: str | int | float) -> int:

@@ -19,7 +19,7 @@ MAX_BYTES = 1 << 20
 _TAG = "tag:yaml.org,2002:"
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _NULL = re.compile(r"~|null|Null|NULL|")
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_INT = re.compile(r"[-+]?[0-9]{1,400}|0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")  # Python refuses to show 4,300 digits
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -57,6 +57,8 @@ _Loader.add_constructor(_TAG + "map", _construct_mapping)
 
 
 def _integer(text: str) -> int:
+    if _INT.fullmatch(text) is None:  # the tag !!int gives anything to read
+        raise ValueError(f"no whole number of at most 400 digits: {text[:20]}")
     return int(text, 0) if text[:2] in ("0o", "0x") else int(text, 10)
 
 
@@ -93,8 +95,13 @@ def load(text: str | bytes, name: str) -> Any:
 
 def load_file(path: Path) -> Any:
     """The tree of a file. Raises ConfigError when it is too large or not YAML, OSError when it cannot be read."""
+    return load(read_bounded(path), str(path))
+
+
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a settings file. Raises ConfigError when there are more than MAX_BYTES, OSError."""
     with open(path, "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no settings file is; check the path")
-    return load(data, str(path))
+    return data

@@ -11,7 +11,7 @@ import msgspec
 from expkit.episodes import Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
-from expkit.runs.layout import RunInfo
+from expkit.runs.layout import RunInfo, moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,11 @@ def info_from_header(reader: ShardReader) -> RunInfo:
             config=dict(header.get("config") or {}),
             config_digest=str(header.get("config_digest", "")),
             seed=None if header.get("seed") is None else int(header["seed"]),
-            created_ns=int(header["created_ns"]),
+            created_ns=moment(header["created_ns"]),
             metadata=dict(header.get("metadata") or {}),
             host=str(header.get("host", "")),
             argv=[str(word) for word in header.get("argv") or []],
             version=str(header.get("expkit", "")),
         )
-    except (KeyError, TypeError, ValueError, SchemaError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, SchemaError) as error:
         raise ShardError(f"{reader.path}: header does not describe a run ({error})") from None

@@ -46,8 +46,16 @@ MAX_RUN_FILE_BYTES = 16 << 20
 _SHARD = re.compile(r"(\d{6,})(\.exp|\.active)")
 _FOLDER = re.compile(r"([wg])(0|[1-9]\d{0,8})")
 
+_MAX_DEPTH = 200  # of run.yaml: libyaml builds the tree recursively, and 200,000 brackets overflow its stack
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes a value that stands twice twice, for aliases are not read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +216,7 @@ def read_run_info(run: Path) -> RunInfo:
     except FileNotFoundError:
         raise NotThere(f"{run}: no run here (no {RUN_FILE}); see expkit list") from None
     try:
+        _refuse_bombs(text)
         tree = yaml.load(text, Loader=_Loader)
         about = tree["run"]
         return RunInfo(
@@ -219,7 +228,7 @@ def read_run_info(run: Path) -> RunInfo:
             config=dict(tree.get("config") or {}),
             config_digest=str(about.get("config_digest", "")),
             seed=None if about.get("seed") is None else int(about["seed"]),
-            created_ns=int(about["created_ns"]),
+            created_ns=moment(about["created_ns"]),
             metadata=dict(about.get("metadata") or {}),
             host=str(about.get("host", "")),
             argv=[str(word) for word in about.get("argv") or []],
@@ -231,11 +240,31 @@ def read_run_info(run: Path) -> RunInfo:
         TypeError,
         ValueError,
         AttributeError,
+        OverflowError,
         RecursionError,
         SchemaError,
     ) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckFailed(f"{path}: not a run description ({said}); the shards can still be read one by one") from None
+
+
+def moment(told: Any) -> int:
+    """Nanoseconds since 1970 as a description tells them. Raises ValueError beyond the years that have a calendar."""
+    nanoseconds = int(told)
+    if not 0 <= nanoseconds < 1 << 63:
+        raise ValueError("created_ns is out of range")
+    return nanoseconds
+
+
+def _refuse_bombs(text: bytes) -> None:
+    """Raises ValueError for YAML of which few bytes become many values, or a tree too deep to be built."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"more than {_MAX_DEPTH} levels deep")
 
 
 def log_event(run: Path, event: str, **details: Any) -> None:

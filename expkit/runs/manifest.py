@@ -43,9 +43,16 @@ def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
         body = tree["shards"]
         if tree["version"] != VERSION or tree["crc32"] != _checksum(body):
             return {}
-        return dict(body)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return body if all(map(_is_entry, body.values())) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _is_entry(told: Any) -> bool:
+    """Whether an entry is of the form that `entry` makes."""
+    players, removed = told["players"], told.get("removed", [])
+    counts = [told["bytes"], told["rows"], *players.values()]
+    return all(type(count) is int for count in counts) and all(map(str.isdecimal, players)) and type(removed) is list
 
 
 def is_damaged(run: Path) -> bool:

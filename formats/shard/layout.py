@@ -58,6 +58,9 @@ STATS, HAS_NAN = 1, 2
 
 MAX_JSON = 16 << 20  # of the file header and of a record, before compression
 MAX_FOOTER = 128 << 20
+# JSON bytes for each byte of a compressed head: a small file shall not unfold to gigabytes of values. Records of
+# episodes and footers come to 2 to 15.
+MAX_JSON_RATIO = 32
 MAX_HEAD = 128 << 20
 MAX_BODY = 1 << 32
 MAX_ROWS = 1 << 24  # of a block
@@ -147,14 +150,15 @@ def pack_json(tree: Any, limit: int = MAX_JSON) -> tuple[int, bytes]:
             f"a record of {len(text):,} bytes of JSON is above the limit of {limit:,}; store less metadata"
         )
     packed = zstandard.ZstdCompressor(level=3).compress(text) if len(text) > 256 else text
-    return (FLAG_ZSTD_HEAD, packed) if len(packed) < len(text) else (0, text)
+    pays = len(packed) < len(text) <= len(packed) * MAX_JSON_RATIO
+    return (FLAG_ZSTD_HEAD, packed) if pays else (0, text)
 
 
 def unpack_json(flags: int, head: memoryview | bytes, what: str, limit: int = MAX_JSON) -> Any:
     """Inverse of `pack_json`. Raises ShardError for anything that is not a JSON object of at most `limit` bytes."""
     try:
         if flags & FLAG_ZSTD_HEAD:
-            size = zstandard.frame_content_size(head)
+            size, limit = zstandard.frame_content_size(head), min(limit, len(head) * MAX_JSON_RATIO)
             if not 0 <= size <= limit:
                 raise ShardError(f"{what} claims {size:,} bytes of JSON, above the limit of {limit:,}")
             head = zstandard.ZstdDecompressor().decompress(head, max_output_size=limit)

@@ -72,6 +72,7 @@ class RecordFile:
     def __init__(self, path: str | PathLike[str], schema: Schema | None = None):
         self.path = os.fspath(path)
         self.findings: list[Finding] = []
+        self._noted: set[Finding] = set()
         self.header: dict[str, Any] = {}
         self.footer: Footer | None = None
         self.walked = 0  # end of the last whole record that was met
@@ -109,7 +110,8 @@ class RecordFile:
     ) -> Finding:
         """Add a finding about this file, once."""
         finding = Finding(severity, rule, self.path, block, column, player, message)
-        if finding not in self.findings:
+        if finding not in self._noted:
+            self._noted.add(finding)
             self.findings.append(finding)
         return finding
 
