@@ -148,6 +148,23 @@ def test_policies_from_python_play_the_same_games_in_any_batch() -> None:
     same(mixed[1], play_episodes(SMALL, ["hunter", random_player, "hunter"], 3, num_envs=3)[1])
 
 
+def test_a_policy_from_python_is_not_asked_for_a_tick_that_the_block_has_no_room_for() -> None:
+    config = GeneralsConfig(height=8, width=9, max_steps=30)
+    game = Generals(config, num_envs=4, seed=1, policies=[random_player], counter=EpisodeCounter(limit=6))
+    sink = RowSink.scratch(game.schema, 2, 20)
+    rows = 0
+    while not game.idle:
+        assert game.play(sink, 16) > 0
+        assert (sink.position <= sink.capacity).all()
+        rows += int(sink.position.sum())
+        sink.position[:] = 0
+    assert rows == game.committed_rows
+    starts, ends = game.take_events()
+    assert len(starts) == len(ends) == 6
+    whole = play_episodes(config, [random_player], 6)[3]
+    assert {end.episode: end.rows for end in ends} == {end.episode: end.rows for end in whole}
+
+
 def test_the_actions_of_a_built_in_player_replayed_from_python_give_the_same_rows() -> None:
     built_in = play_episodes(SMALL, ["hunter"], 4)[1]
     actions = {

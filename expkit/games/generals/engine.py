@@ -130,7 +130,7 @@ class Generals:
                     break
             return played
         while played < max_ticks:
-            if self._run(sink, OBSERVE, 1) == 0 and not self._arrays.one[:, r.ACTIVE].any():
+            if self._run(sink, OBSERVE, 1) == 0:  # for want of room too: then what is marked active is of the last tick
                 break
             self._ask_users()
             self._run(sink, APPLY, 1)
