@@ -156,14 +156,20 @@ def _findings(run: Run, one: Checked, level: Level, jobs: int, expectations: lis
     """Of one run; fills in what there is to tell of it."""
     from expkit.commands.progress import Progress
     from expkit.runs.expectations import check_expectations
-    from expkit.runs.summary import balance, listed_rows
-    from expkit.runs.validate import validate_run
+    from expkit.runs.validate import Totals, validate_run
 
-    long = level == "full" and sum(shard.path.stat().st_size for shard in run.shard_paths) >= _WORTH_A_BAR
+    long = level == "full" and _bytes(run) >= _WORTH_A_BAR
+    totals = Totals()
     with Progress(f"validating {one.path}") if long else nullcontext() as progress:
-        yield from validate_run(run, level, jobs, None if progress is None else progress.update)
-    with suppress(NewerFormat):  # as was found
-        listed = listed_rows(run) if level == "quick" else None
-        one.rows = len(run) if listed is None else sum(listed.values())
-        one.balance = balance(run, listed) or []
+        yield from validate_run(run, level, jobs, None if progress is None else progress.update, totals)
+    one.rows, one.balance = totals.rows, totals.balance
     yield from check_expectations(run, expectations)
+
+
+def _bytes(run: Run) -> int:
+    """Of its shard files as far as they are still there."""
+    total = 0
+    for shard in run.shard_paths:
+        with suppress(OSError):
+            total += shard.path.stat().st_size
+    return total

@@ -38,10 +38,11 @@ def check_folder(run: Run) -> Iterator[Finding]:
 
 
 def _check_manifest(run: Run) -> Iterator[Finding]:
-    if is_damaged(run.path):
+    listed = read_manifest(run.path)
+    if not listed and is_damaged(run.path):
         yield Finding(severity="warn", rule="run/manifest", message="manifest.json does not pass its own checksum")
     sizes = {shard.name: shard for shard in run.shard_paths if not shard.active}
-    for name, entry in read_manifest(run.path).items():
+    for name, entry in listed.items():
         shard = sizes.get(name)
         if shard is None:
             if name not in run.superseding.retired:  # those may be deleted at any time

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -57,15 +58,29 @@ def validate_shard(path: Path, level: Level = "full", jobs: int = 0) -> tuple[li
         return findings, 0
 
 
+@dataclass(slots=True)
+class Totals:
+    """What a validation counts on its way: rows that count, and the ledger against them (empty without one)."""
+
+    rows: int = 0
+    balance: list[Balance] = field(default_factory=list)
+
+
 def validate_run(
-    run: Run, level: Level = "full", jobs: int = 0, progress: Callable[[int], None] | None = None
+    run: Run,
+    level: Level = "full",
+    jobs: int = 0,
+    progress: Callable[[int], None] | None = None,
+    totals: Totals | None = None,
 ) -> Iterator[Finding]:
     """Every finding, as it is found and always in the same order. Nothing in the run is changed, and nothing in it
     makes this raise.
 
     jobs      threads that read and decode, 0 for as many as there are cores; each holds one decoded block
     progress  called now and then with the number of rows looked at so far (`full` only)
+    totals    filled in, for a caller who wants them
     """
+    totals = totals or Totals()
     yield from check_folder(run)
     retired = retired_files(run) if run.superseding else []
     # A shard of a newer format says so among the files' findings; what would have to count its rows says nothing.
@@ -76,7 +91,7 @@ def validate_run(
         for file in [*_files(run, None), *spare]:
             yield from check_records_only(file)
         with suppress(ShardError):
-            yield from _check_ledger(run, level)
+            yield from _check_ledger(run, listed_rows(run), totals)
         return
     judge: RowRules | None = None
     rules: EpisodeRules | None = None
@@ -93,7 +108,7 @@ def validate_run(
         if progress is not None and report.rows:
             progress(rows)
     with suppress(ShardError):
-        yield from _check_ledger(run, level)
+        yield from _check_ledger(run, None, totals)
     if rules is not None:
         yield from rules.finish()
 
@@ -124,7 +139,10 @@ def _visible(
     return True if found.keep is None else found.keep
 
 
-def _check_ledger(run: Run, level: Level) -> Iterator[Finding]:
+def _check_ledger(run: Run, listed: dict[int, int] | None, totals: Totals) -> Iterator[Finding]:
+    """The ledger against the rows by player, counted in the files where they are not `listed`."""
+    totals.rows = len(run) if listed is None else sum(listed.values())
+    totals.balance = balance(run, listed) or []
     try:
         writers = run.counters
     except CheckFailed as error:
@@ -136,7 +154,7 @@ def _check_ledger(run: Run, level: Level) -> Iterator[Finding]:
     for writer in writers:
         if writer.damaged:
             yield Finding(severity="error", rule="ledger/damaged", message=f"section of writer w{writer.writer}")
-    for player in balance(run, listed_rows(run) if level == "quick" else None) or []:
+    for player in totals.balance:
         yield from _check_balance(run, player)
 
 
