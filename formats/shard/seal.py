@@ -101,7 +101,6 @@ def seal_shard(
             writer.append_drops(player, causes)
         for note in notes:
             writer.append_meta(note)
-        writer.sync()  # a footer that is there after a power cut speaks of records that are there
         writer.close()
         return Sealed(
             changed=True,

@@ -274,6 +274,8 @@ class ShardWriter:
         if self.closed and not self._distrusted:
             return
         self.check_trusted()
+        # A power cut may keep later bytes and lose earlier ones: a footer that is there has its blocks.
+        self.sync()
         footer = {
             "header": self.header,
             "blocks": self._index,
