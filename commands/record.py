@@ -14,16 +14,19 @@ from expkit.commands.contract import describe, printable
 from expkit.commands.options import ConfigFile, Force, Json
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
+from expkit.errors import UsageError
 from expkit.units import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
     from expkit.collect import session
+    from expkit.config import Config, Resolved
 
 EXAMPLES = (
     ("expkit record --rows 20000 -o runs/a --force", "20,000 rows of generals, hunter against hunter"),
     ("expkit record --episodes 4 --policy hunter,expander -o runs/b --force", "four games between two players"),
     ("expkit record --players 4 --size 24x24 --duration 2s -o runs/c --force", "two seconds of four-player games"),
     ("expkit record --seed 7 --episodes 2 --state -o runs/d --force", "repeatable, with the whole truth"),
+    ("expkit record --append --episodes 2 -o runs/d", "the next two games of the same run, also after a crash"),
 )
 
 
@@ -34,9 +37,15 @@ def record(
         typer.Option("--output", "-o", metavar="RUN", help="The run folder; runs/SOURCE-<utc> if left out."),
     ] = None,
     rows: Annotated[int | None, typer.Option(metavar="N", help="Stop after N rows of all players together.")] = None,
-    episodes: Annotated[int | None, typer.Option(metavar="N", help="Record episodes 0 to N-1, then stop.")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(metavar="N", help="Record episodes 0 to N-1 (or the next N), then stop.")
+    ] = None,
     duration: Annotated[str | None, typer.Option(metavar="T", help="Stop after this time, like 90s or 8h.")] = None,
     forever: Annotated[bool | None, typer.Option("--forever", help="Go on until a signal comes.")] = None,
+    append: Annotated[
+        bool | None,
+        typer.Option("--append", help="Go on with RUN after a stop or a crash: its game, its seed, its numbering."),
+    ] = None,
     num_envs: Annotated[int | None, typer.Option(metavar="B", help="Games at once (64).")] = None,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads that play; 0: one a core but one.")] = None,
     players: Annotated[int | None, typer.Option(metavar="P", help="Players of one game, 2 to 16.")] = None,
@@ -73,7 +82,8 @@ def record(
         str | None, typer.Option(metavar="SIZE", help="Stop when this run and those beside it take so much.")
     ] = None,
     on_full: Annotated[
-        str | None, typer.Option(metavar="stop", help="What to do when the disk guard says stop.")
+        str | None,
+        typer.Option(metavar="stop|prune", help="When the disk guard says stop: stop, or prune the oldest episodes."),
     ] = None,
     force: Force = False,
     config: ConfigFile = None,
@@ -84,6 +94,7 @@ def record(
 
     flags: dict[str, Any] = {
         "source": source, "rows": rows, "episodes": episodes, "duration": duration, "forever": forever,
+        "append": append,
         "num_envs": num_envs, "threads": threads, "players": players, "size": size, "max_steps": max_steps,
         "ruleset": ruleset, "seed": seed, "policy": ",".join(policy) if policy else None, "state": state,
         "representation": representation, "overflow": overflow, "memory": memory, "flush_interval": flush_interval,
@@ -94,6 +105,8 @@ def record(
     for warning in resolved.warnings:
         output.note(f"expkit record: {warning}")
     settings = resolved.config
+    if settings.recording.append:
+        settings = _going_on(resolved, run, force)
     if run is None:
         name = settings.game.source.replace(":", "-").replace("/", "-")
         run = Path("runs") / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
@@ -128,6 +141,19 @@ def record(
         raise typer.Exit(3)
     if request:
         raise typer.Exit(request.exit_code)
+
+
+def _going_on(resolved: Resolved, run: Path | None, force: bool) -> Config:
+    """The settings with the game of the run that is there. Raises UsageError, SchemaError, CheckFailed."""
+    from expkit.collect.continued import continued_settings
+    from expkit.runs.layout import read_run_info
+    from expkit.runs.resume import is_begun
+
+    if run is None:
+        raise UsageError("--append needs to know the run to go on with; name it with -o RUN")
+    if force:
+        raise UsageError("--append goes on with a run and --force replaces it; use one of them")
+    return continued_settings(resolved, run, read_run_info(run)) if is_begun(run) else resolved.config
 
 
 def _show(progress: Progress, now: session.Progress) -> None:
@@ -193,6 +219,8 @@ def _as_json(result: session.Result) -> dict[str, Any]:
         "bytes_per_row": result.bytes / result.rows if result.rows else 0.0,
         "shards": result.shards,
         "seed": output.wide_integer(result.seed),
+        "writer": result.writer,
+        "first_episode": output.wide_integer(result.first_episode),
         "stopped_by": result.stopped_by,
         "illegal_actions": result.illegal_actions,
     }

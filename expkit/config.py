@@ -63,9 +63,10 @@ class RecordingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How much is recorded, and by how many games at once."""
 
     rows: Annotated[Positive | None, _about("stop after so many rows")] = None
-    episodes: Annotated[Positive | None, _about("record episodes 0 to N-1, then stop")] = None
+    episodes: Annotated[Positive | None, _about("record episodes 0 to N-1, or the next N, then stop")] = None
     duration: Annotated[Duration | None, _about("stop after this time")] = None
     forever: Annotated[bool, _about("go on until a signal comes")] = False
+    append: Annotated[bool, _about("go on with a run that is there; one that is not is begun")] = False
     num_envs: Annotated[Positive, _about("games at once")] = 64
     threads: Annotated[int, Meta(ge=0), _about("threads that play; 0 is one per core but one")] = 0
     representation: Annotated[Literal["raw", "planes"], _about("store the board as it is, or planes in its place")] = (
@@ -98,7 +99,10 @@ class GuardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     min_free: Annotated[Size, _about("stop before less than this is free", "--min-free")] = Size(2 << 30)
     max_total: Annotated[Size | None, _about("shards of the run may take this much", "--max-total")] = None
-    on_full: Annotated[Literal["stop"], _about("when one of the two is reached", "--on-full")] = "stop"
+    on_full: Annotated[
+        Literal["stop", "prune"],
+        _about("when one of the two is reached: stop, or prune the oldest episodes", "--on-full"),
+    ] = "stop"
 
 
 class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -308,7 +312,7 @@ def load_file(path: Path) -> dict[str, Any]:
             tree = yaml12.load_file(path)
     except FileNotFoundError:
         raise NotThere(f"{path}: no such settings file; write one with: expkit config init {path}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
     return {setting.key: _convert(setting, value, str(path)) for setting, value in _flatten(tree, str(path))}
 

@@ -37,6 +37,7 @@ class EpisodeEnd(msgspec.Struct, frozen=True, omit_defaults=True):
     length    number of steps (actions) of the longest player
     outcome   by player id as text, None where the game gives none
     rows      rows by player id as text, as produced
+    cut       the recorder died before the episode ended; written afterwards, with the rows that were found
     """
 
     episode: int
@@ -46,6 +47,7 @@ class EpisodeEnd(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: dict[str, float | None] = {}
     rows: dict[str, int] = {}
     metadata: dict[str, Any] = {}
+    cut: bool = False
 
 
 class PolicyInfo(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -23,8 +23,11 @@ from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, Policy
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.rows import RowFactory
 from expkit.runs.guard import DiskGuard
-from expkit.runs.layout import RunInfo, is_run, new_run_id
-from expkit.runs.write import RunWriter, ShardLimits, Sync, create_run
+from expkit.runs.layout import RunInfo, new_run_id
+from expkit.runs.locks import Lock
+from expkit.runs.prune import make_room
+from expkit.runs.resume import begin_run, take_writer
+from expkit.runs.write import RunWriter, ShardLimits, Sync, check_same, create_run
 from expkit.schema import Schema
 from expkit.units import parse_duration, parse_size
 
@@ -49,10 +52,11 @@ class _Episode:
 
 
 class _Finished:
-    """The set of finished episode numbers; numbers that follow one another cost one integer altogether."""
+    """The set of finished episode numbers; numbers that follow one another cost one integer altogether. The `before`
+    numbers from `first` on count as finished."""
 
-    def __init__(self, first: int):
-        self._floor = first
+    def __init__(self, first: int, before: int = 0):
+        self._floor = first + before
         self._above: set[int] = set()
         self._first = first
 
@@ -69,10 +73,12 @@ class _Finished:
 class Recorder:
     """Records rows into a run directory.
 
-    run       the folder; mode `x` refuses one that exists, `w` replaces a run, `a` joins it as a further writer
+    run       the folder; mode `x` refuses one that exists, `w` replaces a run, `a` joins it as a further writer, or
+              goes on as `writer` after a stop or a crash; its episodes are then numbered above all that it began
     schema    the fields of a row
     players   names, or how many
     memory    of all buffers together, as bytes or `512MiB`
+    on_full   when `min_free` or `max_total` is reached: `stop`, or `prune` the run's oldest episodes
     overflow  `block` (the caller waits for the disk), `drop-oldest`, `drop-newest`, `spill`
 
     Thread-safe. Leaving the `with` block ends open episodes as interrupted and publishes everything. Rows are
@@ -102,6 +108,7 @@ class Recorder:
         shard_age: str | float = "1h",
         min_free: str | int = "2GiB",
         max_total: str | int = 0,
+        on_full: Literal["stop", "prune"] = "stop",
         concurrent_episodes: int = 16,
         drain_threads: int = 1,
     ):
@@ -114,22 +121,28 @@ class Recorder:
         self.schema = schema
         # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
         plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads + 1)
-        guard = DiskGuard(parse_size(min_free), parse_size(max_total))
+        room = make_room if on_full == "prune" else None
+        guard = DiskGuard(parse_size(min_free), parse_size(max_total), room)
         guard.start(self.path)
-        if mode != "a" or not is_run(self.path):
-            info = RunInfo(
-                id=new_run_id(),
-                source=source,
-                schema=schema,
-                players=names,
-                policies=list(policies),
-                config=dict(config or {}),
-                metadata=dict(metadata or {}),
-                seed=seed,
-            )
+        info = RunInfo(
+            id=new_run_id(),
+            source=source,
+            schema=schema,
+            players=names,
+            policies=list(policies),
+            config=dict(config or {}),
+            metadata=dict(metadata or {}),
+            seed=seed,
+        )
+        held: int | tuple[int, Lock] | None = writer
+        self._counter = 0
+        if mode == "a":
+            check_same(self.path, begin_run(self.path, info), schema, len(names))
+            held, self._counter = take_writer(self.path, writer, join=writer is None)
+        else:
             create_run(self.path, info, force=mode == "w")
         limits = ShardLimits(parse_size(shard_size), shard_rows, parse_duration(shard_age))
-        self._writer = RunWriter(self.path, schema, len(names), writer=writer, limits=limits, sync=sync, guard=guard)
+        self._writer = RunWriter(self.path, schema, len(names), writer=held, limits=limits, sync=sync, guard=guard)
         self.players = self._writer.info.players
         self.collector = BackgroundCollector(
             self._writer,
@@ -144,8 +157,7 @@ class Recorder:
         self._factory = RowFactory(schema, len(names))
         self._feed = self.collector.feed()
         self._episodes: dict[int, _Episode] = {}
-        self._finished = _Finished(episode_number(self.writer, 0))
-        self._counter = 0
+        self._finished = _Finished(episode_number(self.writer, 0), self._counter)
         self._block_rows = plan.block_rows
         self._lock = threading.RLock()
         self._closed = False

@@ -19,18 +19,21 @@ import numpy as np
 
 from expkit.buffers.budget import Plan, plan_blocks
 from expkit.collect.background import BackgroundCollector
+from expkit.collect.continued import check_continued
 from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import ShardedFeed
 from expkit.collect.warm import warm_kernels
 from expkit.config import Config
-from expkit.episodes import EpisodeEnd, PolicyInfo
-from expkit.errors import ExpkitError, MemoryBudget, NoSpace
+from expkit.episodes import EpisodeEnd, PolicyInfo, episode_number
+from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
 from expkit.layout import RowSink
 from expkit.runs.guard import DiskGuard, free_bytes
-from expkit.runs.layout import RunInfo, new_run_id
-from expkit.runs.write import RunWriter, ShardLimits, check_output, create_run
+from expkit.runs.layout import RunInfo, new_run_id, read_run_info
+from expkit.runs.prune import make_room
+from expkit.runs.resume import begin_run, check_resumable, is_begun, take_writer
+from expkit.runs.write import RunWriter, ShardLimits, check_output, check_same, create_run
 from expkit.serialize.representations import find_representation
 
 POLL_SECONDS = 0.05
@@ -57,7 +60,8 @@ class Progress:
 
 @dataclass(slots=True)
 class Result:
-    """What a session recorded. `stopped_by` is the limit that ended it, `request` or `disk`."""
+    """What a session recorded. `stopped_by` is the limit that ended it, `request` or `disk`; `first_episode` the whole
+    number of the first episode it may have begun."""
 
     run: Path
     seconds: float
@@ -70,13 +74,18 @@ class Result:
     stopped_by: str
     illegal_actions: int
     seed: int
+    writer: int
+    first_episode: int
     error: ExpkitError | None = None
 
 
 class Session:
     """One recording of a built-in or adapted game. `run` may be called once.
 
-    Raises what is wrong with the settings before anything is written.
+    With `recording.append` it goes on with the run that is there: as the lowest writer that nobody is, from its next
+    episode on, or as one more writer beside live ones. The game is the run's, so is the seed.
+
+    Raises what is wrong with the settings before anything is written: SchemaError when they contradict the run.
     """
 
     def __init__(self, config: Config, run: Path, *, force: bool = False, policies: list[Any] | None = None):
@@ -84,9 +93,15 @@ class Session:
         self.path = run
         self._force = force
         self.source: GameSource = find_source(config.game.source)
+        # Checked before the game is made: a run that is there says which game it has to be.
+        self._append = config.recording.append
+        going_on = self._look(run) if self._append else None
         self.game_config = self.source.configure(config.game)
+        if going_on is not None and going_on.metadata.get("game"):
+            self.game_config = self.source.from_builtins(going_on.metadata["game"])
         self._policies = policies or [name.strip() for name in config.game.policy.split(",")]
-        self.seed = secrets.randbits(63) if config.game.seed is None else config.game.seed
+        seed = config.game.seed if going_on is None else going_on.seed
+        self.seed = secrets.randbits(63) if seed is None else seed
         self.threads = config.recording.threads or max(1, (os.cpu_count() or 2) - 1)
         self.threads = min(self.threads, config.recording.num_envs)
         self.schema = self.source.schema(self.game_config)
@@ -94,9 +109,13 @@ class Session:
         self._representation = find_representation(config.recording.representation)
         self.stored_schema = self._representation.schema(self.schema)
         self.num_envs, self.plan = self._fit_memory()
+        if going_on is not None:
+            check_same(run, going_on, self.stored_schema, self.players)
         self._games = self._make_games()
-        self._guard = DiskGuard(int(config.guard.min_free), int(config.guard.max_total or 0))
-        check_output(run, force=force)
+        room = make_room if config.guard.on_full == "prune" else None
+        self._guard = DiskGuard(int(config.guard.min_free), int(config.guard.max_total or 0), room)
+        if not self._append:
+            check_output(run, force=force)
         self._guard.start(run)
         self.rotate = threading.Event()
         self._stop = threading.Event()
@@ -105,9 +124,20 @@ class Session:
         self._ended: dict[str, int] = {}
         self._episodes_done = 0
 
-    def _make_games(self) -> list[Game]:
+    def _look(self, run: Path) -> RunInfo | None:
+        """The run to go on with, None where there is none yet. Raises SchemaError, UsageError, OutputExists."""
+        if self._force:
+            raise UsageError("append goes on with a run and force replaces it; use one of them")
+        check_resumable(run)
+        if not is_begun(run):
+            return None
+        info = read_run_info(run)
+        check_continued(self.config, run, info)
+        return info
+
+    def _make_games(self, writer: int = 0, first: int = 0) -> list[Game]:
         """A batch of games for each thread; they share the counter of episodes. Raises UsageError for a policy."""
-        counter = self.source.counter(0, limit=self.config.recording.episodes)
+        counter = self.source.counter(writer, self.config.recording.episodes, first)
         whole, rest = divmod(self.num_envs, self.threads)
         return [
             self.source.make(
@@ -159,7 +189,9 @@ class Session:
     ) -> Result:
         """Record until a limit, a request, a full disk or an error. Raises what a game or a policy raised, after
         saving what was recorded; a disk that is full comes back as `Result.error`."""
-        writer = self._open()
+        writer, first = self._open()
+        if self._append:
+            self._games = self._make_games(writer.writer, first)
         convert = None if self._representation.name == "raw" else self._representation.convert
         collector = BackgroundCollector(
             writer,
@@ -203,11 +235,14 @@ class Session:
             stopped_by="disk" if error is not None else stopped_by,
             illegal_actions=sum(game.illegal_actions for game in self._games),
             seed=self.seed,
+            writer=writer.writer,
+            first_episode=episode_number(writer.writer, first),
             error=error,
         )
 
-    def _open(self) -> RunWriter:
-        """Make the run directory and become its writer. Raises OutputExists, NoSpace."""
+    def _open(self) -> tuple[RunWriter, int]:
+        """Make the run directory, or take up the one that is there, and become its writer; returns with it the counter
+        of the first episode. Raises OutputExists, NoSpace, and CheckFailed when what is there needs recovery first."""
         config = self.config
         tree = config.as_dict()
         tree["game"]["seed"] = self.seed
@@ -225,17 +260,26 @@ class Session:
             seed=self.seed,
             metadata={"game": self.source.to_builtins(self.game_config)},
         )
-        self._policy_rows = np.array([[table.index(name), 0] for name in names], np.int64)
-        create_run(self.path, info, force=self._force)
+        held, first = None, 0
+        if self._append:
+            # Another recorder may have begun the run in this moment, with a seed of its own.
+            begun = begin_run(self.path, info).seed
+            self.seed = self.seed if begun is None else begun
+            held, first = take_writer(self.path)
+        else:
+            create_run(self.path, info, force=self._force)
         shards = config.shards
-        return RunWriter(
+        writer = RunWriter(
             self.path,
             self.stored_schema,
             self.players,
+            writer=held,
             limits=ShardLimits(int(shards.size), shards.rows, float(shards.age)),
             sync=shards.sync,
             guard=self._guard,
         )
+        self._policy_rows = np.array([[writer.add_policy(PolicyInfo(name)), 0] for name in names], np.int64)
+        return writer, first
 
     def _play(self, game: Game, collector: BackgroundCollector, budget: int) -> None:
         """One game thread: play into the feed until told to stop."""

@@ -40,8 +40,8 @@ class GameSource(Protocol):
 
     def from_builtins(self, tree: Mapping[str, Any]) -> Any: ...
 
-    def counter(self, writer: int, limit: int | None) -> Any:
-        """What gives out episode numbers of a writer, up to `limit` of them, to all game threads."""
+    def counter(self, writer: int, limit: int | None, first: int = 0) -> Any:
+        """What gives out a writer's episode numbers from `first` on, up to `limit` of them, to all game threads."""
         ...
 
     def make(

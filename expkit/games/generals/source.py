@@ -51,8 +51,8 @@ class GeneralsSource:
         except msgspec.ValidationError as error:
             raise GameError(f"the run's game settings are not understood: {error}") from None
 
-    def counter(self, writer: int, limit: int | None) -> EpisodeCounter:
-        return EpisodeCounter(writer, limit=-1 if limit is None else limit)
+    def counter(self, writer: int, limit: int | None, first: int = 0) -> EpisodeCounter:
+        return EpisodeCounter(writer, first, -1 if limit is None else first + limit)
 
     def make(
         self,
