@@ -154,6 +154,10 @@ class Ledger:
         self.lost += np.maximum(missing, 0)
         self.produced += np.maximum(-missing, 0)
 
+    def forget(self) -> None:
+        """Count from zero again: for a section whose counts are damaged."""
+        self._body[:] = 0
+
     def close(self) -> None:
         """Mark the section closed, with a checksum from now on."""
         self._head[3] = time.time_ns()
@@ -207,3 +211,26 @@ def read_ledger(run: Path) -> list[WriterLedger] | None:
         if words[0] != UNUSED:
             out.append(_parse(writer, words[:SECTION_WORDS], words[SECTION_WORDS:].reshape(players, PLAYER_WORDS)))
     return out
+
+
+def read_behind_header(run: Path, players: int) -> list[WriterLedger] | None:
+    """The sections of a ledger whose first page is damaged, None where what stands behind it is no ledger of so many
+    players."""
+    data, section = (run / COUNTERS_FILE).read_bytes(), _section_bytes(players)
+    count, rest = divmod(len(data) - PAGE, section)
+    if count < 1 or rest:
+        return None
+    pages = np.frombuffer(data, np.int64, count * section // 8, PAGE).reshape(count, section // 8)
+    used = SECTION_WORDS + players * PLAYER_WORDS
+    if pages[:, used:].any() or not np.isin(pages[:, 0], (UNUSED, RECORDING, CLOSED)).all():
+        return None
+    found = [(writer, words[:SECTION_WORDS], words[SECTION_WORDS:used]) for writer, words in enumerate(pages)]
+    return [_parse(w, head, body.reshape(players, PLAYER_WORDS)) for w, head, body in found if head[0] != UNUSED]
+
+
+def restore_header(run: Path, players: int) -> None:
+    """Write the first page of a ledger of so many players again. Raises NoSpace, WriteFailed."""
+    path = run / COUNTERS_FILE
+    head = HEADER.pack(MAGIC, players, _section_bytes(players))
+    page = (head + struct.pack("<I", zlib.crc32(head))).ljust(PAGE, b"\0")
+    write_atomic(path, page + path.read_bytes()[PAGE:])

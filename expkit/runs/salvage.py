@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
-from expkit.errors import NotThere, ShardError
+from expkit.episodes import EpisodeEnd, EpisodeStart
+from expkit.errors import NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo, parse_head
 from expkit.formats.shard.check import check_records
 from expkit.formats.shard.digest import RowHasher
@@ -31,7 +31,6 @@ from expkit.formats.shard.layout import (
     KIND_FOOTER,
     KIND_META,
     KIND_NAMES,
-    VERSION,
     Envelope,
     Finding,
     unpack_json,
@@ -94,14 +93,22 @@ class LostRecord:
 class Chain:
     """The rows of one (episode, player) that a shard keeps, in order.
 
-    last   how many are last rows;  flags: 1 terminated, 2 truncated, of the latest action;  ended: the latest row is
-    its last one
+    begins  its first row is there;  ended: its last one is, too
+    last    how many are last rows;  flags: 1 terminated, 2 truncated, of the latest action
     """
 
+    begins: bool
     rows: int = 0
     last: int = 0
-    flags: int = 0
+    flags: int = -1
     ended: bool = False
+
+    def extend(self, later: Chain) -> None:
+        """Add rows that follow these."""
+        self.rows += later.rows
+        self.last += later.last
+        self.flags = later.flags if later.flags >= 0 else self.flags
+        self.ended = later.ended
 
 
 @dataclass(slots=True)
@@ -146,7 +153,7 @@ class ShardSurvey:
     @property
     def damaged(self) -> bool:
         """Whether a new file has to take its place. An active file without footer is unfinished, not damaged."""
-        return not self.opens or bool(self.findings) or not (self.closed or self.shard.active)
+        return bool(self.findings) or not (self.closed or self.shard.active)
 
     @property
     def rows_by_player(self) -> Counter[int]:
@@ -162,7 +169,7 @@ def examine(
 ) -> ShardSurvey:
     """Look at every byte of a shard file; changes nothing. `schema` serves where the file's own copies are lost.
 
-    Raises ShardError for a file of a newer version only, NotThere for one that is gone.
+    Raises NewerFormat, and NotThere for one that is gone.
     """
     out = ShardSurvey(shard)
     try:
@@ -170,9 +177,9 @@ def examine(
         reader = ShardReader(shard.path, schema=schema)
     except FileNotFoundError:
         raise NotThere(f"there is no shard {shard.path}") from None
+    except NewerFormat:
+        raise  # sound, and nothing that this program could repair
     except ShardError as error:
-        if f"newer than the version {VERSION}" in str(error):
-            raise
         if not (shard.active and not _any_byte(shard.path)):
             out.findings.append(Finding("error", "file/open", str(shard.path), None, None, None, str(error)))
         out.opens = False
@@ -346,12 +353,13 @@ def _segments(reader: ShardReader, block: BlockInfo, columns: Columns) -> Segmen
 
 def _chain(segments: Segments, chains: dict[Key, Chain]) -> None:
     for place, episode in enumerate(segments.episode):
-        chain = chains.setdefault((episode, segments.player), Chain())
-        chain.rows += segments.rows[place]
-        chain.last += segments.ends[place]
-        chain.ended = segments.ends[place]
-        if segments.flags[place] >= 0:
-            chain.flags = segments.flags[place]
+        ends = segments.ends[place]
+        later = Chain(segments.begins[place], segments.rows[place], int(ends), segments.flags[place], ends)
+        known = chains.get((episode, segments.player))
+        if known is None:
+            chains[episode, segments.player] = later
+        else:
+            known.extend(later)
 
 
 def _given_up(reader: ShardReader, name: str, block: BlockInfo, reason: str) -> LostRows:
@@ -450,8 +458,3 @@ def _put(record: Record | None, writer: ShardWriter, told: dict[int, Counter[str
         told.setdefault(record.player, Counter()).update(record.causes)
     elif record is not None:
         writer.append_meta(record)
-
-
-def writer_of(shard: ShardPath, episode: int | None) -> int | None:
-    """The writer of rows: by their episode, else whose folder the shard is in."""
-    return shard.writer if episode is None else episode >> WRITER_BITS

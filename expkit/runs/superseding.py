@@ -25,6 +25,7 @@ from expkit.errors import NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.layout import ShardPath, list_shards
+from expkit.schema import Schema
 
 Ranges = list[tuple[int, int]]
 SHARD_NAME = re.compile(r"[wg]\d{1,9}/\d{6,18}")
@@ -68,16 +69,16 @@ class Superseding:
         self.retired = retired
 
     @classmethod
-    def read(cls, shards: Iterable[ShardPath]) -> Superseding:
+    def read(cls, shards: Iterable[ShardPath], schema: Schema | None = None) -> Superseding:
         """From the headers of the published generation shards among `shards`. One that cannot be read says nothing;
-        validation reports it. Raises NewerFormat."""
+        validation reports it. `schema` serves where a file's own copies are lost. Raises NewerFormat."""
         ranges: dict[int, Ranges] = {}
         retired: set[str] = set()
         for shard in shards:
             if not shard.generation or shard.active:
                 continue
             try:
-                with ShardReader(shard.path) as reader:
+                with ShardReader(shard.path, schema=schema) as reader:
                     ranges.setdefault(shard.generation, []).extend(superseded_by(reader))
                     retired.update(_names(reader.header.get("retires")))
             except NewerFormat:
