@@ -28,6 +28,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("replay", "replay", "replay", "Look", "Watch an episode again, or prove that it plays out the same."),
     Verb("diff", "diff", "diff", "Look", "Whether two runs hold the same, or where they differ first."),
     Verb("validate", "validate", "validate", "Keep", "Check checksums, structure and the ledger; list every finding."),
+    Verb("recover", "recover", "recover", "Keep", "Make a damaged or unfinished run valid again, and say what was lost."),
     Verb("rotate", "rotate", "rotate", "Keep", "Make a recording process close and publish its active shard."),
     Verb("prune", "prune", "prune", "Change", "Take the oldest episodes out: by size, age, number, free space."),
     Verb("config", "config", "app", "Set up", "Show, write and check settings."),
