@@ -15,8 +15,9 @@ from expkit.formats.shard import BlockEncoder, RowHasher, ShardReader, ShardWrit
 from expkit.formats.shard.layout import BLOCK, COLUMN, ENVELOPE, RUN, pack_envelope, pack_file_header
 from expkit.runs.layout import ShardPath, read_run_info
 from expkit.runs.recover import recover
-from expkit.runs.salvage import examine, salvage
+from expkit.runs.salvage import examine
 from expkit.runs.salvage_block import plan_block
+from expkit.runs.salvage_file import salvage
 from expkit.schema import Field, Schema
 
 SCHEMA = Schema([Field("observation", "u1", (4,), "observation"), Field("action", "i2", belongs="action")])

@@ -11,15 +11,11 @@ A recovery succeeds when `validate` finds no error in its result, and not before
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import msgspec
-import numpy as np
 
 from expkit.episodes import WRITER_BITS, EpisodeEnd
 from expkit.errors import Busy, CheckFailed, NotThere, OutputExists
@@ -29,13 +25,10 @@ from expkit.files import (
     make_folder,
     remove_tree,
     unlink_quietly,
-    write_all,
-    write_atomic,
 )
 from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
-from expkit.runs.counters import Ledger, read_ledger, restore_header
 from expkit.runs.finding import Finding
 from expkit.runs.generation import carried, sweep
 from expkit.runs.layout import (
@@ -43,7 +36,6 @@ from expkit.runs.layout import (
     EVENTS_FILE,
     LOCKS_DIR,
     MANIFEST_FILE,
-    QUARANTINE_DIR,
     RUN_FILE,
     SHARDS_DIR,
     is_run,
@@ -54,11 +46,14 @@ from expkit.runs.layout import (
 )
 from expkit.runs.locks import READERS_LOCK, ReaderLock, live_writers, lock_writer, maintenance
 from expkit.runs.manifest import entry, is_damaged, read_manifest, update_manifest, write_manifest
+from expkit.runs.quarantine import copy_file, quarantine_file, write_reasons
 from expkit.runs.read import open_run
+from expkit.runs.recovered_ledger import restore_ledger, settle_writer
 from expkit.runs.recovery_plan import REPAIR_SUFFIX, RunSurvey, known_writers, made_end, players_of, survey_run
 from expkit.runs.recovery_report import RecoveryReport, report_of
 from expkit.runs.resume import close_dead_writer
-from expkit.runs.salvage import Chain, Key, ShardSurvey, salvage
+from expkit.runs.salvage import ShardSurvey
+from expkit.runs.salvage_file import salvage
 from expkit.runs.superseding import next_shard_number
 from expkit.runs.validate import validate_run
 from expkit.runs.write import shard_header
@@ -91,7 +86,7 @@ def recover(path: Path, *, jobs: int = 0, progress: Progress | None = None) -> R
         report = report_of(survey)
         _sweep_repairs(path)
         if survey.info_damage:
-            _quarantine_file(path, path / RUN_FILE)
+            quarantine_file(path, path / RUN_FILE)
             write_run_info(path, survey.info)
         for shard in survey.to_repair:
             _repair(survey, shard)
@@ -213,84 +208,11 @@ def _repair(survey: RunSurvey, shard: ShardSurvey) -> None:
     place = shard.shard.path
     repaired = place.with_suffix(REPAIR_SUFFIX)
     _write_repaired(survey, shard, repaired)
-    kept = _quarantine_file(survey.path, place, f"{shard.name.replace('/', '-')}{place.suffix}")
-    _write_reasons(survey, shard, kept.with_name(f"{kept.name}.json"))
+    kept = quarantine_file(survey.path, place, f"{shard.name.replace('/', '-')}{place.suffix}")
+    write_reasons(shard, kept.with_name(f"{kept.name}.json"))
     with DiskErrors(place, "put the repaired shard in its place"):
         disk().rename(repaired, place)
         disk().sync_folder(place.parent)
-
-
-def _quarantine_file(run: Path, place: Path, name: str = "") -> Path:
-    """Give a damaged file a second name in `quarantine/`, durably; a copy where the disk knows no second names."""
-    folder = run / QUARANTINE_DIR
-    target = folder / (name or place.name)
-    if not place.exists():
-        return target
-    with DiskErrors(folder, "keep what is replaced"):
-        make_folder(folder)
-        number = 1
-        while target.exists() and not target.samefile(place):
-            number += 1
-            target = folder / f"{(name or place.name)}.{number}"
-        if not target.exists():
-            try:
-                disk().link(place, target)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP):
-                    raise
-                copy_file(place, target)
-            disk().sync_folder(folder)
-    return target
-
-
-def _write_reasons(survey: RunSurvey, shard: ShardSurvey, target: Path) -> None:
-    tree = {
-        "shard": shard.name,
-        "findings": [msgspec.to_builtins(finding._asdict() | {"shard": shard.name}) for finding in shard.findings],
-        "rows": [msgspec.to_builtins(_listed(lost)) for lost in shard.lost_rows],
-        "values": [msgspec.to_builtins(_listed(lost)) for lost in shard.lost_values],
-        "records": [msgspec.to_builtins(_listed(lost)) for lost in shard.lost_records],
-    }
-    write_atomic(target, msgspec.json.format(msgspec.json.encode(tree)))
-
-
-def _listed(lost: Any) -> dict[str, Any]:
-    """A loss for JSON: 64-bit numbers as text."""
-    out = {name: getattr(lost, name) for name in lost.__slots__ if name != "shard"}
-    if "by_key" in out:
-        keys = out.pop("by_key").items()
-        out["episodes"] = [{"episode": str(episode), "player": player, "rows": n} for (episode, player), n in keys]
-    elif "episodes" in out:
-        out["episodes"] = [str(episode) for episode in out["episodes"]]
-    return out
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file, inside the disk where it can, durably. Raises OSError."""
-    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        writing = disk().create(target, replace=True)
-        try:
-            shared = True
-            while True:
-                if shared:
-                    try:
-                        if not os.copy_file_range(reading, writing, _CHUNK):
-                            break
-                        continue
-                    except OSError as error:
-                        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                            raise
-                        shared = False
-                data = os.read(reading, _CHUNK)
-                if not data:
-                    break
-                write_all(writing, [data])
-            disk().sync(writing)
-        finally:
-            os.close(writing)
-    finally:
-        os.close(reading)
 
 
 def _copy_run(survey: RunSurvey, target: Path) -> None:
@@ -319,46 +241,12 @@ def _copy_run(survey: RunSurvey, target: Path) -> None:
 
 def _close(path: Path, survey: RunSurvey) -> None:
     """Bring what dead writers left to what a clean stop leaves, and the ledger to what the files hold."""
-    _restore_ledger(path, survey)
+    restore_ledger(path, survey)
     for writer in survey.writers:
         close_dead_writer(path, writer)
     _end_the_rest(path, survey)
     for writer in survey.writers:
-        _settle(path, survey, writer)
-
-
-def _restore_ledger(path: Path, survey: RunSurvey) -> None:
-    """Sections that are gone or damaged, counted again from what is known."""
-    if not survey.ledger_damage:
-        return
-    players = len(survey.info.players)
-    counters = path / COUNTERS_FILE
-    _quarantine_file(path, counters)
-    if None in survey.ledger_damage and counters.exists():
-        if survey.ledger:
-            restore_header(path, players)
-        else:
-            with DiskErrors(counters, "remove it"):
-                disk().unlink(counters)
-                disk().sync_folder(path)
-    good = {section.writer for section in read_ledger(path) or [] if not section.damaged}
-    for writer in survey.writers:
-        if writer in good and writer not in survey.ledger_damage:
-            continue
-        if not any(survey.settled[writer, player] for player in range(players)):
-            continue
-        ledger = Ledger(path, writer, players)
-        ledger.forget()
-        for shard in survey.shards:
-            owner = min(survey.writers) if shard.shard.writer is None else shard.shard.writer
-            for player, causes in shard.drops.items() if owner == writer else ():
-                for cause, rows in causes.items():
-                    with suppress(ValueError):  # a cause that the ledger does not count
-                        ledger.drop(player, cause, rows)
-        for player in range(players):
-            ledger.lost[player] = survey.settled[writer, player].lost
-        ledger.settle(np.array([survey.settled[writer, player].rows for player in range(players)], np.int64))
-        ledger.close()
+        settle_writer(path, survey, writer)
 
 
 def _end_the_rest(path: Path, survey: RunSurvey) -> None:
@@ -366,7 +254,6 @@ def _end_the_rest(path: Path, survey: RunSurvey) -> None:
     if not survey.open_episodes:
         return
     with open_run(path) as run:
-        kept: dict[Key, Chain] = {}
         left = [e.number for e in run.episodes() if e.end is None and e.number >> WRITER_BITS not in survey.live]
         if not left:
             return
@@ -387,21 +274,6 @@ def _end_the_rest(path: Path, survey: RunSurvey) -> None:
                 shard.append_episodes((), ends)
             disk().rename(place, shard_file(path, writer, number))
             disk().sync_folder(place.parent)
-
-
-def _settle(path: Path, survey: RunSurvey, writer: int) -> None:
-    """Close the writer's section with what the files hold, if it does not say so already."""
-    players = len(survey.info.players)
-    section = next((one for one in read_ledger(path) or [] if one.writer == writer), None)
-    if section is None:
-        return
-    rows = np.array([survey.settled[writer, player].rows for player in range(players)], np.int64)
-    told = [(p.written, p.produced - p.written - p.dropped_rows - p.rejected - p.lost) for p in section.players]
-    if section.state == "closed" and not section.damaged and told == [(count, 0) for count in rows.tolist()]:
-        return
-    ledger = Ledger(path, writer, players)
-    ledger.settle(rows)
-    ledger.close()
 
 
 def _list_shards(path: Path) -> None:

@@ -1,15 +1,14 @@
-"""What can be kept of one damaged or unfinished shard, and the sound file made of it.
+"""What can be kept of one damaged or unfinished shard.
 
-`examine` reads every byte, decodes every block and goes on past each stretch of damage to the end of the file.
-`salvage` writes what was found whole into a new file: blocks byte for byte where nothing is wrong with them. Both
-hold a few blocks in memory, however large the file is.
+`examine` reads every byte, decodes every block and goes on past each stretch of damage to the end of the file. It
+holds a few blocks in memory, however large the file is.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from expkit.errors import NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo, parse_head
 from expkit.formats.shard.check import check_records
 from expkit.formats.shard.digest import RowHasher
-from expkit.formats.shard.encode import BlockEncoder
 from expkit.formats.shard.layout import (
     KIND_BLOCK,
     KIND_DROPS,
@@ -35,13 +33,12 @@ from expkit.formats.shard.layout import (
     Finding,
     unpack_json,
 )
-from expkit.formats.shard.read import ShardReader, block_info
+from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader, block_info
 from expkit.formats.shard.records import Footer, RecordFile
-from expkit.formats.shard.write import ShardWriter
 from expkit.parallel import cores, in_order
 from expkit.runs.episode_rules import Segments, segments_of
 from expkit.runs.layout import ShardPath
-from expkit.runs.salvage_block import NEEDED, BlockPlan, Columns, mend_block, plan_block
+from expkit.runs.salvage_block import NEEDED, BlockPlan, Columns, plan_block
 from expkit.schema import Schema
 
 Key = tuple[int, int]  # episode, player
@@ -280,17 +277,7 @@ def _share(left: dict[Key, int], block: BlockInfo) -> dict[Key, int]:
     return {key: count for key, count in out.items() if count}
 
 
-class _Episodes(msgspec.Struct):
-    starts: list[EpisodeStart] = []
-    ends: list[EpisodeEnd] = []
-
-
-class _Drops(msgspec.Struct):
-    player: int
-    causes: dict[str, int]
-
-
-Record = _Episodes | _Drops | dict[str, Any]
+Record = EpisodesRecord | DropsRecord | dict[str, Any]
 
 
 def record_of(envelope: Envelope, head: bytes, path: str) -> Record | None:
@@ -298,9 +285,9 @@ def record_of(envelope: Envelope, head: bytes, path: str) -> Record | None:
     what = f"{path}: {KIND_NAMES.get(envelope.kind, 'unknown')} record at {envelope.offset:,}"
     try:
         if envelope.kind == KIND_EPISODES:
-            return msgspec.convert(unpack_json(envelope.flags, head, what), _Episodes)
+            return msgspec.convert(unpack_json(envelope.flags, head, what), EpisodesRecord)
         if envelope.kind == KIND_DROPS:
-            return msgspec.convert(unpack_json(envelope.flags, head, what), _Drops)
+            return msgspec.convert(unpack_json(envelope.flags, head, what), DropsRecord)
         if envelope.kind == KIND_META:
             tree: dict[str, Any] = unpack_json(envelope.flags, head, what)
             return tree
@@ -310,10 +297,10 @@ def record_of(envelope: Envelope, head: bytes, path: str) -> Record | None:
 
 
 def _take(record: Record | None, out: ShardSurvey) -> None:
-    if isinstance(record, _Episodes):
+    if isinstance(record, EpisodesRecord):
         out.starts += record.starts
         out.ends += record.ends
-    elif isinstance(record, _Drops):
+    elif isinstance(record, DropsRecord):
         out.drops.setdefault(record.player, Counter()).update(record.causes)
     elif record is not None:
         out.metas.append(record)
@@ -378,83 +365,3 @@ def _lost_values(reader: ShardReader, name: str, block: BlockInfo, plan: BlockPl
         reasons = [finding.message for finding in plan.findings if finding.column == column]
         reason = reasons[0] if reasons else "damaged"
         yield LostValues(name, block.index, block.player, column, block.rows, episodes, reason)
-
-
-def salvage(
-    survey: ShardSurvey,
-    target: Path,
-    header: Mapping[str, Any],
-    schema: Schema,
-    *,
-    starts: Sequence[EpisodeStart] = (),
-    ends: Sequence[EpisodeEnd] = (),
-) -> None:
-    """Write a sound file at `target`, which does not exist: what `survey` found whole, behind `header`. It is durable
-    when this returns, and closed unless it stands in for an active one.
-
-    starts, ends  records in place of those that were lost; starts go before all blocks, ends behind
-
-    Raises ShardError when a block that could be read then cannot be read now, NoSpace, WriteFailed.
-    """
-    closes = not survey.shard.active
-    if not survey.opens:
-        with ShardWriter(target, schema, header) as writer:
-            writer.append_episodes(starts, ends)
-            _finish(writer, closes)
-        return
-    with ShardReader(survey.shard.path, schema=schema) as reader:
-        reader.blocks = survey.blocks
-        with ShardWriter(target, reader.schema, header) as writer:
-            writer.append_episodes(starts)
-            _copy_records(reader, survey, writer)
-            writer.append_episodes(ends=ends)
-            _finish(writer, closes)
-
-
-def _finish(writer: ShardWriter, closes: bool) -> None:
-    if closes:
-        writer.close()
-    else:
-        writer.sync()
-        writer.abandon()
-
-
-def _copy_records(reader: ShardReader, survey: ShardSurvey, writer: ShardWriter) -> None:
-    """Blocks and records in the order of the file, then the drops of blocks that are given up."""
-    hasher, encoder = RowHasher(reader.schema), BlockEncoder(reader.schema)
-    place = {block.offset: block.index for block in survey.blocks}
-    told: dict[int, Counter[str]] = {}
-    file = RecordFile(reader.path, reader.schema)
-    try:
-        for envelope, head in file.walk():
-            index = place.get(envelope.offset)
-            if index is not None:
-                plan = survey.plans[index]
-                if plan.given_up:
-                    continue
-                block, done = mend_block(reader, plan, hasher, encoder)
-                if done.lost != plan.lost:
-                    raise ShardError(f"{reader.path} block {index}: it could be read before; run expkit recover again")
-                writer.append_block(block)
-                told.setdefault(block.player, Counter()).update(block.dropped)
-            elif envelope.kind in (KIND_EPISODES, KIND_META, KIND_DROPS):
-                try:
-                    _put(record_of(envelope, head, reader.path), writer, told)
-                except ShardError:
-                    continue
-    finally:
-        file.close()
-    for player, causes in survey.drops.items():
-        left = causes - told.get(player, Counter())
-        if left:
-            writer.append_drops(player, left)
-
-
-def _put(record: Record | None, writer: ShardWriter, told: dict[int, Counter[str]]) -> None:
-    if isinstance(record, _Episodes):
-        writer.append_episodes(record.starts, record.ends)
-    elif isinstance(record, _Drops):
-        writer.append_drops(record.player, record.causes)
-        told.setdefault(record.player, Counter()).update(record.causes)
-    elif record is not None:
-        writer.append_meta(record)
