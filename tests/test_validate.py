@@ -330,24 +330,38 @@ def test_a_shard_of_another_schema_is_said_and_its_rows_are_not_judged(tmp_path)
     assert not [finding for finding in found if finding.rule.startswith("value/")]
 
 
-def test_a_run_that_grows_while_it_is_looked_at_has_no_findings(tmp_path):
-    """Rows that come after the run was opened belong to episodes that it does not know yet."""
-    recorder = Recorder(tmp_path / "run", VECTOR_SCHEMA, min_free=0, flush_interval="60s")
+@pytest.mark.parametrize("early", [True, False], ids=["before", "meanwhile"])
+def test_a_run_that_grows_while_it_is_looked_at_has_no_findings(tmp_path, early):
+    """Rows that come after the run was opened are of episodes and policies that it does not know yet."""
+    recorder = Recorder(tmp_path / "run", VECTOR_SCHEMA, min_free=0, flush_interval="60s", shard_rows=4)
+    recorder.set_policy(0, "first")
 
     def play(episode, steps):
         for step in steps:
             recorder.add(episode=episode, step=step, action=1, reward=1.0, observation=np.zeros(3, "f4"))
+        recorder.flush()
+
+    def grow(_=None):
+        while growing:
+            growing.pop()
+            recorder.end(episode=0, player=0, observation=np.zeros(3, "f4"))
+            recorder.set_policy(0, "second")
+            play(1, range(2))
 
     play(0, range(4))
-    recorder.flush()
+    play(0, range(4, 6))
+    growing = [True]
     with open_run(tmp_path / "run") as run:
-        play(0, range(4, 8))
-        recorder.end(episode=0, player=0, observation=np.zeros(3, "f4"))
-        play(1, range(3))
-        recorder.flush()
-        assert [f for f in validate_run(run) if f.severity != "info"] == []
+        assert len(run.policies) == 1
+        assert [shard.active for shard in run.shard_paths] == [False, True]
+        if early:
+            grow()
+        found = list(validate_run(run, jobs=1, progress=grow))
+        assert [finding for finding in found if finding.severity != "info"] == []
+        assert not growing
         run.refresh()
-        assert [f for f in validate_run(run) if f.severity != "info"] == []
+        assert [finding for finding in validate_run(run) if finding.severity != "info"] == []
+        assert len(run.policies) == 2
     recorder.close()
 
 

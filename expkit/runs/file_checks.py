@@ -70,6 +70,15 @@ class FileToCheck:
     spare: bool = False
     growing: bool = False
 
+    def open(self) -> ShardReader:
+        """Under its published name, where it got that since. Raises NotThere, ShardError."""
+        try:
+            return ShardReader(self.path)
+        except NotThere:
+            if self.path.suffix == SHARD_SUFFIX:
+                raise
+            return ShardReader(self.path.with_suffix(SHARD_SUFFIX))
+
     def finding(self, found: FileFinding) -> Finding:
         """One of the file's own findings as one of the run's."""
         severity: Severity = "warn" if found.severity == "warning" else found.severity
@@ -128,7 +137,7 @@ def _pieces(files: Iterable[FileToCheck], opened: set[ShardReader]) -> Iterator[
     for file in files:
         yield partial(_records, file)
         try:
-            reader = ShardReader(file.path)
+            reader = file.open()
         except (ShardError, NotThere, OSError):
             continue  # the piece before says why
         opened.add(reader)
@@ -143,7 +152,7 @@ def _records(file: FileToCheck) -> Report:
     """Everything but the blocks' columns. Reads by itself, so that it can go on beside them."""
     findings: list[Finding] = []
     try:
-        with ShardReader(file.path) as reader:
+        with file.open() as reader:
             findings += map(file.finding, check_records(reader))
             cut = any(finding.rule == "file/tail" for finding in findings)
             if file.path.suffix == SHARD_SUFFIX and not reader.closed and not cut:
@@ -179,7 +188,7 @@ def check_records_only(file: FileToCheck) -> Iterator[Finding]:
         return
     yield from _records(file).findings
     try:
-        with ShardReader(file.path) as reader:
+        with file.open() as reader:
             for block in reader.blocks:
                 yield from map(file.finding, check_block(reader, block, None)[0])
     except (ShardError, NotThere, OSError):

@@ -45,7 +45,9 @@ def _check_manifest(run: Run) -> Iterator[Finding]:
     for name, entry in listed.items():
         shard = sizes.get(name)
         if shard is None:
-            if name not in run.superseding.retired:  # those may be deleted at any time
+            # Retired ones may be deleted at any time; others may have been published since the run was opened.
+            published = (run.path / SHARDS_DIR / name).with_suffix(SHARD_SUFFIX).exists()
+            if name not in run.superseding.retired and not published:
                 yield Finding(severity="error", rule="run/shard-missing", shard=name, message="listed, but not there")
             continue
         size = os.stat(shard.path).st_size

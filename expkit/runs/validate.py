@@ -29,6 +29,7 @@ from expkit.runs.episode_rules import EpisodeRules
 from expkit.runs.file_checks import FileToCheck, RowRules, check_files, check_records_only
 from expkit.runs.finding import Finding
 from expkit.runs.folder_rules import check_folder, check_superseded, retired_files
+from expkit.runs.layout import read_run_info
 from expkit.runs.read import Run
 from expkit.runs.summary import Balance, balance, listed_rows
 from expkit.runs.superseding import visible_block
@@ -96,7 +97,8 @@ def validate_run(
     judge: RowRules | None = None
     rules: EpisodeRules | None = None
     with suppress(NotThere, CheckFailed):  # else the bytes alone are checked, and other findings say why
-        judge, rules = RowRules(run.schema, len(run.policies)), EpisodeRules(run)
+        rules = EpisodeRules(run)
+        judge = RowRules(run.schema, _policies(run))
     rows = 0
     for report in check_files([*_files(run, judge), *spare], jobs or cores()):
         yield from report.findings
@@ -111,6 +113,14 @@ def validate_run(
         yield from _check_ledger(run, None, totals)
     if rules is not None:
         yield from rules.finish()
+
+
+def _policies(run: Run) -> int:
+    """Length of the table of policies. A recorder adds to it before it writes their rows, so that of a run that grows
+    it is read again, after the blocks that are to be judged."""
+    with suppress(NotThere, CheckFailed):
+        return len(read_run_info(run.path).policies if run.live_writers else run.policies)
+    return len(run.policies)
 
 
 def _files(run: Run, rules: RowRules | None) -> Iterator[FileToCheck]:
