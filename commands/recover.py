@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expkit.commands import output, session
-from expkit.commands.options import DryRun, Force, Json, RunPath, is_shard
+from expkit.commands.options import DryRun, Force, Json, RunPath, is_shard, near
 from expkit.errors import NotThere, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ EXAMPLES = (
     ("expkit recover sample_data/damaged --dry-run --json", "losses by player, column and episode, for a script"),
 )
 _SHOWN = 6
+_PATIENCE = 1.0  # seconds without a sign of life
 
 
 def recover(
@@ -41,18 +44,20 @@ def recover(
 
     path = Path(run)
     if not path.exists():
-        from expkit.commands.options import near
-
         raise NotThere(f"there is no {path}{near(run)}")
     if is_shard(path) or not is_run(path):
         raise UsageError(f"{path} is not a run; name the folder that holds run.yaml or shards/")
-    with Progress(f"recovering {path}", "rows") as progress:
-        seen = 0
+    started, seen = time.monotonic(), 0
+    with ExitStack() as stack:
+        progress: Progress | None = None
 
         def show(rows: int) -> None:
-            nonlocal seen
+            nonlocal progress, seen
             seen += rows
-            progress.update(seen)
+            if progress is None and time.monotonic() - started > _PATIENCE:
+                progress = stack.enter_context(Progress(f"recovering {path}", "rows"))
+            if progress is not None:
+                progress.update(seen)
 
         if dry_run:
             report = plan_recovery(path, copied=out is not None, progress=show)

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import msgspec
 import numpy as np
 import pytest
 from damaged_runs import TINY, QuickDisk, contents, missing, small_run, write_episode
+from faults.disk import FaultyDisk
 from written_runs import flip_bit
 
-from expkit.errors import Busy, CheckFailed, NotThere, OutputExists
+from expkit.errors import Busy, CheckFailed, ExpkitError, NotThere, OutputExists
 from expkit.files import using
 from expkit.formats.shard import ShardReader, ShardWriter, copy_block
 from expkit.formats.shard.layout import ENVELOPE
@@ -412,6 +414,32 @@ def test_errors_that_are_left_are_never_ok(run):
     assert not target.exists()
 
 
+@pytest.mark.parametrize("fault", ["EIO", "torn-ENOSPC"])
+def test_an_operation_that_fails_leaves_a_run_that_recovers(tmp_path, fault):
+    """Each of the operations of a recovery goes wrong once: an error that is meant, and the next one finishes."""
+    hurt, twin = small_run(tmp_path / "hurt", close=False, produced=2), tmp_path / "twin"
+    with ShardReader(hurt / "shards/w0/000000.active") as reader:
+        flip_bit(hurt / "shards/w0/000000.active", reader.blocks[1].body_offset)
+    (hurt / "run.yaml").write_bytes(b"?")
+    shutil.copytree(hurt, twin)
+    quick = FaultyDisk(fault, -1, inner=QuickDisk())
+    with using(quick):
+        recover(twin, jobs=1)
+    wanted, counts = contents(twin), ledger_holds(twin)
+    assert len(quick.seen) > 30
+    for at in range(len(quick.seen)):
+        run = tmp_path / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(hurt, run)
+        with using(FaultyDisk(fault, at, inner=QuickDisk())) as disk, suppress(ExpkitError):
+            recover(run, jobs=1)
+        assert disk.struck, at
+        with using(QuickDisk()):
+            assert recover(run, jobs=1).findings == [], (at, disk.seen[at])
+        assert contents(run) == wanted, (at, disk.seen[at])
+        assert ledger_holds(run) == counts, (at, disk.seen[at])
+
+
 def expkit(*arguments, **options):
     return subprocess.run(
         [*EXPKIT, *map(str, arguments)], capture_output=True, text=True, timeout=240,
@@ -524,7 +552,7 @@ def test_the_command_says_what_was_lost(tmp_path, run):
     assert "rows 18 can be kept, 6 lost in damaged blocks (player 0, episode 1)" in planned.stdout
     assert "of temporary disk at most" in planned.stdout
     copied = expkit("recover", run, "-o", tmp_path / "out")
-    assert (copied.returncode, copied.stderr.count("\n")) == (3, 1), copied.stderr
+    assert (copied.returncode, copied.stderr.count("\n")) in ((3, 0), (3, 1)), copied.stderr  # slow ones say so
     done = expkit("recover", run, "-q")
     assert done.returncode == 3
     assert done.stdout == (
