@@ -30,6 +30,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("validate", "validate", "validate", "Keep", "Check checksums, structure and the ledger; list every finding."),
     Verb("recover", "recover", "recover", "Keep", "Make a damaged or unfinished run valid again, and say what was lost."),
     Verb("rotate", "rotate", "rotate", "Keep", "Make a recording process close and publish its active shard."),
+    Verb("compact", "compact", "compact", "Change", "Rewrite small shards into few, recompressed, in place; with proof."),
     Verb("prune", "prune", "prune", "Change", "Take the oldest episodes out: by size, age, number, free space."),
     Verb("config", "config", "app", "Set up", "Show, write and check settings."),
 )

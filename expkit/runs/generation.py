@@ -65,8 +65,10 @@ class Generation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.abandon()
-        self._lock.release()
+        try:
+            self.abandon()
+        finally:
+            self._lock.release()
 
     def begin(
         self,

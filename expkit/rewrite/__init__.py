@@ -1,0 +1,9 @@
+"""The one engine under compact, merge and rewrite: whole episodes are read out of runs and written anew.
+
+segments   where the rows of all episodes are, over one run or several
+layout     which episodes share an output shard, and which rows an output block
+gather     the rows of an output block out of the blocks that hold them, each decoded as few times as possible
+engine     gather, transform, encode, append; reading runs beside encoding
+prove      an output holds what its sources held
+compact    a run in place · merge, filter: runs into a new one
+"""
