@@ -12,6 +12,7 @@ from recordings import PLAYERS, SCHEMA
 
 from expkit import Recorder
 from expkit.errors import BufferClosed
+from expkit.rewrite.compact import compact
 
 
 def observations(episode: np.ndarray, player: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -62,3 +63,8 @@ def record_until_killed(run: str, shard_rows: str = "400", nap: str = "0.002") -
             except BufferClosed:
                 break
             time.sleep(float(nap))
+
+
+def compact_to_many(run: str) -> None:
+    """Compact to shards of 16 KiB, far below what the command line allows."""
+    compact(Path(run), shard_size=16 << 10, proving=True)
