@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 Ended = Literal["terminated", "truncated", "interrupted"]
 
 WRITER_BITS = 48
+
+# What is read from a file has to be within these bounds.
+_Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+_Time = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_Player = Annotated[str, Meta(pattern=r"\A[0-9]{1,5}\Z")]
 
 
 class EpisodeStart(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -20,8 +26,8 @@ class EpisodeStart(msgspec.Struct, frozen=True, omit_defaults=True):
     repeated  a copy at the head of a later shard, where the episode goes on
     """
 
-    episode: int
-    time_ns: int
+    episode: _Number
+    time_ns: _Time
     players: list[int]
     game: str
     config_digest: str = ""
@@ -37,15 +43,16 @@ class EpisodeEnd(msgspec.Struct, frozen=True, omit_defaults=True):
     length    number of steps (actions) of the longest player
     outcome   by player id as text, None where the game gives none
     rows      rows by player id as text, as produced
-    cut       the recorder died before the episode ended; written afterwards, with the rows that were found
+    cut       the recorder ended before the episode did, so last rows are missing; of one that died it is written
+              afterwards, with the rows that were found
     """
 
-    episode: int
-    time_ns: int
+    episode: _Number
+    time_ns: _Time
     ended: Ended
-    length: int
-    outcome: dict[str, float | None] = {}
-    rows: dict[str, int] = {}
+    length: _Number
+    outcome: dict[_Player, float | None] = {}
+    rows: dict[_Player, _Number] = {}
     metadata: dict[str, Any] = {}
     cut: bool = False
 

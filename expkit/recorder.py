@@ -285,7 +285,10 @@ class Recorder:
             self._closed = True
             if self.collector.shards.failure is None:
                 now = time.time_ns()
-                ends = [self._end_record(number, known, now, "interrupted") for number, known in self._episodes.items()]
+                ends = [
+                    msgspec.structs.replace(self._end_record(number, known, now, "interrupted"), cut=True)
+                    for number, known in self._episodes.items()
+                ]
                 self._feed.commit((), ends)
         self.collector.close()
 

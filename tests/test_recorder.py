@@ -12,6 +12,7 @@ import expkit
 from expkit import Field, Recorder, Schema, open_run
 from expkit.buffers.memory import MemoryBuffer
 from expkit.errors import BufferClosed, Busy, NotThere, OutputExists, SchemaError, UsageError
+from expkit.runs.validate import validate_run
 
 SCHEMA = Schema(
     [
@@ -224,6 +225,19 @@ def test_flush_makes_rows_visible_and_durable(tmp_path):
         rec.flush()
         run.refresh()
         assert run.find_episode(0).metadata == {"opponent": "rival-3"}
+
+
+def test_episodes_left_open_are_sound(tmp_path):
+    """Their last rows are missing, and their end records say why."""
+    with Recorder(tmp_path / "run", SCHEMA, players=2, min_free=0) as rec:
+        for step in range(3):
+            for player in (0, 1):
+                rec.add(player=player, episode=0, step=step, **row())
+        rec.end(episode=0, player=0, observation=np.zeros(3), action_mask=np.zeros(9))
+    with open_run(tmp_path / "run") as run:
+        (episode,) = run.episodes()
+        assert (episode.ended, episode.length, episode.end.rows) == ("interrupted", 3, {"0": 4, "1": 3})
+        assert [finding for finding in validate_run(run, "full") if finding.severity == "error"] == []
 
 
 def test_several_threads_may_add(tmp_path):
