@@ -1,8 +1,9 @@
 """Every byte of every shard file, block by block on several threads, and the rows of each block in the same pass: a
 block is read and decoded once, for its checksums, statistics and digests and for the rules about rows.
 
-Threads, because nearly all of the work lets go of the GIL (zstd, crc32, the kernels); spawned processes begin with
-two seconds of imports each. The order of findings is that of the files and blocks, whatever the number of threads.
+Threads, because most of the work lets go of the GIL (zstd, crc32, the kernels): 2M rows of generals on two cores took
+1.7 s with one thread, 1.4 with two, and 2.1 with two spawned processes, which import and open all they need first.
+The order of findings is that of the files and blocks, whatever the number of threads.
 """
 
 from __future__ import annotations
