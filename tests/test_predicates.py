@@ -226,8 +226,31 @@ def test_integers_are_compared_and_counted_exactly():
     assert select("state/turn * state/turn > 1e38") == [False, True, False]
     assert select("state/turn == 9007199254740992.0") == [False, False, False]
     assert select("state/turn < 18446744073709551616.0") == [True, True, True]
+    assert select("i * 1.0 in (9007199254740993, -1)") == [False, True, False]  # no f64 equals the first
     assert select("i % 10 == 9") == [False, True, False]  # -1 % 10, as in Python
     assert select("state/turn in (18446744073709551615, 9223372036854775808.0, -1)") == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("reward == 0.1", [True, False, False]),
+        ("0.1 < reward", [False, True, True]),
+        ("reward in (0.1, 7)", [True, False, False]),
+        ("reward between 0.1 and 0.2", [True, True, False]),
+        ("reward * 1 == 0.1", [False, False, False]),  # only a bare field is compared in its own precision
+        ("half == 1e6", [False, False, False]),  # and no constant becomes infinite by it
+        ("half == inf", [False, False, True]),
+        ("half == 2049", [False, False, False]),  # f2 rounds 2049 to 2048, but a whole number is meant exactly
+    ],
+)
+def test_fractions_are_compared_as_they_are_stored(text, wanted):
+    columns = {
+        "is_last": np.zeros(3, bool),
+        "reward": np.array([0.1, 0.2, 0.3], np.float32),
+        "half": np.array([2048, 1, np.inf], np.float16),
+    }
+    assert parse(text).bind(SCHEMA).evaluate(columns, 0).tolist() == wanted
 
 
 @settings(max_examples=500, deadline=None)
@@ -328,6 +351,10 @@ pieces = st.sampled_from(
 
 
 @settings(max_examples=600, deadline=None)
+@example("'\x80' 1")
+@example("1 > 2 \x80")
+@example("`\u2028` > 2")
+@example("reward == '\u2028'")
 @given(st.text(max_size=40) | st.lists(pieces, max_size=25).map(" ".join) | st.lists(pieces, max_size=25).map("".join))
 def test_garbage_raises_only_usage_errors(text):
     columns = rows_for(1, 5)
@@ -462,10 +489,11 @@ def block(tmp_path_factory):
     [
         "player == 0", "episode == 3", "episode in (1, 2)", "step < 10", "step > 19", "step not between 0 and 20",
         "reward > 0.5", "0.6 < reward", "reward > 0.2 and step == 5", "reward > 1 or step > 30", "abs(i) > 5",
-        "i * i > 25", "i + step < 6", "-i > 4", "step / 10 > 2", "i % 3 > 2", "state/turn < 18446744073709551606", "is_last",
-        "seen", "not not is_last", "maybe > 0", "maybe is not null", "policy == 'hunter'", "policy != 'random'",
-        "reward is null", "reward is nan", "wide > 0", "wide < 0", "length > 7", "ended == 'truncated'", "outcome > 0.5",
-        "won", "reward * 2 > 1", "reward - 1 > 0", "not (reward <= 0.5)", "false",
+        "i * i > 25", "i + step < 6", "-i > 4", "step / 10 > 2", "i % 3 > 2", "state/turn < 18446744073709551606",
+        "is_last", "seen", "not not is_last", "maybe > 0", "maybe is not null", "policy == 'hunter'",
+        "policy != 'random'", "reward is null", "reward is nan", "wide > 0", "wide < 0", "length > 7",
+        "ended == 'truncated'",
+        "outcome > 0.5", "won", "reward * 2 > 1", "reward - 1 > 0", "not (reward <= 0.5)", "false",
     ],
 )  # fmt: skip
 def test_blocks_that_cannot_match_are_skipped(block, text):
@@ -476,13 +504,23 @@ def test_blocks_that_cannot_match_are_skipped(block, text):
     "text",
     [
         "player == 1", "step == 15", "reward >= 0.5", "i < 0 and reward > 0.4", "wide is nan", "wide != 0",
-        "not wide > 0", "maybe is null", "policy == 'random'", "step % 5 == 4", "board[0, 0] > 5", "mask[3]", "length == 6",
-        "not won",
-        "step / i > 100", "1 / i is null", "state/turn == 18446744073709551615",
+        "not wide > 0", "maybe is null", "policy == 'random'", "step % 5 == 4", "board[0, 0] > 5", "mask[3]",
+        "real[0] is nan", "length == 6", "not won", "step / i > 100", "1 / i is null",
+        "state/turn == 18446744073709551615",
     ],
 )  # fmt: skip
 def test_blocks_that_may_match_are_read(block, text):
     assert parse(text).bind(SCHEMA, POLICIES).may_match(*block, EPISODES)
+
+
+@pytest.mark.parametrize("text", ["wide - wide is nan", "wide * 0 is nan", "wide % 2 is nan", "wide * 1e300 > 1e308"])
+def test_infinities_make_nan(tmp_path, text):
+    stored = {column.name: np.zeros(column.shape(3), column.dtype) for column in SCHEMA.columns}
+    stored["wide"][:] = [1e9, np.inf, -np.inf]
+    bound = parse(text).bind(SCHEMA)
+    assert bound.evaluate(stored, 0).any()
+    with write_block(stored, 0, tmp_path / "a.exp") as reader:
+        assert bound.may_match(reader.statistics(0), reader.blocks[0])
 
 
 def test_the_index_alone_skips_by_key(block):
@@ -502,6 +540,7 @@ def test_whole_episodes_are_decided_without_their_rows():
     assert decided("won is null", 3, 0) is True
     assert decided("episode % 2 == 1 and reward > 0", 0, 0) is False
     assert decided("episode % 2 == 1 and reward > 0", 1, 0) is None
+    assert decided("tiny >= -128", 1, 0) is None  # null on the last row
     assert decided("length == 9 or terminated", 2, 1) is True
 
 

@@ -35,6 +35,7 @@ from expkit.predicates.tree import (
     Text,
     Truth,
     Within,
+    brief,
 )
 from expkit.schema import KEY_NAMES, Column, Field, Schema
 
@@ -126,7 +127,7 @@ class Binder:
                 return node
         bound = self.value(node)
         if not is_truth(bound):
-            self._fail(f"{_brief(node)} is a number, not true or false; compare it, as in {_brief(node)} > 0")
+            self._fail(f"{brief(node)} is a number, not true or false; compare it, as in {brief(node)} > 0")
         return bound
 
     def value(self, node: Node) -> Node:
@@ -135,7 +136,7 @@ class Binder:
             case Number() | Truth():
                 return node
             case Text():
-                self._fail(f"the text {_brief(node)} can only be compared with policy or ended, by == or !=")
+                self._fail(f"the text {brief(node)} can only be compared with policy or ended, by == or !=")
             case Name():
                 return self._source(node)
             case Negate(inner):
@@ -149,7 +150,7 @@ class Binder:
     def _number(self, node: Node, wanted_by: str) -> Node:
         bound = self.value(node)
         if is_truth(bound):
-            self._fail(f"{_brief(node)} is true or false, and {wanted_by} needs a number")
+            self._fail(f"{brief(node)} is true or false, and {wanted_by} needs a number")
         return bound
 
     def _pair(self, left: Node, op: str, right: Node) -> Node:
@@ -157,7 +158,7 @@ class Binder:
             left, op, right = right, _FLIPPED[op], left
         if isinstance(right, Text):
             if op not in ("==", "!="):
-                self._fail(f"the text {_brief(right)} has no order; compare it by == or !=")
+                self._fail(f"the text {brief(right)} has no order; compare it by == or !=")
             return _maybe_not(self._within(left, (right,)), op == "!=")
         one, other = self.value(left), self.value(right)
         return Compare(_rounded(one, other), ((op, _rounded(other, one)),))
@@ -171,7 +172,7 @@ class Binder:
             if any(isinstance(item, Text) for item in items):
                 text = next(item for item in items if isinstance(item, Text))
                 kind = "true or false" if is_truth(bound) else "a number"
-                self._fail(f"{_brief(inner)} is {kind}, which cannot be compared with the text {_brief(text)}")
+                self._fail(f"{brief(inner)} is {kind}, which cannot be compared with the text {brief(text)}")
         else:
             bound = source
         found: list[Number | Text | Truth] = []
@@ -197,7 +198,7 @@ class Binder:
         codes = [place for place, word in enumerate(known) if word == text]
         if not codes:
             what = "policy" if name == "policy" else "way to end"
-            self._fail(f"no {what} {_brief(Text(text))}{_suggest(text, known)}")
+            self._fail(f"no {what} {brief(Text(text))}{_suggest(text, known)}")
         return codes
 
     def _source(self, node: Name) -> Source:
@@ -208,8 +209,8 @@ class Binder:
         if name not in (*KEY_NAMES, "player", *EPISODE_NAMES):
             known = [*self._fields, *KEY_NAMES, "player", *EPISODE_NAMES]
             if "/" in name and all(part in known for part in name.split("/")):
-                self._fail(f"unknown name {_brief(Text(name))}; to divide, put spaces around the /")
-            self._fail(f"unknown name {_brief(Text(name))}{_suggest(name, known)}")
+                self._fail(f"unknown name {brief(Text(name))}; to divide, put spaces around the /")
+            self._fail(f"unknown name {brief(Text(name))}{_suggest(name, known)}")
         if node.index:
             self._fail(f"{name} is one value, not an array; leave out {str(node)[len(str(Name(name))) :]}")
         if name == "ended":
@@ -227,7 +228,7 @@ class Binder:
             self._fail(f"{field.name} is {sides}; write {example}")
         for place, side in zip(index, shape, strict=True):
             if not -side <= place < side:
-                self._fail(f"{_brief(node)} is outside: that side of {field.name} has {side} elements")
+                self._fail(f"{brief(node)} is outside: that side of {field.name} has {side} elements")
         element: int | None = None
         if shape:
             element = int(np.ravel_multi_index([i % side for i, side in zip(index, shape, strict=True)], shape))
@@ -263,11 +264,6 @@ def _rounded(node: N, other: Node) -> N:
             if not math.isinf(value):
                 return Number(value)  # type: ignore[return-value]
     return node
-
-
-def _brief(node: Node) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in str(node))
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:

@@ -265,6 +265,4 @@ def _calculate(sign: str, a: Bounds, b: Bounds) -> Bounds:
     if sign == "%":
         return Bounds(min(as_float(b.low), 0.0), max(as_float(b.high), 0.0), nan, null)
     floats = [EXACTLY[sign](as_float(x), as_float(y)) for x, y in corners]
-    if not all(map(math.isfinite, floats)):
-        return _any_float(null)
     return Bounds(min(floats), max(floats), nan, null)

@@ -31,6 +31,7 @@ from expkit.predicates.tree import (
     Text,
     Truth,
     Within,
+    brief,
 )
 
 MAX_LENGTH = 1 << 16
@@ -82,9 +83,8 @@ class _Parser:
     def _fail(self, what: str, at: int) -> NoReturn:
         begin = max(0, min(at - _SHOWN // 2, len(self._text) - _SHOWN))
         end = begin + _SHOWN
-        shown = ("…" if begin else "") + self._text[begin:end] + ("…" if end < len(self._text) else "")
-        line = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in shown)
-        raise UsageError(f"{self._option}: {what} at character {at + 1}: {line}")
+        shown = ("…" if begin else "") + brief(self._text[begin:end], _SHOWN) + ("…" if end < len(self._text) else "")
+        raise UsageError(f"{self._option}: {what} at character {at + 1}: {shown}")
 
     def _split(self) -> list[_Token]:
         out, place = [], 0
@@ -96,7 +96,7 @@ class _Parser:
             if kind == "bad":
                 self._refuse(text, at)
             if kind == "number" and re.compile(r"[A-Za-z0-9_.]").match(self._text, place):
-                self._fail(f"'{_brief(text + self._text[place])}' is no number", at)
+                self._fail(f"'{brief(text + self._text[place])}' is no number", at)
             if kind == "name" and text.lower() in KEYWORDS:
                 kind, text = "word", text.lower()
             out.append(_Token(kind, text, at))
@@ -131,9 +131,9 @@ class _Parser:
         """Fail where something else stands than `what`."""
         token = self._next
         if self._at == 0:
-            after = "" if token.kind == "end" else f", not '{token.text}',"
+            after = "" if token.kind == "end" else f", not '{brief(token.text)}',"
         else:
-            after = f" after '{_brief(self._tokens[self._at - 1].text)}'"
+            after = f" after '{brief(self._tokens[self._at - 1].text)}'"
         self._fail(f"expected {what}{after}", token.at)
 
     def whole(self) -> Node:
@@ -220,7 +220,7 @@ class _Parser:
             return Absolute(inner)
         name = token.text[1:-1].replace("``", "`") if token.kind == "quoted" else token.text
         if token.kind == "name" and self._is("("):
-            self._fail(f"there is no function '{_brief(name)}', only abs(),", token.at)
+            self._fail(f"there is no function '{brief(name)}', only abs(),", token.at)
         index: list[int] = []
         if self._is("["):
             self._take()
@@ -285,7 +285,3 @@ class _Parser:
         low = self._expression(SUM)
         self._expect("and")
         return Between(node, low, self._expression(SUM), negated)
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= 40 else text[:39] + "…"

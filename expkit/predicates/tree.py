@@ -23,6 +23,12 @@ class Node:
         return ()
 
 
+def brief(text: object, most: int = 60) -> str:
+    """What an error may quote: one line of at most `most` printable characters."""
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in str(text)[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
 def show(node: Node, power: int) -> str:
     """`node` as it stands where forms that bind as tightly as `power` are wanted."""
     return f"({node})" if node.power < power else str(node)
