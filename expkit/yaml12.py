@@ -34,6 +34,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.MarkedYAMLError(problem="the tag !!map is for mappings", problem_mark=node.start_mark)
     out: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
@@ -50,9 +52,9 @@ for _name, _pattern in (("bool", _BOOL), ("null", _NULL), ("int", _INT), ("float
     _Loader.yaml_implicit_resolvers.setdefault(None, []).append(
         (_TAG + _name, re.compile(rf"(?:{_pattern.pattern})\Z"))
     )
-_Loader.add_constructor(_TAG + "bool", lambda loader, node: node.value.lower() == "true")
-_Loader.add_constructor(_TAG + "int", lambda loader, node: _integer(node.value))
-_Loader.add_constructor(_TAG + "float", lambda loader, node: _number(node.value))
+_Loader.add_constructor(_TAG + "bool", lambda loader, node: loader.construct_scalar(node).lower() == "true")
+_Loader.add_constructor(_TAG + "int", lambda loader, node: _integer(loader.construct_scalar(node)))
+_Loader.add_constructor(_TAG + "float", lambda loader, node: _number(loader.construct_scalar(node)))
 _Loader.add_constructor(_TAG + "map", _construct_mapping)
 
 
@@ -88,7 +90,8 @@ def load(text: str | bytes, name: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise ConfigError(f"{name}: not valid YAML{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
+        # The last but one are what PyYAML lets out for tags on values they are not for, such as !!timestamp x.
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{name}: not valid YAML: {said}") from None
 

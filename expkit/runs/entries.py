@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ class Episode:
         if self.end is not None:
             merged |= self.end.metadata
         return merged | self.notes
+
+
+def annotation(meta: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
+    """(episode, metadata) of a meta record that annotates an episode, None for one that says something else."""
+    note = meta.get("annotate")
+    if not isinstance(note, dict) or not isinstance(note.get("metadata"), dict):
+        return None
+    number = str(note.get("episode"))
+    return (int(number), note["metadata"]) if number.isdecimal() and len(number) < 20 else None
 
 
 def info_from_header(reader: ShardReader) -> RunInfo:

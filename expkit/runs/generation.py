@@ -26,6 +26,7 @@ from expkit.errors import ShardError
 from expkit.files import DiskErrors, disk, make_folder, unlink_quietly
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
+from expkit.runs.entries import annotation
 from expkit.runs.layout import (
     SHARDS_DIR,
     RunInfo,
@@ -247,8 +248,8 @@ def inherit(run: Run, retiring: Collection[int], pruned: Collection[int] = ()) -
 
 def noted_episode(meta: Mapping[str, Any]) -> int | None:
     """The episode that a meta record annotates, None for one that says something else."""
-    note = meta.get("annotate")
-    return int(note["episode"]) if isinstance(note, dict) else None
+    note = annotation(meta)
+    return None if note is None else note[0]
 
 
 def episodes_in(reader: ShardReader) -> set[int]:

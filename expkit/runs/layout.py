@@ -236,7 +236,7 @@ def read_run_info(run: Path) -> RunInfo:
         )
     except (
         yaml.YAMLError,
-        KeyError,
+        LookupError,
         TypeError,
         ValueError,
         AttributeError,

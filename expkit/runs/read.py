@@ -20,7 +20,7 @@ from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.counters import WriterLedger, read_ledger
-from expkit.runs.entries import Episode, ShardEntry, info_from_header
+from expkit.runs.entries import Episode, ShardEntry, annotation, info_from_header
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import SHARD_SUFFIX, RunInfo, ShardPath, is_run, list_shards, read_run_info
 from expkit.runs.locks import ReaderLock, live_writers
@@ -259,9 +259,9 @@ class Run:
             for end in self._counting(position, reader.episode_ends):
                 ends[end.episode] = end
             for meta in reader.metas:
-                note = meta.get("annotate")
-                if isinstance(note, dict):
-                    notes.setdefault(int(note["episode"]), {}).update(note["metadata"])
+                note = annotation(meta)
+                if note is not None:
+                    notes.setdefault(note[0], {}).update(note[1])
         rows = self.index.rows_by_episode()
         numbers = sorted(starts.keys() | ends.keys() | rows.keys())
         return {n: Episode(n, starts.get(n), ends.get(n), rows.get(n, {}), notes.get(n, {})) for n in numbers}

@@ -146,7 +146,11 @@ class ShardReader:
             return
         self.closed = True
         self.blocks = [BlockInfo(place, *row) for place, row in enumerate(footer.blocks)]
-        self._pending = [(offset, kind) for offset, kind in footer.records]
+        for offset, kind in footer.records:
+            if kind in (KIND_EPISODES, KIND_META, KIND_DROPS):
+                self._pending.append((offset, kind))
+            else:
+                self._note_unknown(offset, kind)
 
     def _walk(self) -> None:
         for envelope, head in self._file.walk():
@@ -160,9 +164,10 @@ class ShardReader:
             elif envelope.kind in (KIND_EPISODES, KIND_META, KIND_DROPS):
                 self._pending.append((envelope.offset, envelope.kind))
             elif envelope.kind != KIND_FOOTER:
-                self._file.note(
-                    "file/unknown-kind", f"record of kind {envelope.kind} at {envelope.offset:,} was skipped", "info"
-                )
+                self._note_unknown(envelope.offset, envelope.kind)
+
+    def _note_unknown(self, offset: int, kind: int) -> None:
+        self._file.note("file/unknown-kind", f"record of kind {kind} at {offset:,} was skipped", "info")
 
     def refresh(self) -> int:
         """See what was appended since; returns the number of new blocks. Raises ShardError when the file shrank."""

@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterator
 from os import PathLike
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
 import msgspec
+from msgspec import Meta
 
 from expkit import __version__
 from expkit.errors import NewerFormat, NotThere, SchemaError, ShardError
@@ -42,6 +43,13 @@ _PAGE = 4096  # what a disk that fails gives back or not
 _EFFORT = 256 << 20  # bytes of heads checked in vain while looking for the next record of a damaged file
 
 
+_MAX = (1 << 64) - 1
+_U16 = Annotated[int, Meta(ge=0, le=(1 << 16) - 1)]
+_U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+_U64 = Annotated[int, Meta(ge=0)]
+_I64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+
+
 class Unreadable(ShardError):
     """The disk does not give back bytes that the file has."""
 
@@ -56,10 +64,17 @@ class Footer(msgspec.Struct, frozen=True):
     """The index of a closed file, as ShardWriter.close writes it."""
 
     header: dict[str, Any]
-    blocks: list[tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, dict[str, int]]]
-    records: list[tuple[int, int]]
-    episodes: list[tuple[int, int, int, int]]
-    rows: int
+    blocks: list[
+        tuple[_U64, _U64, _U64, _U64, _U16, _U32, _U64, _U64, _U32, _U32, _U32, _U32, _I64, _I64, dict[str, _U64]]
+    ]
+    records: list[tuple[_U64, _U16]]
+    episodes: list[tuple[_U64, _U16, _U64, _U64]]
+    rows: _U64
+
+    def __post_init__(self) -> None:
+        # 64 bits without a sign are more than a bound of msgspec can say.
+        if any(max(row[:14]) > _MAX for row in self.blocks) or any(max(row) > _MAX for row in self.episodes):
+            raise ValueError("a number has more than 64 bits")
 
 
 class RecordFile:
@@ -165,7 +180,7 @@ class RecordFile:
         """What to say of a file in a format of the future; only the first 20 bytes of it are sure to be as today."""
         try:
             told = msgspec.json.decode(text, type=_Written).expkit
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             told = ""
         known = _PROGRAM_VERSION.fullmatch(told)
         form = f"format version {version}" + (f" with flags {flags:#x}" if flags else "")
