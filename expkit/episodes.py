@@ -17,6 +17,13 @@ _Time = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Player = Annotated[str, Meta(pattern=r"\A[0-9]{1,5}\Z")]
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where a merged episode was recorded: id of the run, and the episode's number there."""
+
+    run: str
+    episode: _Number
+
+
 class EpisodeStart(msgspec.Struct, frozen=True, omit_defaults=True):
     """Written before the first row of the episode: with the run's configuration enough to play it again.
 
@@ -24,6 +31,7 @@ class EpisodeStart(msgspec.Struct, frozen=True, omit_defaults=True):
     seeds     what randomness came from, by use: {"env": 7, "action_space": …, "policy": …}
     metadata  the game's own, JSON values only
     repeated  a copy at the head of a later shard, where the episode goes on
+    origin    of an episode that was merged from another run
     """
 
     episode: _Number
@@ -34,6 +42,7 @@ class EpisodeStart(msgspec.Struct, frozen=True, omit_defaults=True):
     seeds: dict[str, int] = {}
     metadata: dict[str, Any] = {}
     repeated: bool = False
+    origin: Origin | None = None
 
 
 class EpisodeEnd(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,12 +17,12 @@ import numpy as np
 
 from expkit.buffers.budget import Plan
 from expkit.buffers.claim import Claimed
-from expkit.buffers.protocol import CAUSES
 from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import Lane, ShardedCollector, ShardedFeed
 from expkit.collect.subscribe import Subscription
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.runs.counters import DROP_CAUSES
 from expkit.runs.write import RunWriter
 from expkit.schema import Schema
 
@@ -230,7 +230,7 @@ class BackgroundCollector:
         ledger = self.writer.ledger
         all_told = ledger.since_opened().dropped
         for player, dropped in self.shards.dropped().items():
-            told = dict(zip(CAUSES, all_told[player].tolist(), strict=True))
+            told = dict(zip(DROP_CAUSES, all_told[player].tolist(), strict=True))
             causes = {cause: rows - told[cause] for cause, rows in dropped.items() if rows > told[cause]}
             for cause, count in causes.items():
                 ledger.drop(player, cause, count)

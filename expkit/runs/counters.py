@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from expkit.buffers.protocol import CAUSES as DROP_CAUSES
+from expkit.buffers.protocol import CAUSES
 from expkit.errors import CheckFailed
 from expkit.files import DiskErrors, disk, write_all_at, write_atomic
 from expkit.runs.layout import COUNTERS_FILE
@@ -37,6 +37,9 @@ SECTION_WORDS = 8
 PLAYER_WORDS = 16
 UNUSED, RECORDING, CLOSED = 0, 1, 2
 PRODUCED, WRITTEN, DURABLE, REJECTED, DROPPED, LOST = 0, 1, 2, 3, 4, 15
+# What buffers drop, and rows that a rewrite was told to leave out.
+FILTERED = "filtered"
+DROP_CAUSES = (*CAUSES, FILTERED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.buffers.protocol import CAUSES
 from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
-from expkit.runs.counters import PlayerLedger, WriterLedger, read_behind_header, read_ledger
+from expkit.runs.counters import DROP_CAUSES, PlayerLedger, WriterLedger, read_behind_header, read_ledger
 from expkit.runs.entries import info_from_header
 from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, list_shards, read_run_info
 from expkit.runs.locks import live_writers
@@ -375,7 +374,7 @@ def _settle(out: RunSurvey) -> None:
             rows[writer, player] += pruned + given_up
         for player, causes in shard.drops.items():
             owner = lowest if shard.shard.writer is None else shard.shard.writer
-            dropped[owner, player] += sum(count for cause, count in causes.items() if cause in CAUSES)
+            dropped[owner, player] += sum(count for cause, count in causes.items() if cause in DROP_CAUSES)
         for end in shard.ends:
             if not end.cut and out._counts(shard, end.episode):
                 for name, expected in end.rows.items():

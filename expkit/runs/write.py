@@ -122,6 +122,7 @@ class RunWriter:
     """Writer `wN` of a run directory that exists (see `create_run`).
 
     writer  a number; one that is locked already (see `expkit.runs.resume`); or a number nobody used before
+    about   more for the headers of its shards
 
     Raises Busy when that writer is taken, SchemaError when the run has another schema.
     """
@@ -136,8 +137,10 @@ class RunWriter:
         limits: ShardLimits | None = None,
         sync: Sync = "interval",
         guard: DiskGuard | None = None,
+        about: Mapping[str, Any] | None = None,
     ):
         self.run = run
+        self._about = dict(about or {})
         self.schema = schema
         self.limits = limits or ShardLimits()
         self.sync_policy = sync
@@ -343,7 +346,9 @@ class RunWriter:
         unlink_quietly(unnamed)  # left by a writer that was killed here
         shard = None
         try:
-            shard = ShardWriter(unnamed, self.schema, shard_header(self.info, self.writer, self._number))
+            shard = ShardWriter(
+                unnamed, self.schema, {**shard_header(self.info, self.writer, self._number), **self._about}
+            )
             if self._open_episodes:
                 repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]
                 shard.append_episodes(repeated, ())
