@@ -190,7 +190,11 @@ def _parse(writer: int, head: np.ndarray, body: np.ndarray) -> WriterLedger:
         started_ns=int(head[2]),
         closed_ns=int(head[3]),
         players=players,
-        damaged=bool((body < 0).any() or (closed and int(head[4]) != zlib.crc32(body.tobytes()))),
+        damaged=bool(
+            (body < 0).any()
+            or head[0] not in (RECORDING, CLOSED)
+            or (closed and int(head[4]) != zlib.crc32(body.tobytes()))
+        ),
     )
 
 
@@ -211,7 +215,8 @@ def read_ledger(run: Path) -> list[WriterLedger] | None:
     out = []
     for writer in range((len(data) - PAGE) // section):
         words = np.frombuffer(data, np.int64, SECTION_WORDS + players * PLAYER_WORDS, PAGE + writer * section)
-        if words[0] != UNUSED:
+        # Counts without a state: its word was damaged. A writer killed while it begins has left none.
+        if words[0] != UNUSED or words[SECTION_WORDS:].any():
             out.append(_parse(writer, words[:SECTION_WORDS], words[SECTION_WORDS:].reshape(players, PLAYER_WORDS)))
     return out
 

@@ -19,6 +19,7 @@ import re
 import socket
 import sys
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ MAX_RUN_FILE_BYTES = 16 << 20
 _SHARD = re.compile(r"(\d{6,})(\.exp|\.active)")
 _FOLDER = re.compile(r"([wg])(0|[1-9]\d{0,8})")
 
+# Without it a flipped bit in a name or a number would go for what the run is.
+_SEAL = b"# crc32 of all before this line:"
+_SEALED = re.compile(_SEAL + rb" ([0-9a-f]{8})\n\Z")
 _MAX_DEPTH = 200  # of run.yaml: libyaml builds the tree recursively, and 200,000 brackets overflow its stack
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -202,12 +206,13 @@ def write_run_info(run: Path, info: RunInfo) -> None:
         "config": info.config,
         "schema": json.loads(info.schema.to_json()),
     }
-    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    write_atomic(run / RUN_FILE, text.encode())
+    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None).encode()
+    write_atomic(run / RUN_FILE, b"%s%s %08x\n" % (text, _SEAL, zlib.crc32(text)))
 
 
 def read_run_info(run: Path) -> RunInfo:
-    """Read `run.yaml`. Raises NotThere without one, CheckFailed when it cannot be understood."""
+    """Read `run.yaml`. Raises NotThere without one, CheckFailed when it cannot be understood or its last line says
+    that it is not as it was written."""
     path = run / RUN_FILE
     try:
         if path.stat().st_size > MAX_RUN_FILE_BYTES:
@@ -215,6 +220,12 @@ def read_run_info(run: Path) -> RunInfo:
         text = path.read_bytes()
     except FileNotFoundError:
         raise NotThere(f"{run}: no run here (no {RUN_FILE}); see expkit list") from None
+    sealed = _SEALED.search(text)
+    if sealed is not None and zlib.crc32(text[: sealed.start()]) != int(sealed[1], 16):
+        raise CheckFailed(
+            f"{path}: does not pass its own checksum: damaged, or edited (remove its last line then); the shards have "
+            "a copy"
+        )
     try:
         _refuse_bombs(text)
         tree = yaml.load(text, Loader=_Loader)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from expkit import open_run
-from expkit.buffers.protocol import CAUSES
 from expkit.formats.shard import ShardReader
 from expkit.runs.layout import list_shards
 
@@ -48,7 +47,7 @@ def ledger_words(run: Path) -> list[Words]:
             words = struct.unpack_from(f"<{PLAYER_WORDS}q", data, at + 8 * (HEAD_WORDS + PLAYER_WORDS * player))
             total = [a + b for a, b in zip(total, words, strict=True)]
         produced, written, durable, rejected = total[:4]
-        dropped = sum(total[4 : 4 + len(CAUSES)])
+        dropped = sum(total[4:-1])
         out.append(Words(produced, written, durable, rejected, dropped, total[-1], all(s in (0, 2) for s in states)))
     return out
 
