@@ -22,6 +22,7 @@ from expkit.runs.counters import Ledger, read_ledger
 from expkit.runs.generation import Generation
 from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer
+from expkit.runs.manifest import read_manifest
 from expkit.runs.resume import close_dead_writer, next_episode, take_writer
 from expkit.runs.summary import balance
 
@@ -289,9 +290,12 @@ def test_beside_a_live_recorder_one_more_writer_joins(tmp_path):
 
 
 CRASHING = """
-import os, signal, sys
-import numpy as np
+import os, signal, sys, time
 from expkit import Field, Recorder, Schema
+from expkit.files import Disk, using
+class Frozen(Disk):
+    def write(self, handle, pieces):
+        time.sleep(600)
 schema = Schema([Field("observation", "f4", (3,), "observation"), Field("action", "u1", belongs="action")])
 rec = Recorder(sys.argv[1], schema, players=2, min_free=0, shard_rows=int(sys.argv[2]), flush_interval="1h")
 for episode in range(5):
@@ -301,9 +305,12 @@ for episode in range(5):
             rec.add(player=player, episode=episode, step=step, observation=seen, action=step, reward=0)
     if episode < 3:
         rec.end(episode=episode, ended="terminated", outcome=1.0, observation=[[episode, 10, 0], [episode, 10, 1]])
+    if episode == 4:
+        rec.new_episode(number=7)  # begun, and cut before its first row
     rec.flush()
-rec.add(player=0, episode=9, step=0, observation=[9, 0, 0], action=1, reward=0)
-os.kill(os.getpid(), signal.SIGKILL)
+with using(Frozen()):  # the last row reaches no file
+    rec.add(player=0, episode=9, step=0, observation=[9, 0, 0], action=1, reward=0)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -326,7 +333,7 @@ def test_the_recorder_takes_up_a_writer_that_crashed(tmp_path, crashed_run):
     path = shutil.copytree(crashed_run, tmp_path / "run")
     with Recorder(path, SCHEMA, mode="a", writer=0, players=2, min_free=0) as rec:
         first = rec.new_episode()
-        assert first == 5
+        assert first == 8
         with pytest.raises(SchemaError, match="ended"):
             add(rec, 3, 10)
         with pytest.raises(Busy, match="w0"):
@@ -335,10 +342,13 @@ def test_the_recorder_takes_up_a_writer_that_crashed(tmp_path, crashed_run):
         assert sum(rec.collector.stats().produced.values()) == 1
     with open_run(path) as run:
         assert run.state == "closed"
-        assert {e.number: (e.ended, e.length, e.end.cut) for e in run.episodes()} == {
-            0: ("terminated", 10, False), 1: ("terminated", 10, False), 2: ("terminated", 10, False),
-            3: ("interrupted", 10, True), 4: ("interrupted", 10, True), 5: ("interrupted", 1, False),
-        }  # fmt: skip
+        assert [(e.number, e.ended, e.length, e.end.cut) for e in run.episodes()][:5] == [
+            *((number, "terminated", 10, False) for number in (0, 1, 2)),
+            *((number, "interrupted", 10, True) for number in (3, 4)),
+        ]
+        assert [(e.number, e.ended, e.length) for e in run.episodes()][5:] == [
+            (7, "interrupted", 0), (8, "interrupted", 1),
+        ]  # fmt: skip
         assert run.find_episode(4).end.rows == {"0": 10, "1": 10}
         ((one, two),) = (writer.players for writer in run.counters)
         assert (one.produced, one.written, one.lost) == (3 * 11 + 2 * 10 + 1 + 1, 3 * 11 + 2 * 10 + 1, 1)
@@ -349,6 +359,7 @@ def test_the_recorder_takes_up_a_writer_that_crashed(tmp_path, crashed_run):
 
 def test_the_recorder_joins_as_one_more_writer_unless_told(tmp_path, crashed_run):
     path = shutil.copytree(crashed_run, tmp_path / "run")
+    assert (next_episode(path, 0), next_episode(path, 1)) == (8, 0)  # of 7 there is nothing but its start
     with Recorder(path, SCHEMA, mode="a", players=2, min_free=0) as rec:
         assert rec.writer == 1
         add(rec, 0, 0)
@@ -395,14 +406,15 @@ def test_closing_a_dead_writer_can_be_killed_anywhere_and_repeated(tmp_path, sha
         finally:
             lock.release()
         (number, again), following = take_writer(path)
-        assert (number, following) == (0, 5)
+        assert (number, following) == (0, 8)
         again.release()
         is_balanced(path)
         with open_run(path) as run:
             assert run.state == "closed"
-            assert [(e.number, e.end.ended) for e in run.episodes()][3:] == [(3, "interrupted"), (4, "interrupted")]
+            assert [(e.number, e.end.cut) for e in run.episodes()][2:] == [(2, False), (3, True), (4, True), (7, True)]
             ends = [end.episode for one in run.shards for end in run.reader(one.name).episode_ends]
-            assert sorted(ends) == [0, 1, 2, 3, 4]
+            assert sorted(ends) == [0, 1, 2, 3, 4, 7]
+            assert sorted(read_manifest(path)) == [shard.name for shard in run.shard_paths]
         shutil.rmtree(path)
     assert kills > 10
     assert not close_dead_writer(path, 0)

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from expkit.episodes import WRITER_BITS, EpisodeEnd, episode_number
-from expkit.errors import Busy, CheckFailed, NotThere, OutputExists, ShardError
+from expkit.errors import Busy, CheckFailed, NewerFormat, NotThere, OutputExists, ShardError
 from expkit.files import DiskErrors, disk, make_folder, remove_tree
 from expkit.formats.shard.layout import FILE_HEADER, MAX_JSON, RECORD_MAGIC
 from expkit.formats.shard.read import ShardReader
@@ -199,6 +199,8 @@ def _opened(run: Path, shard: ShardPath) -> Iterator[ShardReader]:
         with ShardReader(shard.path) as reader:
             _refuse_damaged(run, shard, reader)
             yield reader
+    except NewerFormat:
+        raise
     except ShardError as error:
         raise CheckFailed(f"{error}; run expkit recover {run} first") from None
 
