@@ -87,7 +87,6 @@ class RecordFile:
     def __init__(self, path: str | PathLike[str], schema: Schema | None = None):
         self.path = os.fspath(path)
         self.findings: list[Finding] = []
-        self._told: set[Finding] = set()
         self._noted: set[Finding] = set()
         self.header: dict[str, Any] = {}
         self.footer: Footer | None = None
