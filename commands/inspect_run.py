@@ -138,7 +138,9 @@ def ledger_line(entries: list[Balance]) -> list[output.Piece]:
         line.append((f" + lost {lost:,}", "bold red"))
     pruned, quarantined = sum(e.pruned for e in entries), sum(e.quarantined for e in entries)
     if pruned or quarantined:
-        line.append(f"; present {stored - pruned - quarantined:,} = written - pruned {pruned:,}")
+        line.append(f"; present {stored - pruned - quarantined:,} = written")
+    if pruned:
+        line.append(f" - pruned {pruned:,}")
     if quarantined:
         line.append((f" - quarantined {quarantined:,}", "bold red"))
     return line
