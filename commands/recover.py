@@ -40,7 +40,7 @@ def recover(
     """Make a damaged or unfinished run valid again, and say what was lost."""
     from expkit.commands.progress import Progress
     from expkit.runs.layout import is_run
-    from expkit.runs.recover import plan_recovery, recover, recover_into
+    from expkit.runs.recover import check_target, plan_recovery, recover, recover_into
 
     path = Path(run)
     if not path.exists():
@@ -60,6 +60,8 @@ def recover(
                 progress.update(seen)
 
         if dry_run:
+            if out is not None:
+                check_target(path, Path(out), force=force)
             report = plan_recovery(path, copied=out is not None, progress=show)
         elif out is None:
             report = recover(path, progress=show)
@@ -104,15 +106,16 @@ def _rows(report: RecoveryReport, dry_run: bool) -> str:
         where = [_where(number, player.episodes) for number, player in players if player.given_up]
         parts.append(f"{given_up:,} lost in damaged blocks ({'; '.join(where)})")
     missing = sum(player.missing for _, player in players)
-    if report.missing_shards:
-        names = ", ".join(report.missing_shards[:_SHOWN]) + (" …" if len(report.missing_shards) > _SHOWN else "")
-        parts.append(f"{missing or 'an unknown number'} lost with {names}, which is gone")
+    where = [*report.missing_shards[:_SHOWN], *(["…"] if len(report.missing_shards) > _SHOWN else [])]
+    if report.unknown_stretches:
+        one = report.unknown_stretches == 1
+        where.append(f"{report.unknown_stretches:,} damaged stretch{'' if one else 'es'} of unknown content")
+    if missing or where:
+        rows = f"{missing:,}" if missing else "an unknown number"
+        parts.append(f"{rows} lost with {', '.join(where) or 'shards that are gone'}")
     unseen = sum(player.never_durable for _, player in players)
     if unseen:
         parts.append(f"{unseen:,} produced but never durable")
-    if report.unknown_stretches:
-        one = report.unknown_stretches == 1
-        parts.append(f"{report.unknown_stretches:,} damaged stretch{'' if one else 'es'} of unknown content")
     return ", ".join(parts)
 
 
@@ -210,7 +213,7 @@ def _as_json(report: RecoveryReport, dry_run: bool, code: int) -> dict[str, Any]
                 "rows_lost": player.lost,
                 "in_quarantine": player.given_up,
                 "never_durable": player.never_durable,
-                "in_missing_shards": player.missing,
+                "missing": player.missing,
                 "episodes": _ranges(player.episodes),
             }
             for number, player in report.players.items()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ from expkit.formats.shard.layout import ENVELOPE
 from expkit.runs.counters import PAGE, read_ledger
 from expkit.runs.generation import Generation
 from expkit.runs.layout import list_shards, read_run_info
-from expkit.runs.locks import maintenance
+from expkit.runs.locks import lock_writer, maintenance
 from expkit.runs.read import open_run
 from expkit.runs.recover import plan_recovery, recover, recover_into
 from expkit.runs.summary import balance
@@ -33,6 +34,7 @@ from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter
 
 EXPKIT = [sys.executable, "-m", "expkit.commands"]
+SAMPLE = Path(__file__).resolve().parent.parent / "sample_data/damaged"
 FIRST = "shards/w0/000000.exp"
 
 
@@ -226,6 +228,18 @@ def test_lost_records_of_episodes_are_made_again(run):
         assert (episode.ended, episode.length, episode.rows) == ("terminated", end.length, {0: 6, 1: 6})
 
 
+def test_episodes_left_open_by_a_writer_that_closed_are_ended_in_a_shard_of_their_own(run):
+    writer = RunWriter(run, TINY, 2, writer=1)
+    write_episode(writer, 1 << 48, np.random.default_rng(0), ends=False)
+    writer.close()
+    before = contents(run)
+    report = whole_again(run, before)
+    assert (report.ended_by_rows, report.exit_code) == (1, 0)
+    with open_run(run) as opened:
+        assert opened.find_episode(1 << 48).end.ended == "terminated"
+        assert [shard.name for shard in opened.shard_paths] == ["w0/000000", "w1/000000", "w1/000001"]
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_a_lost_header_comes_from_the_footer_or_the_run(run, both):
     before = contents(run)
@@ -240,6 +254,23 @@ def test_a_lost_header_comes_from_the_footer_or_the_run(run, both):
         assert reader.findings == []
         same = {"run", "writer", "shard", "players", "policies", "config", "schema"}
         assert {name: reader.header[name] for name in same} == {name: header[name] for name in same}
+
+
+def test_a_number_that_was_taken_and_not_used_is_nothing_to_do(run):
+    lock_writer(run, 1)[1].release()
+    before = contents(run)
+    assert not recover(run).anything_done
+    (run / "counters").unlink()
+    assert whole_again(run, before).rebuilt.keys() == {"counters"}
+    assert [section.writer for section in read_ledger(run)] == [0]
+
+
+def test_the_sample(tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(SAMPLE, run)
+    assert expkit("recover", run).returncode == 3
+    assert expkit("validate", run).returncode == 0
+    assert expkit("recover", run).returncode == 0
 
 
 def test_nothing_left_of_a_shard_or_a_run(tmp_path, run):
@@ -382,6 +413,7 @@ def test_damage_before_the_torn_end_of_a_killed_file(tmp_path):
     # No index tells whose the rows of that block were: the ledger misses them.
     report = whole_again(run, before, lost_rows=6)
     assert (report.rows_lost, report.unknown_stretches) == (10, 1)
+    assert {p: (losses.missing, losses.never_durable) for p, losses in report.players.items()} == {0: (0, 2), 1: (6, 2)}
     assert [p.lost for p in read_ledger(run)[0].players] == [2, 8]
 
 

@@ -206,6 +206,17 @@ def test_a_block_whose_rows_cannot_be_told_apart_is_given_up(tmp_path):
             assert reader.drops == {1: {"drop-newest": 3}}  # they were dropped before the block, and that is known
 
 
+@pytest.mark.parametrize("name", ["is_first", "is_last", "terminated"])
+def test_flags_that_no_digest_proves_are_not_guessed(tmp_path, name):
+    columns = sorted_rows(np.random.default_rng(0))
+    columns[name][7] = True  # where no episode has one
+    path = written(tmp_path / "000000.exp", BlockEncoder(SCHEMA).encode(0, columns, 40))
+    hurt_columns(path, [name])
+    (plan,) = examine(as_shard(path), SCHEMA, 1).plans
+    assert (plan.rebuilt, bool(plan.given_up)) == ((), name == "is_last")
+    assert plan.lost == (() if name == "is_last" else (name,))
+
+
 def test_zeros_of_a_float_are_rebuilt_only_where_their_sign_is_known(tmp_path):
     columns = sorted_rows(np.random.default_rng(0))
     columns["reward"][3] = -0.0

@@ -104,12 +104,7 @@ def recover_into(
 ) -> RecoveryReport:
     """Make a sound copy of the run at `path` at `target`, which is not there until it is complete and validates. The
     run itself is only read. Raises as `recover`, OutputExists, Busy while the run is recorded."""
-    if target.exists() and not force:
-        raise OutputExists(f"{target} exists already; use --force to replace it, or choose another -o")
-    if target.exists() and not (is_run(target) or not any(target.iterdir())):
-        raise OutputExists(f"{target} exists already and is no run; choose another -o")
-    if target.resolve() == path.resolve():
-        raise OutputExists(f"{target} is the run itself; leave out -o to recover it in place")
+    check_target(path, target, force=force)
     readers = ReaderLock(path)
     readers.renew()
     hidden = target.with_name(f".{target.name}.recover")
@@ -136,6 +131,16 @@ def recover_into(
         readers.release()
         with suppress(OSError):
             remove_tree(hidden)
+
+
+def check_target(path: Path, target: Path, *, force: bool = False) -> None:
+    """Whether the result may go to `target`. Raises OutputExists."""
+    if target.exists() and not force:
+        raise OutputExists(f"{target} exists already; use --force to replace it, or choose another -o")
+    if target.exists() and not (is_run(target) or not any(target.iterdir())):
+        raise OutputExists(f"{target} exists already and is no run; choose another -o")
+    if target.resolve() == path.resolve():
+        raise OutputExists(f"{target} is the run itself; leave out -o to recover it in place")
 
 
 def _put_in_place(hidden: Path, target: Path) -> None:
@@ -189,18 +194,15 @@ def _header(survey: RunSurvey, shard: ShardSurvey) -> dict[str, Any]:
 def _write_repaired(survey: RunSurvey, shard: ShardSurvey, target: Path) -> None:
     """The sound file in place of a damaged shard, durable and checked. Raises CheckFailed."""
     unlink_quietly(target)
-    salvage(
-        shard,
-        target,
-        _header(survey, shard),
-        survey.info.schema,
-        starts=survey.starts.get(shard.name, ()),
-        ends=survey.ends.get(shard.name, ()),
-    )
-    wrong = [finding for finding in check_shard(target) if finding.severity == "error"]
-    if wrong:
+    starts, ends = survey.starts.get(shard.name, ()), survey.ends.get(shard.name, ())
+    try:
+        salvage(shard, target, _header(survey, shard), survey.info.schema, starts=starts, ends=ends)
+        for found in check_shard(target):
+            if found.severity == "error":
+                raise CheckFailed(f"{shard.shard.path}: what was saved of it does not pass its checks ({found})")
+    except BaseException:
         unlink_quietly(target)
-        raise CheckFailed(f"{shard.shard.path}: what was saved of it does not pass its checks ({wrong[0]}); try again")
+        raise
 
 
 def _repair(survey: RunSurvey, shard: ShardSurvey) -> None:
@@ -245,7 +247,7 @@ def _close(path: Path, survey: RunSurvey) -> None:
     for writer in survey.writers:
         close_dead_writer(path, writer)
     _end_the_rest(path, survey)
-    for writer in survey.writers:
+    for writer in sorted({writer for writer, _ in survey.settled}):
         settle_writer(path, survey, writer)
 
 

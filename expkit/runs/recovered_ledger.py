@@ -30,9 +30,7 @@ def restore_ledger(path: Path, survey: RunSurvey) -> None:
                 disk().sync_folder(path)
     good = {section.writer for section in read_ledger(path) or [] if not section.damaged}
     for writer in survey.writers:
-        if writer in good and writer not in survey.ledger_damage:
-            continue
-        if not any(survey.settled[writer, player] for player in range(players)):
+        if (writer in good and writer not in survey.ledger_damage) or (writer, 0) not in survey.settled:
             continue
         ledger = Ledger(path, writer, players)
         ledger.forget()

@@ -170,7 +170,8 @@ def survey_run(
             out.shards.append(examine(shard, info.schema, jobs, progress))
         except NotThere:
             continue  # swept or published since
-    out.writers = sorted(known_writers(path, listed) - set(writers_now))
+    held = {episode >> WRITER_BITS for shard in out.shards for episode, _ in shard.chains}
+    out.writers = sorted((known_writers(path, listed) | held) - set(writers_now))
     _read_ledger(out)
     _read_manifest(out, listed)
     _plan_records(out)
@@ -243,9 +244,10 @@ def _read_ledger(out: RunSurvey) -> None:
             out.ledger_damage[section.writer] = f"the section of writer w{section.writer} is damaged"
         else:
             out.ledger[section.writer] = section
-    for writer in sorted({shard.shard.writer for shard in out.shards if shard.shard.writer is not None}):
+    held = {episode >> WRITER_BITS for shard in out.shards for episode, _ in shard.chains}
+    for writer in sorted({shard.shard.writer for shard in out.shards if shard.shard.writer is not None} | held):
         gone = out.ledger_damage.get(None) and not out.ledger
-        if writer not in out.ledger and writer not in out.ledger_damage and not gone:
+        if writer not in out.live and writer not in out.ledger and writer not in out.ledger_damage and not gone:
             out.ledger_damage[writer] = f"there is no section of writer w{writer}"
 
 
@@ -385,7 +387,10 @@ def _settle(out: RunSurvey) -> None:
     for name, players in out.missing.items():
         for player, count in players.items():
             gone[int(name[1 : name.index("/")]) if name[0] == "w" else lowest, player] += count
+    shards = {shard.shard.writer for shard in out.shards}
     for writer in out.writers:
+        if writer not in out.ledger and writer not in shards and not any(at[0] == writer for at in +(rows + gone)):
+            continue  # it took a number, and was stopped before it had anything to count
         for player in range(len(out.info.players)):
             at, section = (writer, player), out.ledger.get(writer)
             if section is not None:

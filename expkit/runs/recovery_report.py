@@ -15,7 +15,8 @@ from expkit.runs.superseding import Ranges, ranges_of
 @dataclass(slots=True)
 class PlayerLosses:
     """Rows of one player. `given_up` are in blocks that are quarantined, `never_durable` were produced and reached no
-    file, `missing` were in shard files that are gone. `episodes` are those of rows given up, as far as known."""
+    file, `missing` were in files, and are in shards that are gone or in damaged bytes of which nothing tells what they
+    held. `episodes` are those of rows given up, as far as known."""
 
     kept: int = 0
     given_up: int = 0
@@ -43,7 +44,7 @@ class RecoveryReport:
     """What was found and what came of it.
 
     rows_kept             rows that count afterwards
-    unknown_stretches     damaged bytes of which nothing tells what they held; rows in them show up as never durable
+    unknown_stretches     damaged bytes of which nothing tells what they held; the ledger may know how many rows
     repaired, sealed      names of shards that were replaced, and of those that killed writers left open
     missing_shards        names of shards that are gone
     interrupted           open episodes that got an end record which says so;  ended_by_rows: one that says how they
@@ -120,18 +121,13 @@ def report_of(survey: RunSurvey, *, copied: bool = False) -> RecoveryReport:
         _player(out, player).kept += chain.rows
     _count_given_up(survey, out)
     _count_values(survey, out)
-    missing: Counter[int] = Counter()
-    for players in survey.missing.values():
-        missing.update(players)
     for (_, player), settled in survey.settled.items():
-        _player(out, player).never_durable += settled.newly_lost
-        out.unaccountable |= settled.before is None
-        before = settled.before
+        before, known = settled.before, _player(out, player)
+        durable = settled.newly_lost if before is None else max(before.durable - settled.rows, 0)
+        known.missing += min(settled.newly_lost, durable)
+        known.never_durable += settled.newly_lost - min(settled.newly_lost, durable)
+        out.unaccountable |= before is None
         out.unsettled |= before is not None and (before.written, before.lost) != (settled.rows, settled.lost)
-    for player, rows in missing.items():
-        gone = min(rows, _player(out, player).never_durable)
-        _player(out, player).missing += gone
-        _player(out, player).never_durable -= gone
     out.records = [lost for shard in survey.shards for lost in shard.lost_records]
     out.unknown_stretches = sum(
         shard.torn + sum(lost.rows is None for lost in shard.lost_rows) for shard in survey.shards
