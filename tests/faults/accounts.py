@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,20 +53,26 @@ def ledger_words(run: Path) -> list[Words]:
     return out
 
 
-def rows_by_player(run: Path) -> Counter[int]:
-    """Reads every value of every row. Fails when rows of an (episode, player) are doubled or do not begin at step 0 and
-    go on one by one."""
-    keys = [np.zeros((0, 3), np.int64)]
+def rows_by_player(run: Path, *, gaps: bool = False) -> Counter[int]:
+    """Reads every value of every row. Fails when rows are doubled, and, unless there may be `gaps`, when those of an
+    (episode, player) do not begin at step 0 and go on one by one."""
     with open_run(run) as opened:
-        for batch in opened.scan(rows="all"):
-            keys.append(np.stack([batch[name].astype(np.int64) for name in ("episode", "player", "step")], 1))
+        return rows_of_scan(opened.scan(rows="all"), gaps=gaps)
+
+
+def rows_of_scan(batches: Iterable[dict[str, np.ndarray]], *, gaps: bool = False) -> Counter[int]:
+    """As `rows_by_player`, of the batches of one scan."""
+    keys = [np.zeros((0, 3), np.int64)]
+    for batch in batches:
+        keys.append(np.stack([batch[name].astype(np.int64) for name in ("episode", "player", "step")], 1))
     merged = np.concatenate(keys)
     merged = merged[np.lexsort(merged.T[::-1])]
     first = np.ones(len(merged), bool)
     first[1:] = (merged[1:, :2] != merged[:-1, :2]).any(1)
-    assert not merged[first, 2].any(), "an episode does not begin at step 0"
     steps = np.diff(merged[:, 2])[~first[1:]]
-    assert (steps == 1).all(), f"steps are missing or doubled: {np.unique(steps)}"
+    assert (steps > 0).all(), "rows are doubled"
+    assert gaps or not merged[first, 2].any(), "an episode does not begin at step 0"
+    assert gaps or (steps == 1).all(), f"steps are missing: {np.unique(steps)}"
     return Counter(merged[:, 1].tolist())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ from recordings import PLAYERS, SCHEMA
 
 from expkit import Recorder
 from expkit.errors import BufferClosed
+from expkit.files import Disk, using
 from expkit.rewrite.compact import compact
 
 
@@ -68,3 +70,20 @@ def record_until_killed(run: str, shard_rows: str = "400", nap: str = "0.002") -
 def compact_to_many(run: str) -> None:
     """Compact to shards of 16 KiB, far below what the command line allows."""
     compact(Path(run), shard_size=16 << 10, proving=True)
+
+
+class SlowDisk(Disk):
+    """The real disk, 20 ms slower with every write of a block."""
+
+    def write(self, handle: int, pieces: Sequence[bytes | memoryview]) -> int:
+        time.sleep(0.02)
+        return super().write(handle, pieces)
+
+
+def record_overloaded(run: str, overflow: str, episodes: str, seed: str = "1") -> None:
+    """More rows than a slow disk takes, through buffers of some hundred rows. Joins or goes on with a run."""
+    path = Path(run)
+    options: dict[str, Any] = {"min_free": 0, "memory": "128KiB", "overflow": overflow, "flush_interval": 0.05}
+    mode = "a" if (path / "run.yaml").exists() else "x"
+    with using(SlowDisk()), Recorder(path, SCHEMA, players=PLAYERS, mode=mode, shard_rows=700, **options) as recorder:
+        record_episodes(recorder, Random(seed), int(episodes))

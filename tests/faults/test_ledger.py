@@ -1,0 +1,84 @@
+"""The ledger's two sums, per player: under overload with each overflow policy, after kills, prunes and rewrites."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from accounts import balances, ledger_words, rows_by_player
+from crash_machine import errors_of
+from known_rows import record_overloaded
+from warm_processes import Server
+
+from expkit.runs.layout import list_shards
+
+POLICIES = ("block", "drop-oldest", "drop-newest", "spill")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("server") / "log") as started:
+        yield started
+
+
+@pytest.mark.parametrize("overflow", POLICIES)
+def test_the_ledger_balances_under_overload(tmp_path, tried, overflow):
+    run = tmp_path / "run"
+    record_overloaded(str(run), overflow, "60")
+    produced = balances(run, rows_by_player(run, gaps=overflow.startswith("drop")))
+    words = ledger_words(run)
+    assert all(player.closed and player.durable == player.written for player in words)
+    assert all((player.dropped > 0) == overflow.startswith("drop") for player in words)
+    assert errors_of(run) == []
+    tried("ledger", 0, balances=1, rows_produced=produced)
+
+
+def killed(server, rng, *words):
+    """Start and kill it after up to a second, or let it end."""
+    pid = server.start(*words)
+    time.sleep(rng.random() ** 2)
+    os.kill(pid, signal.SIGKILL)
+    assert server.wait(pid) in (0, 3, -signal.SIGKILL)
+
+
+def whatever_happens(server, folder, tried, overflow, steps, seed):
+    """Record, get killed, go on, prune, compact, recover: in any order, each of them killed or left to end."""
+    run, rng = folder / "run", random.Random(seed)
+    checked = 0
+    record_overloaded(str(run), overflow, "15", "0")
+    for number in range(1, steps + 1):
+        record = ("known_rows:record_overloaded", run, overflow, rng.choice([15, 60]), number)
+        keep = max(len({shard.name for shard in list_shards(run)}), 6)
+        maintenance = rng.choice(COMMANDS)
+        words = record if rng.random() < 0.5 else ("expkit", *(w.format(run=run, keep=keep) for w in maintenance), "-q")
+        if rng.random() < 0.5:
+            killed(server, rng, *words)
+        else:
+            server.run(*words, codes=(0, 3))
+        balances(run, rows_by_player(run, gaps=True))
+        checked += 1
+    server.run("expkit", "recover", run, "-q", codes=(0, 3))
+    produced = balances(run, rows_by_player(run, gaps=True))
+    assert all(player.closed for player in ledger_words(run))
+    assert errors_of(run) == []
+    tried("ledger", 0, balances=checked + 1, rows_produced=produced)
+
+
+COMMANDS = (
+    ("prune", "{run}", "--keep-episodes", "{keep}", "--yes"),
+    ("compact", "{run}"),
+    ("recover", "{run}"),
+)
+
+
+@pytest.mark.parametrize("overflow", POLICIES)
+def test_the_ledger_balances_whatever_happens(server, tmp_path, tried, overflow):
+    whatever_happens(server, tmp_path, tried, overflow, steps=10, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("overflow", POLICIES)
+def test_the_ledger_balances_whatever_happens_for_long(server, tmp_path, tried, overflow, seed):
+    whatever_happens(server, tmp_path, tried, overflow, steps=60, seed=10 + seed)
