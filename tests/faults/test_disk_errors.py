@@ -17,8 +17,10 @@ from expkit.episodes import EpisodeStart
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
 from expkit.files import Disk, using
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.runs.counters import Ledger, read_ledger
 from expkit.runs.guard import DiskGuard
-from expkit.runs.layout import RunInfo, new_run_id
+from expkit.runs.layout import COUNTERS_FILE, RunInfo, new_run_id
+from expkit.runs.locks import taking_turns
 from expkit.runs.write import RunWriter, create_run
 
 record = partial(record_parts, parts=3, steps=2)
@@ -175,8 +177,29 @@ def test_a_shard_that_could_not_be_begun_is_begun_when_there_is_room(tmp_path, k
     writer.rotate()
     with using(FaultyDisk("ENOSPC", at=0, kinds=[kind])), pytest.raises(NoSpace):
         writer.append_meta({"note": 1})
+    assert not list((tmp_path / "run").rglob("*.active*"))
     append(writer, first=1)
     writer.close()
     assert len(all_visible_rows(tmp_path / "run")) == 16
     assert len(list((tmp_path / "run").rglob("*.exp"))) == 2
-    assert not list((tmp_path / "run" / "shards").rglob(".*"))
+
+
+def test_the_ledger_has_no_holes(tmp_path):
+    """A store into a hole of a mapped file ends the process with SIGBUS when the disk is full."""
+    log = LoggedDisk(tmp_path)
+    with using(log):
+        for writer in (2, 0, 1):
+            Ledger(tmp_path, writer, 2).close()
+    assert "truncate" not in {operation.kind for operation in log.log}
+    assert [section.state for section in read_ledger(tmp_path)] == ["closed"] * 3
+
+
+def test_the_ledger_is_begun_by_one_writer_at_a_time(tmp_path):
+    """Each looks how long the file is and makes it longer: at once, one would cut off the section of the other."""
+    begun = threading.Thread(target=Ledger, args=(tmp_path, 1, 2))
+    with taking_turns(tmp_path, COUNTERS_FILE):
+        begun.start()
+        begun.join(0.2)
+        assert not (tmp_path / COUNTERS_FILE).exists()
+    begun.join()
+    assert len(read_ledger(tmp_path)) == 1
