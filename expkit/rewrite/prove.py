@@ -53,7 +53,7 @@ def _source_blocks(run: Run, chosen: Segments) -> Iterator[tuple[ShardReader, in
     order = np.lexsort((chosen.block, chosen.shard))
     places = np.stack([chosen.shard, chosen.block], 1)[order]
     begins = np.flatnonzero(np.append(True, (places[1:] != places[:-1]).any(1)))
-    for mine in np.split(order, begins[1:]):
+    for mine in np.split(order, begins[1:]) if len(order) else ():
         shard, block = int(chosen.shard[mine[0]]), int(chosen.block[mine[0]])
         yield run.reader(shard), block, chosen.episode[mine]
 
