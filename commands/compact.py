@@ -53,12 +53,12 @@ def compact(
 
 
 def _plan_only(path: Path, encoding: Encoding, size: int, json: bool) -> None:
-    from expkit.rewrite.compact import open_settled
     from expkit.rewrite.compact_plan import plan_compact
+    from expkit.rewrite.sources import settle
+    from expkit.runs.read import open_run
 
-    run, segments = open_settled(path)
-    with run:
-        plan = plan_compact(run, segments, encoding, size)
+    with open_run(path) as run:
+        plan = plan_compact(run, settle(run), encoding, size)
     if json:
         output.write_json(
             {

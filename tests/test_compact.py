@@ -30,7 +30,7 @@ from expkit.errors import Busy, CheckFailed, NoSpace, ShardError
 from expkit.files import Disk, using
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.write import ShardWriter
-from expkit.rewrite.compact import compact, open_settled
+from expkit.rewrite.compact import compact
 from expkit.rewrite.compact_plan import plan_compact
 from expkit.rewrite.layout import Encoding, cut_shards, plan_blocks
 from expkit.rewrite.segments import Segments
@@ -535,7 +535,7 @@ def test_any_run_keeps_its_rows(
 
 def test_the_disk_holds_about_one_shard_more(run: Path) -> None:
     """Counted after every write: what is there, beyond what was there and the shard that is being written."""
-    with open_settled(run)[0] as opened:
+    with open_run(run) as opened:
         plan = plan_compact(opened, Segments.of([opened]), shard_size=100_000)
     before = sum(shard.path.stat().st_size for shard in list_shards(run))
     most = 0

@@ -24,9 +24,10 @@ from expkit.rewrite.gather import Gatherer
 from expkit.rewrite.layout import DEFAULT_SHARD_SIZE, Encoding, plan_blocks
 from expkit.rewrite.prove import check_output, check_sound, prove
 from expkit.rewrite.segments import Segments
+from expkit.rewrite.sources import settle
 from expkit.runs.generation import Generation, Inheritance, inherit, retired_shards, sweep
 from expkit.runs.guard import free_bytes
-from expkit.runs.layout import list_shards, log_event
+from expkit.runs.layout import log_event
 from expkit.runs.locks import live_writers, without_readers
 from expkit.runs.read import Run
 from expkit.runs.requests import request_rotation
@@ -34,7 +35,6 @@ from expkit.runs.superseding import ranges_of
 from expkit.units import format_size
 
 _SPARE = 16 << 20  # bytes to be free beyond what a shard is estimated to take
-_LOOKS = 10
 
 
 @dataclass(slots=True)
@@ -66,34 +66,6 @@ class Compacted:
     stopped: bool = False
 
 
-def open_settled(path: Path) -> tuple[Run, Segments]:
-    """The run at a moment in which every writer that is not among its `live_writers` had said all it had to say, and
-    where its rows are. Raises NotThere, ShardError, and Busy when recorders come and go all the time."""
-    run = Run(path, guarded=False)
-    for _ in range(_LOOKS):
-        segments = Segments.of([run])
-        if _is_settled(run):
-            return run, segments
-        run.refresh()
-    raise Busy(f"{path}: recorders begin and end all the time; try again")
-
-
-def _is_settled(run: Run) -> bool:
-    """Whether what was read of writers that did not live is all there is of them: one may have begun meanwhile, or
-    have begun, recorded and ended."""
-    now = {shard.name: shard for shard in list_shards(run.path)}
-    living = set(live_writers(run.path)) - set(run.live_writers)
-    for position, shard in enumerate(run.shard_paths):
-        if shard.writer is None or shard.writer in run.live_writers:
-            continue
-        found = now.get(shard.name)
-        if found is None or found.active != shard.active or shard.writer in living:
-            return False
-        if found.path.stat().st_size != run.reader(position).nbytes:
-            return False
-    return True
-
-
 def compact(
     path: Path,
     *,
@@ -123,8 +95,8 @@ def compact(
             pass  # it has ended meanwhile
     with Run(path, guarded=False) as first, Generation(path, first.info, "compact") as generation:
         _sweep(path, done)
-        run, segments = open_settled(path)
-        with run:
+        with Run(path, guarded=False) as run:
+            segments = settle(run)
             plan = plan_compact(run, segments, encoding, shard_size)
             done.left, done.run_rows = plan.left, len(run)
             done.bytes_before = done.bytes_after = run.bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -16,10 +17,22 @@ from expkit.runs.read import Run
 from expkit.schema import Column
 
 Rows = dict[str, np.ndarray]
+Place = tuple[int, int, int]
 # Narrow columns are decoded whole, and kept for the output blocks that follow. Of wide ones only the frames at hand
 # are: episodes that follow one another lie side by side in a block, so that few frames are decoded twice, while whole
 # blocks of 64 games at once were needed by 4 output blocks each.
 KEPT_BYTES = 32 << 20
+
+
+class Condition(Protocol):
+    """Which rows of one run are wanted."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Stored columns that it looks at."""
+
+    def __call__(self, rows: Mapping[str, np.ndarray], player: int) -> np.ndarray:
+        """bool (rows,)."""
 
 
 class Gatherer:
@@ -27,6 +40,7 @@ class Gatherer:
 
     numbers   by (run, episode) the episode's number in the output; those it has when left out
     policies  by run the output's policy of each of its policies, u16; the same ones when left out
+    where     by run which rows are wanted; a last row is when the row before it is
 
     For one thread at a time.
     """
@@ -37,64 +51,102 @@ class Gatherer:
         columns: Sequence[Column],
         numbers: Mapping[tuple[int, int], int] | None = None,
         policies: Sequence[np.ndarray] | None = None,
+        where: Sequence[Condition] | None = None,
     ):
         self._runs = runs
-        self._columns = columns
+        self._wanted = [column.name for column in columns]
+        looked_at = {name for condition in where or () for name in condition.columns}
+        if where is not None:
+            looked_at |= {"episode", "step", "is_last"}
+        extra = [c for c in runs[0].schema.columns if c.name in looked_at and c.name not in self._wanted]
+        self._columns = [*columns, *extra]
+        self._looked_at = looked_at
         self._numbers = numbers
         self._policies = policies
-        self._kept: OrderedDict[tuple[int, int, int], Rows] = OrderedDict()
+        self._where = where
+        self._kept: OrderedDict[Place, Rows] = OrderedDict()
         self._kept_bytes = 0
+        self._reading = 0
+        self._unfinished: dict[int, bool] = {}  # by episode: was the last of its rows so far wanted
 
-    def gather(self, plan: BlockPlan) -> Rows:
-        """Stored columns of the block's rows, in any order, without those that are lost. Raises ShardError."""
+    def gather(self, plan: BlockPlan) -> tuple[Rows, int]:
+        """(stored columns without those that are lost, number of rows), in any order. Raises ShardError."""
         table = plan.segments
         total = int(plan.rows.sum())
+        if self._looked_at & set(plan.lost):
+            where = self._runs[int(table.run[0])].path
+            raise ShardError(f"{where}: values that --where asks for were lost: {', '.join(plan.lost)}")
         columns = [column for column in self._columns if column.name not in plan.lost]
         out = {column.name: POOL.empty(column.shape(total), column.dtype) for column in columns}
+        keep = None if self._where is None else np.empty(total, bool)
         first = table.first_row + plan.skip
         order = np.lexsort((first, table.block, table.shard, table.run))
         keys = np.stack([table.run, table.shard, table.block], 1)[order]
         begins = np.flatnonzero(np.append(True, (keys[1:] != keys[:-1]).any(1))).tolist()
         at = 0
         for begin, end in zip(begins, [*begins[1:], len(order)], strict=True):
-            mine = order[begin:end]
-            at = self._copy(plan, mine, first[mine], columns, out, at)
-        return out
+            at = self._copy(plan, order[begin:end], columns, out, keep, at)
+        if keep is None:
+            return out, total
+        keep = self._with_last_rows(out, keep)
+        count = int(np.count_nonzero(keep))
+        names = [name for name in self._wanted if name in out]
+        return {name: out[name] if count == total else out[name][keep] for name in names}, count
 
     def _copy(
-        self, plan: BlockPlan, mine: np.ndarray, first: np.ndarray, columns: list[Column], out: Rows, at: int
+        self,
+        plan: BlockPlan,
+        mine: np.ndarray,
+        columns: Sequence[Column],
+        out: Rows,
+        keep: np.ndarray | None,
+        at: int,
     ) -> int:
         """Copy the pieces `mine`, all of one source block, to the rows from `at` on; returns where they end."""
         table, rows = plan.segments, plan.rows[mine]
         place = (int(table.run[mine[0]]), int(table.shard[mine[0]]), int(table.block[mine[0]]))
-        last = first + rows
+        first = (table.first_row + plan.skip)[mine]
+        end = at + int(rows.sum())
+        part = {name: values[at:end] for name, values in out.items()}
+        try:
+            self._read(place, first, first + rows, columns, part)
+        except ShardError as error:
+            raise ShardError(f"{error}; run expkit recover {self._runs[place[0]].path} first") from None
+        if keep is not None and self._where is not None:
+            keep[at:end] = self._where[place[0]](part, plan.player)
+        if self._numbers is not None and "episode" in part:
+            given = [self._numbers[place[0], episode] for episode in table.episode[mine].tolist()]
+            part["episode"][:] = np.repeat(np.array(given, np.uint64), rows)
+        if self._policies is not None and "policy" in part:
+            known = self._policies[place[0]]
+            if int(part["policy"].max()) >= len(known):
+                path = self._runs[place[0]].path
+                raise ShardError(f"{path}: policy {int(part['policy'].max())} is not in the run's table of policies")
+            part["policy"][:] = known[part["policy"]]
+        return end
+
+    def _read(self, place: Place, first: np.ndarray, last: np.ndarray, columns: Sequence[Column], out: Rows) -> None:
+        """The rows from each of `first` to `last` (rising) of one source block."""
+        if place[0] != self._reading:  # of many runs not all can be open
+            self._runs[self._reading].close_readers()
+            self._reading = place[0]
+        reader = self._runs[place[0]].reader(place[1])
         breaks = np.flatnonzero(first[1:] != last[:-1]) + 1
         starts = first[np.append(0, breaks)].tolist()
         stops = last[np.append(breaks - 1, len(last) - 1)].tolist()
-        reader = self._runs[place[0]].reader(place[1])
         narrow = self._narrow(reader, place, columns)
-        end = at
+        at = 0
         for start, stop in zip(starts, stops, strict=True):
             for name, values in narrow.items():
-                out[name][end : end + stop - start] = values[start:stop]
-            end += stop - start
+                out[name][at : at + stop - start] = values[start:stop]
+            at += stop - start
         wide = [column.name for column in columns if column.row_bytes >= WIDE_BYTES]
         if wide:
             wanted = np.concatenate([np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)])
             for name, values in reader.read_rows(place[2], wanted, wide).items():
-                out[name][at:end] = values
-        if self._numbers is not None and "episode" in out:
-            given = [self._numbers[place[0], episode] for episode in table.episode[mine].tolist()]
-            out["episode"][at:end] = np.repeat(np.array(given, np.uint64), rows)
-        if self._policies is not None and "policy" in out:
-            known, used = self._policies[place[0]], out["policy"][at:end]
-            if int(used.max()) >= len(known):
-                where = self._runs[place[0]].shard_paths[place[1]].path
-                raise ShardError(f"{where} block {place[2]}: policy {int(used.max())} is not in the run's table")
-            out["policy"][at:end] = known[used]
-        return end
+                out[name][:] = values
 
-    def _narrow(self, reader: ShardReader, place: tuple[int, int, int], columns: list[Column]) -> Rows:
+    def _narrow(self, reader: ShardReader, place: Place, columns: Sequence[Column]) -> Rows:
         """The narrow ones of `columns`, of all rows of a source block."""
         found = self._kept.get(place)
         if found is None:
@@ -106,6 +158,24 @@ class Gatherer:
         while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
             self._kept_bytes -= _bytes(self._kept.popitem(last=False)[1])
         return found
+
+    def _with_last_rows(self, out: Rows, keep: np.ndarray) -> np.ndarray:
+        """Last rows go with the row before them, which may have come with an earlier block."""
+        episode, last = out["episode"], out["is_last"]
+        order = np.lexsort((out["step"], episode))
+        inner, sorted_keep = episode[order], keep[order]
+        follows = np.append(False, inner[1:] == inner[:-1])
+        for at in np.flatnonzero(last[order]).tolist():
+            if follows[at]:
+                sorted_keep[at] = sorted_keep[at - 1]
+            else:
+                sorted_keep[at] = self._unfinished.pop(int(inner[at]), sorted_keep[at])
+        closing = np.flatnonzero(np.append(inner[1:] != inner[:-1], True))
+        for at in closing[~last[order][closing]].tolist():
+            self._unfinished[int(inner[at])] = bool(sorted_keep[at])
+        out_keep = np.empty_like(keep)
+        out_keep[order] = sorted_keep
+        return out_keep
 
 
 def _bytes(rows: Rows) -> int:

@@ -73,6 +73,19 @@ class Segments:
         (run, shard, at, player, episode, first, rows, step, digest, size, lost) = (c[order] for c in columns)
         return cls(run, shard, at, player, episode, first, rows, step, digest, size, lost, tuple(lost_sets))
 
+    @classmethod
+    def join(cls, parts: Sequence[Segments]) -> Segments:
+        """Of several runs, each as `of([run])` gives it, in that order."""
+        lost_sets: dict[tuple[str, ...], int] = {(): 0}
+        arrays: dict[str, list[np.ndarray]] = {f.name: [] for f in fields(cls) if f.name != "lost_sets"}
+        for number, part in enumerate(parts):
+            for name, listed in arrays.items():
+                listed.append(getattr(part, name))
+            arrays["run"][-1] = np.full(len(part), number, np.int32)
+            places = np.array([lost_sets.setdefault(lost, len(lost_sets)) for lost in part.lost_sets], np.int32)
+            arrays["lost"][-1] = places[part.lost]
+        return cls(**{name: np.concatenate(listed) for name, listed in arrays.items()}, lost_sets=tuple(lost_sets))
+
     def take(self, places: np.ndarray) -> Segments:
         """Those at `places`, in that order."""
         return replace(self, **{f.name: getattr(self, f.name)[places] for f in fields(self) if f.name != "lost_sets"})

@@ -8,12 +8,15 @@ dropped, or a block cannot be read, the gap is known and what it explains is no 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from expkit.errors import CheckFailed, NotThere
 from expkit.runs.entries import Episode
 from expkit.runs.finding import Finding
+from expkit.runs.origins import players_with_gaps
 from expkit.runs.read import Run
 from expkit.runs.summary import Balance, balance
 
@@ -113,6 +116,8 @@ class EpisodeRules:
         self._run = run
         self._chains: dict[tuple[int, int], _Chain] = {}
         self._gaps = {b.player for b in balance(run) or [] if _has_lost_rows(b)}
+        with suppress(NotThere, CheckFailed):  # no description is left, which other rules tell
+            self._gaps |= players_with_gaps(run.info.metadata)
         self._skipped: set[int] = set()
 
     def skip(self, player: int) -> None:

@@ -56,9 +56,7 @@ class Run:
 
     def refresh(self) -> None:
         """Look again at the files: what a recorder has written since becomes visible."""
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+        self.close_readers()
         for name in ("info", "counters", "index", "shards", "last_rows", "_episodes"):
             self.__dict__.pop(name, None)
         if self._guarded:
@@ -69,10 +67,14 @@ class Run:
         self.shard_paths, self.superseding = shards_of(self.path, found)
 
     def close(self) -> None:
+        self.close_readers()
+        self._lock.release()
+
+    def close_readers(self) -> None:
+        """Close the shard files; those that are asked for again are opened again."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
-        self._lock.release()
 
     def __enter__(self) -> Run:
         return self

@@ -11,6 +11,7 @@ from expkit.errors import GameError, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Resimulator
 from expkit.runs.entries import Episode
+from expkit.runs.origins import as_recorded, origins_of
 from expkit.runs.read import Run
 from expkit.schema import KEY_NAMES
 
@@ -46,16 +47,40 @@ def verify_run(run: Run, episodes: list[Episode]) -> Iterator[Verified]:
 
     Raises UsageError for a run whose game cannot be re-simulated, ShardError for damaged rows.
     """
-    source = find_source(run.info.source)
-    tree = run.info.metadata.get("game")
-    if not isinstance(tree, dict):
-        raise UsageError(f"{run.path}: the run does not say how its game was set up, so it cannot be re-simulated")
-    config = source.from_builtins(tree)
+    games = _Games(run)
     for episode in episodes:
-        yield verify_episode(run, episode, source, config)
+        yield verify_episode(run, episode, *games.of(episode))
 
 
-def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any) -> Verified:
+class _Games:
+    """How the games of a run were set up: all alike, or, of a merged run, as in the run that each comes from."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._origins = {origin.id: origin for origin in origins_of(run.info.metadata)}
+        self._known: dict[str, tuple[GameSource, Any, int]] = {}
+
+    def of(self, episode: Episode) -> tuple[GameSource, Any, int]:
+        """(source, configuration, the run's seed). Raises UsageError."""
+        origin = episode.start.origin if episode.start is not None else None
+        key = "" if origin is None else origin.run
+        if key not in self._known:
+            self._known[key] = self._look_up(key)
+        return self._known[key]
+
+    def _look_up(self, key: str) -> tuple[GameSource, Any, int]:
+        info, origin = self._run.info, self._origins.get(key)
+        name, tree, seed = info.source, info.metadata.get("game"), info.seed
+        if origin is not None:
+            name, tree, seed = origin.source, origin.game, None if origin.seed is None else int(origin.seed)
+        if not isinstance(tree, dict):
+            what = f"{self._run.path}: the run" if origin is None else f"{self._run.path}: run {key}, merged into it,"
+            raise UsageError(f"{what} does not say how its game was set up, so it cannot be re-simulated")
+        source = find_source(name)
+        return source, source.from_builtins(tree), seed or 0
+
+
+def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any, seed: int) -> Verified:
     """Re-simulate one episode with the recorded actions of all players and compare each row on the way."""
     if episode.start is None:
         difference = Difference(episode.number, 0, 0, "start", "no start record", "needs its seeds")
@@ -68,8 +93,8 @@ def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any) 
         if produced is not None and produced != len(table["step"]):
             said = f"{produced:,} were produced; without the others it cannot be played again"
             return Verified(episode, 0, Difference(episode.number, player, 0, "rows", f"{len(table['step']):,}", said))
-    seed = episode.start.seeds.get("env", run.info.seed or 0)
-    game = source.resimulator(config, episode.start, seed)
+    start = as_recorded(episode.start)
+    game = source.resimulator(config, start, start.seeds.get("env", seed))
     places = {player: {int(s): at for at, s in enumerate(table["step"].tolist())} for player, table in tables.items()}
     steps = np.unique(np.concatenate([table["step"] for table in tables.values()])).tolist()
     compared = 0

@@ -96,7 +96,7 @@ class BlockEncoder:
         self.frame_rows = max(1, frame_rows)
         self._compressor = zstandard.ZstdCompressor(level=level)
         self._columns = schema.columns
-        self._names = [column.name for column in self._columns]
+        self.names = [column.name for column in self._columns]
         self._keys = [key_stream(column.name, column.row_bytes) for column in self._columns]
         self._hasher = RowHasher(schema)
         self._zeros = np.zeros(max(column.row_bytes for column in self._columns), np.uint8)
@@ -152,7 +152,7 @@ class BlockEncoder:
         out = []
         for column in self._columns:
             if column.name not in columns:
-                raise SchemaError(f"block has no column {column.name!r}; it needs {', '.join(self._names)}")
+                raise SchemaError(f"block has no column {column.name!r}; it needs {', '.join(self.names)}")
             array = columns[column.name][:rows]
             if array.dtype != column.dtype or array.shape != column.shape(rows):
                 raise SchemaError(
@@ -272,7 +272,7 @@ class BlockEncoder:
         were lost, so that nobody passes the block over for them."""
         out: list[int] = []
         for name in ("episode", "step", "policy_version", "time_ns"):
-            index = self._names.index(name)
+            index = self.names.index(name)
             pair = table[index][-2:]
             if name in lost:
                 limits = np.iinfo(self._columns[index].dtype)

@@ -1,0 +1,204 @@
+"""The runs that are rewritten into a new one: opened, compared, and what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from expkit.episodes import PolicyInfo
+from expkit.errors import Busy, SchemaError, ShardError, UsageError
+from expkit.rewrite.segments import Segments
+from expkit.runs.generation import complete_episodes
+from expkit.runs.layout import RunInfo, list_shards, new_run_id
+from expkit.runs.locks import live_writers
+from expkit.runs.origins import ORIGINS, OriginPlayer, OriginRun, origins_of
+from expkit.runs.read import Run
+from expkit.runs.schema_differences import schema_differences
+from expkit.runs.summary import balance
+
+_LOOKS = 10
+_DIFFERENCES_SHOWN = 6
+
+
+def settle(run: Run) -> Segments:
+    """Where the rows of the run are, at a moment in which every writer that is not among its `live_writers` had said
+    all it had to say; looks again until it is. Raises ShardError, and Busy when recorders come and go all the time."""
+    for _ in range(_LOOKS):
+        segments = Segments.of([run])
+        if _is_settled(run):
+            return segments
+        run.refresh()
+    raise Busy(f"{run.path}: recorders begin and end all the time; try again")
+
+
+def _is_settled(run: Run) -> bool:
+    """Whether what was read of writers that did not live is all there is of them: one may have begun meanwhile, or
+    have begun, recorded and ended."""
+    now = {shard.name: shard for shard in list_shards(run.path)}
+    living = set(live_writers(run.path)) - set(run.live_writers)
+    for position, shard in enumerate(run.shard_paths):
+        if shard.writer is None or shard.writer in run.live_writers:
+            continue
+        found = now.get(shard.name)
+        if found is None or found.active != shard.active or shard.writer in living:
+            return False
+        try:
+            if found.path.stat().st_size != run.reader(position).nbytes:
+                return False
+        except OSError:
+            return False  # renamed since
+    return True
+
+
+class Sources:
+    """Runs to be rewritten into one, open until `close`; what they hold of complete episodes.
+
+    segments      where the rows of all runs are
+    policies      the joined table;  policy_maps: by run, u16, the place in it of each of the run's policies
+    complete      by run, the episodes to which no row will be added
+    notes         what is worth a word to whoever asked
+
+    Raises NotThere, ShardError for damage, SchemaError for runs that do not fit together.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.runs: list[Run] = []
+        self.notes: list[str] = []
+        parts: list[Segments] = []
+        try:
+            for path in paths:
+                run = Run(path)
+                self.runs.append(run)
+                if len(self.runs) > 1:
+                    self._compare(self.runs[0], run)
+                parts.append(settle(run))
+                _check_records(run)
+                run.episodes()
+                run.close_readers()  # of many runs not all can be open
+        except BaseException:
+            self.close()
+            raise
+        self.segments = Segments.join(parts)
+        self.policies, self.policy_maps = _join_policies(self.runs)
+        self.complete = [complete_episodes(run, run.live_writers) for run in self.runs]
+        left = sum(len(run.episodes()) - len(complete) for run, complete in zip(self.runs, self.complete, strict=True))
+        if left:
+            self.notes.append(f"{left:,} episodes that are still being recorded are left out")
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for run in self.runs:
+            run.close()
+
+    def _compare(self, first: Run, other: Run) -> None:
+        found = schema_differences(first.schema, other.schema)
+        if found:
+            told = [difference.describe(str(first.path), str(other.path)) for difference in found]
+            more = f"; and {len(told) - _DIFFERENCES_SHOWN} more" if len(told) > _DIFFERENCES_SHOWN else ""
+            raise SchemaError(
+                f"{first.path} and {other.path} do not hold the same: {'; '.join(told[:_DIFFERENCES_SHOWN])}{more}; "
+                "merge only runs of one schema, or bring them to one by expkit rewrite --columns"
+            )
+        mine, theirs = first.info.players, other.info.players
+        if len(mine) != len(theirs):
+            raise SchemaError(
+                f"{first.path} has {len(mine)} players, {other.path} has {len(theirs)}; merge only runs of as many"
+            )
+        if mine != theirs:
+            self.notes.append(
+                f"the players of {other.path} are called {', '.join(theirs)}; the output has the names of {first.path}"
+            )
+        if first.info.source != other.info.source:
+            self.notes.append(f"{first.path} is of {first.info.source}, {other.path} of {other.info.source}")
+
+    def describe(self, metadata: dict[str, Any]) -> RunInfo:
+        """The description of an output run, with `metadata` and the origins of its episodes."""
+        first = self.runs[0].info
+        infos = [run.info for run in self.runs]
+        common = {
+            key: value
+            for key, value in first.metadata.items()
+            if key != ORIGINS and all(info.metadata.get(key) == value for info in infos)
+        }
+        same_config = all(info.config_digest == first.config_digest for info in infos)
+        return RunInfo(
+            id=new_run_id(),
+            source=first.source if all(info.source == first.source for info in infos) else "mixed",
+            schema=first.schema,
+            players=first.players,
+            policies=self.policies,
+            config=first.config if same_config else {},
+            config_digest=first.config_digest if same_config else "",
+            seed=first.seed if all(info.seed == first.seed for info in infos) else None,
+            metadata={**common, **metadata, ORIGINS: msgspec.to_builtins(self._origins())},
+        )
+
+    def _origins(self) -> list[OriginRun]:
+        """One for each run, and those that the runs were made of."""
+        found: dict[str, OriginRun] = {}
+        for run in self.runs:
+            for origin in [*origins_of(run.info.metadata), _origin(run)]:
+                found.setdefault(origin.id, origin)
+        return list(found.values())
+
+
+def _origin(run: Run) -> OriginRun:
+    info, game = run.info, run.info.metadata.get("game")
+    told = {player.player: player for player in balance(run) or []}
+    players = []
+    for number, name in enumerate(info.players):
+        one = told.get(number)
+        if one is None:
+            rows = sum(episode.rows.get(number, 0) for episode in run.episodes())
+            players.append(OriginPlayer(name, rows, rows))
+        else:
+            accounts = (one.produced, one.dropped_rows, one.rejected, one.lost, one.pruned, one.quarantined)
+            players.append(OriginPlayer(name, one.present, *accounts))
+    return OriginRun(
+        id=info.id,
+        source=info.source,
+        host=info.host,
+        created_ns=str(info.created_ns),
+        config_digest=info.config_digest,
+        seed=None if info.seed is None else str(info.seed),
+        game=game if isinstance(game, dict) else None,
+        episodes=len(run.episodes()),
+        rows=sum(player.rows for player in players),
+        players=players,
+    )
+
+
+def _check_records(run: Run) -> None:
+    """Records of episodes that cannot be read would be missed without a word. Raises ShardError."""
+    for position in range(len(run.shard_paths)):
+        reader = run.reader(position)
+        reader.load_records()
+        for finding in reader.findings:
+            if finding.severity == "error":
+                raise ShardError(f"{reader.path}: {finding.message}; run expkit recover {run.path} first")
+
+
+def _join_policies(runs: Sequence[Run]) -> tuple[list[PolicyInfo], list[np.ndarray]]:
+    joined: list[PolicyInfo] = []
+    maps = []
+    for run in runs:
+        for policy in run.policies:
+            if policy not in joined:
+                joined.append(policy)
+        # A run without policies has rows of policy 0 all the same.
+        maps.append(np.array([joined.index(policy) for policy in run.policies] or [0], np.uint16))
+    if len(joined) > 1 << 16:
+        raise UsageError(f"the runs have {len(joined):,} policies together, and rows can tell 65,536 apart")
+    return joined, maps
