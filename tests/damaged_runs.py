@@ -54,8 +54,10 @@ def small_run(path: Path, close: bool = True, produced: int = 0, episodes: int =
     return path
 
 
-def write_episode(writer: RunWriter, episode: int, rng: np.random.Generator, ends: bool = True) -> None:
-    """An episode of 6 rows for each of two players, as blocks of their own."""
+def write_episode(
+    writer: RunWriter, episode: int, rng: np.random.Generator, ends: bool = True, first_rows: int = 6
+) -> None:
+    """An episode of 6 rows for each of two players, as blocks of their own; `first_rows` of them are written."""
     starts, rows, encoder = [EpisodeStart(episode, 1, [0, 1], "test", seeds={"env": 7})], 6, BlockEncoder(TINY)
     for player in range(2):
         columns = {c.name: np.zeros(c.shape(rows), c.dtype) for c in TINY.columns}
@@ -67,8 +69,8 @@ def write_episode(writer: RunWriter, episode: int, rng: np.random.Generator, end
         columns["reward"][-2] = 1 - 2 * player
         columns["board"][:] = rng.integers(0, 255, (rows, 3))
         columns["action"][:-1] = rng.integers(-99, 99, rows - 1)
-        writer.ledger.produced[player] += rows
-        writer.append(encoder.encode(player, columns, rows), starts=starts)
+        writer.ledger.produced[player] += first_rows
+        writer.append(encoder.encode(player, columns, first_rows), starts=starts)
         starts = []
     if ends:
         writer.append_episodes([], [EpisodeEnd(episode, 2, "terminated", 5, {"0": 1.0}, {"0": rows, "1": rows})])

@@ -136,6 +136,21 @@ def test_rows_that_a_killed_writer_never_wrote_are_acknowledged_in_the_counters(
         assert opened.find_episode(1).end.rows == {"0": 6, "1": 6}
 
 
+@pytest.mark.parametrize("rotated", [False, True])
+def test_an_episode_cut_by_a_kill_that_lost_no_row_is_interrupted(tmp_path, rotated):
+    run = small_run(tmp_path / "run")
+    writer = RunWriter(run, TINY, 2, writer=1)
+    write_episode(writer, 1 << 48, np.random.default_rng(0), ends=False, first_rows=4)
+    if rotated:
+        writer.rotate()
+    writer.abandon()
+    report = whole_again(run, contents(run))
+    assert (report.exit_code, report.rows_lost, report.interrupted) == (0, 0, 1)
+    with open_run(run) as opened:
+        end = opened.find_episode(1 << 48).end
+        assert (end.ended, end.length, end.rows) == ("interrupted", 4, {"0": 4, "1": 4})
+
+
 def test_rows_in_quarantine_are_counted_in_the_repaired_shard(run):
     before = contents(run)
     with ShardReader(run / FIRST) as reader:

@@ -71,7 +71,8 @@ def flip_and_recover(template, work, bits):
             assert {(key, names.index(name)) for key, name in lost_values} <= {
                 (key, names.index(place[1] or names[0])) for key in mine
             }, bit
-            assert not recover(work, jobs=1).anything_done, bit
+            if bit % 40 < 8:  # a fifth of all bytes: it takes a third of the time
+                assert not recover(work, jobs=1).anything_done, bit
 
 
 def test_any_flipped_bit_costs_at_most_what_it_hit(template, tmp_path, quick, tell):
@@ -81,12 +82,20 @@ def test_any_flipped_bit_costs_at_most_what_it_hit(template, tmp_path, quick, te
     tell(f"recover: {len(bits):,} flipped bits, 0 rows or values lost beyond the block they hit")
 
 
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory):
+    path = small_run(tmp_path_factory.mktemp("smallest") / "run", episodes=1)
+    return path, contents(path)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("bit", range(8))
-def test_every_flipped_bit_costs_at_most_what_it_hit(template, tmp_path, quick, bit, tell):
-    size = (template[0] / "shards/w0/000000.exp").stat().st_size
-    flip_and_recover(template, tmp_path / "run", range(bit, size * 8, 8))
-    tell(f"recover: bit {bit} of all {size:,} bytes flipped, 0 rows or values lost beyond the block they hit")
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("part", range(16))
+def test_every_flipped_bit_costs_at_most_what_it_hit(smallest, tmp_path, quick, part, tell):
+    size = (smallest[0] / "shards/w0/000000.exp").stat().st_size
+    bits = [bit for bit in range(size * 8) if bit // 8 % 16 == part]
+    flip_and_recover(smallest, tmp_path / "run", bits)
+    tell(f"recover: every bit of {len(bits) // 8:,} bytes flipped, 0 rows or values lost beyond the block they hit")
 
 
 def test_a_cut_file_keeps_every_whole_block(template, tmp_path, quick):
