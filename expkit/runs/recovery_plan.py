@@ -380,8 +380,8 @@ def _settle(out: RunSurvey) -> None:
         for end in shard.ends:
             if not end.cut and out._counts(shard, end.episode):
                 for name, expected in end.rows.items():
-                    chain = kept.get((end.episode, int(name)))
-                    gaps[end.episode >> WRITER_BITS, int(name)] += max(expected - (chain.rows if chain else 0), 0)
+                    found = kept.get((end.episode, int(name)))
+                    gaps[end.episode >> WRITER_BITS, int(name)] += max(expected - (found.rows if found else 0), 0)
     rows += quarantined
     gone: Counter[Account] = Counter()
     for name, players in out.missing.items():
