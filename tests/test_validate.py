@@ -229,7 +229,7 @@ def test_rows_that_do_not_count_are_checked_as_bytes_and_not_judged(tmp_path):
         assert set(rules) <= {"run/superseded"}, rules
     (found,) = findings(path)
     assert found.severity == "info"
-    assert found.message == "6 rows in 1 shards are superseded and wait for a sweep"
+    assert found.message == "6 rows in 1 shard were pruned or rewritten; compact frees what they take"
     shard = path / "shards/w0/000000.exp"
     with ShardReader(shard) as reader:
         flip_bit(shard, reader.blocks[0].body_offset)

@@ -125,7 +125,8 @@ def check_superseded(run: Run, retired: list[ShardPath], *, partly: bool) -> Ite
             hidden = 0 if reader_or_none is None else reader_or_none.rows - run.shards[position].rows
             rows, shards = rows + hidden, shards + bool(hidden)
     if shards:
-        message = f"{rows:,} rows in {shards:,} shards are superseded and wait for a sweep"
+        where = f"{shards:,} shard{'s' * (shards != 1)}"
+        message = f"{rows:,} rows in {where} were pruned or rewritten; compact frees what they take"
         if retired:
             message += f"; {len(retired):,} of these files ({format_size(size)}) can go whole"
         yield Finding(severity="info", rule="run/superseded", message=message)
