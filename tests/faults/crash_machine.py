@@ -47,11 +47,8 @@ def errors_of(path: Path) -> list[str]:
 class Tally(Counter[str]):
     """States tried, by kind, and rows lost beyond the promise."""
 
-    def __str__(self) -> str:
-        return (
-            f"crashes: {self['kill'] + self['power']:,} states ({self['kill']:,} kills, {self['power']:,} power cuts), "
-            f"{self['promised']:,} promised rows looked for, {self['lost']:,} rows lost beyond the promise"
-        )
+    def report(self, tried: Callable[..., None]) -> None:
+        tried("power", self["lost"], kills=self["kill"], power_cuts=self["power"], durable_rows=self["promised"])
 
 
 def crash_recording(

@@ -45,9 +45,14 @@ PROMISES = (
     ),
     Promise(
         "power",
-        "After a power cut at any moment every row that flush reported durable is read back.",
-        "the log of all disk operations, cut after each of them, with what was not synced gone, torn or reordered",
-        ("faults/test_crashes.py::test_a_recording_survives_a_crash_after_any_operation",),
+        "After a power cut at any moment every row that flush reported durable is read back, and what changes a run "
+        "has been done or not.",
+        "the log of all disk operations of recording, prune, compact and recover, cut after each of them, with what "
+        "was not synced gone, torn or reordered",
+        (
+            "faults/test_crashes.py::test_a_recording_survives_a_crash_after_any_operation",
+            "faults/test_crashed_maintenance.py::test_maintenance_survives_a_crash_after_any_operation",
+        ),
         ("kills", "power cuts", "durable rows"),
     ),
     Promise(
@@ -111,6 +116,16 @@ PROMISES = (
         ("failures",),
     ),
     Promise(
+        "model",
+        "Whatever is done in whatever order, a reader sees what was recorded, less what was pruned, left out or told "
+        "to be lost.",
+        "random sequences of record, flush, rotate, kill, damage, recover, compact, prune and read against a model in "
+        "memory",
+        ("faults/test_state_machine.py::test_a_run_is_what_a_model_says_after_any_operations",),
+        ("operations",),
+        "rows lost or doubled",
+    ),
+    Promise(
         "readers",
         "Readers never see a half-written block, and a shard held open stays readable through compaction and pruning.",
         "processes that read with all checksums while others record, rotate, compact and prune the same run",
@@ -121,8 +136,12 @@ PROMISES = (
     Promise(
         "hostile",
         "A hostile file costs bounded memory and time and raises ShardError, nothing else.",
-        "coverage-guided fuzzing and Hypothesis on files whose checksums are right, columns that unfold to gigabytes",
-        ("faults/test_bombs.py", "test_shard_damage.py::test_garbage_raises_shard_errors_only"),
+        "shards, runs, settings and conditions changed at random with their checksums mended, also guided by coverage; "
+        "columns and records that unfold to gigabytes",
+        (
+            "faults/test_fuzz.py::test_hostile_files_raise_what_is_documented_and_nothing_else",
+            "faults/test_bombs.py",
+        ),
         ("inputs",),
         "other errors",
     ),

@@ -79,15 +79,15 @@ def crash(folder, name, cuts):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_maintenance_survives_a_crash_after_any_operation(tmp_path, tell, name):
+def test_maintenance_survives_a_crash_after_any_operation(tmp_path, tried, name):
     tally = crash(tmp_path, name, cuts=3)
     assert tally["kill"] >= 10
     assert tally["power"] >= 5
-    tell(f"{name}: {tally}")
+    tally.report(tried)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_maintenance_survives_many_crashes(tmp_path, tell, name):
-    tell(f"{name}: {crash(tmp_path, name, cuts=30)}")
+def test_maintenance_survives_many_crashes(tmp_path, tried, name):
+    crash(tmp_path, name, cuts=30).report(tried)

@@ -16,19 +16,19 @@ from expkit.formats.shard import ShardReader, check_shard
 from expkit.runs.locks import lock_writer
 
 
-def test_a_recording_survives_a_crash_after_any_operation(tmp_path, tell):
+def test_a_recording_survives_a_crash_after_any_operation(tmp_path, tried):
     tally = crash_recording(tmp_path, record_parts, cuts=3, resume=record_on)
     assert tally["kill"] >= 100
     assert tally["power"] >= 300
-    tell(str(tally))
+    tally.report(tried)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("sync", ["interval", "block", "none"])
-def test_longer_recordings_survive_a_crash_after_any_operation(tmp_path, tell, sync):
+def test_longer_recordings_survive_a_crash_after_any_operation(tmp_path, tried, sync):
     record = partial(record_parts, parts=20, sync=sync, drain_threads=2, flush_interval=0.02)
-    tell(str(crash_recording(tmp_path, record, cuts=5, resume=record_on)))
+    crash_recording(tmp_path, record, cuts=5, resume=record_on).report(tried)
 
 
 def test_a_writers_number_is_taken_for_good(tmp_path):

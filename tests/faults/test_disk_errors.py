@@ -10,6 +10,7 @@ from crash_machine import errors_of
 from crash_machine import visible_rows as all_visible_rows
 from crash_states import crash_states
 from disk import WRITES, FaultyDisk, LoggedDisk
+from promises import report
 from recordings import SCHEMA, record_on, record_parts
 from shard_rows import rows_of
 
@@ -102,6 +103,7 @@ def test_an_error_at_any_operation_is_told_and_costs_nothing_durable(tmp_path, t
             tried += try_fault(folder, rows, fault, at, lasting=fault == "torn-ENOSPC") is not None
             shutil.rmtree(folder)
     assert tried >= 100
+    report("disk", 0, failures=tried)
     tell(f"disk errors: {tried:,} faults at {len(kinds)} operations, 0 rows lost beyond the promise")
 
 

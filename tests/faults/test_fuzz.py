@@ -18,6 +18,7 @@ from fuzz_shards import reseal
 from fuzz_targets import CORPUS, TARGETS, golden, remove_made
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from promises import report
 
 from expkit.formats.shard import check_shard
 
@@ -81,6 +82,7 @@ def test_hostile_files_raise_what_is_documented_and_nothing_else(name, tell):
     attack()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
     assert grown < MEMORY, f"{grown:,} bytes more memory at the most"
+    report("hostile", 0, inputs=tried[name])
     tell(f"fuzzing: {tried[name]:,} hostile inputs for {name}, {grown >> 20} MiB more memory at the most")
 
 
@@ -101,4 +103,5 @@ def test_guided_by_coverage(name, tmp_path, tell):
     edges = re.findall(r"cov: (\d+)", said)
     slowest = re.findall(r"stat::slowest_unit_time_sec: +(\d+)", said)
     assert int(inputs[-1]) > 0
+    report("hostile", 0, inputs=int(inputs[-1]))
     tell(f"fuzzing: {int(inputs[-1]):,} inputs for {name}, {edges[-1]} edges covered, slowest {slowest[-1]} s")

@@ -76,7 +76,7 @@ def read_what_was_open(path, result):
     Path(result).write_text(json.dumps(told))
 
 
-def together(folder, tried, seconds, seed):
+def together(folder, tried, seconds, seed, *, pruning=True):
     run, rng = folder / "run", random.Random(seed)
     here = Path(__file__).stem
     with Server(folder / "log") as server:
@@ -90,7 +90,7 @@ def together(folder, tried, seconds, seed):
         kept = folder / "held"
         pids.append(server.start(f"{here}:read_what_was_open", run, kept))
         ended = time.monotonic() + seconds
-        done = dict.fromkeys(("compact", "prune", "rotate"), 0)
+        done = dict.fromkeys(("compact", "prune", "rotate") if pruning else ("compact", "rotate"), 0)
         for verb in itertools.cycle(done):
             if time.monotonic() > ended and all(done.values()):
                 break
@@ -111,6 +111,7 @@ def together(folder, tried, seconds, seed):
     told = [json.loads(out.read_text()) for out in [*readers, kept]]
     assert all(one["rows"] for one in told)
     assert all(done.values())
+    assert pruning or not any(one.get("gone") for one in told), "a shard was deleted that somebody had yet to read"
     balances(run)
     wrong = sum(one["wrong"] for one in told)
     tried("readers", wrong, scans=sum(one["scans"] for one in told), rows_read=sum(one["rows"] for one in told))
@@ -118,6 +119,11 @@ def together(folder, tried, seconds, seed):
 
 def test_readers_see_whole_blocks_whatever_goes_on(tmp_path, tried):
     together(tmp_path, tried, 6, seed=1)
+
+
+def test_nothing_goes_that_is_read(tmp_path, tried):
+    """Without pruning, a run that is open loses no shard."""
+    together(tmp_path, tried, 4, seed=3, pruning=False)
 
 
 @pytest.mark.slow

@@ -146,8 +146,10 @@ GAME = ("--size", "8x8", "--num-envs", "2", "--threads", "1", "--max-steps", "20
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     import known_rows
+    import mutants
     import recordings
 
+    mutants.apply_chosen()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     _warm_up()
