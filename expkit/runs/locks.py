@@ -95,21 +95,22 @@ def without_readers(run: Path) -> Lock | None:
 def maintenance(run: Path) -> Lock:
     """The lock of whoever rewrites, prunes or recovers the run. Raises Busy when somebody does."""
     # Readers of a run that came without locks find one to hold from now on.
-    os.close(os.open(_folder(run) / READERS_LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    os.close(_open(run, READERS_LOCK))
     return Lock(run / LOCKS_DIR / MAINTENANCE_LOCK, f"maintenance of {run} (compact, prune, recover)")
 
 
-def _folder(run: Path) -> Path:
-    (run / LOCKS_DIR).mkdir(exist_ok=True)
-    return run / LOCKS_DIR
+def _open(run: Path, name: str) -> int:
+    """A descriptor of a file in `locks/`; both are made when they are missing. Raises NoSpace, WriteFailed."""
+    with DiskErrors(run / LOCKS_DIR / name, "lock it"):
+        if not (run / LOCKS_DIR).is_dir():
+            make_folder(run / LOCKS_DIR)
+        return disk().open_or_create(run / LOCKS_DIR / name)
 
 
 @contextmanager
 def taking_turns(run: Path, name: str) -> Iterator[None]:
     """Wait for, and hold, the lock `locks/NAME`: for the moments in which writers change a file that they share."""
-    with DiskErrors(run / LOCKS_DIR / name, "lock it"):
-        (run / LOCKS_DIR).mkdir(exist_ok=True)
-        handle = disk().open_or_create(run / LOCKS_DIR / name)
+    handle = _open(run, name)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
