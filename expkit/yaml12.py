@@ -52,10 +52,14 @@ for _name, _pattern in (("bool", _BOOL), ("null", _NULL), ("int", _INT), ("float
     _Loader.yaml_implicit_resolvers.setdefault(None, []).append(
         (_TAG + _name, re.compile(rf"(?:{_pattern.pattern})\Z"))
     )
-_Loader.add_constructor(_TAG + "bool", lambda loader, node: loader.construct_scalar(node).lower() == "true")
-_Loader.add_constructor(_TAG + "int", lambda loader, node: _integer(loader.construct_scalar(node)))
-_Loader.add_constructor(_TAG + "float", lambda loader, node: _number(loader.construct_scalar(node)))
+_Loader.add_constructor(_TAG + "bool", lambda loader, node: _word(loader, node).lower() == "true")
+_Loader.add_constructor(_TAG + "int", lambda loader, node: _integer(_word(loader, node)))
+_Loader.add_constructor(_TAG + "float", lambda loader, node: _number(_word(loader, node)))
 _Loader.add_constructor(_TAG + "map", _construct_mapping)
+
+
+def _word(loader: Any, node: Any) -> str:
+    return str(loader.construct_scalar(node))
 
 
 def _integer(text: str) -> int:

@@ -53,8 +53,18 @@ def segments_of(shard: str, block: int, player: int, rows: dict[str, np.ndarray]
     findings: list[Finding] = []
 
     def note(rule: str, message: str, at: int) -> None:
-        where = {"shard": shard, "block": block, "episode": int(episode[at]), "player": player, "step": int(step[at])}
-        findings.append(Finding(severity="error", rule=rule, message=message, **where))
+        findings.append(
+            Finding(
+                severity="error",
+                rule=rule,
+                message=message,
+                shard=shard,
+                block=block,
+                episode=int(episode[at]),
+                player=player,
+                step=int(step[at]),
+            )
+        )
 
     for rule, bad, message in (
         ("episode/order", episode[1:] < episode[:-1], "rows are not sorted by episode"),
