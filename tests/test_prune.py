@@ -225,8 +225,8 @@ def test_prune_asks_and_says_what_it_did(tmp_path: Path) -> None:
 
 
 def test_prune_beside_a_live_recorder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "expkit.commands", "record", "--forever", "--shard-rows", "6000", "-o", "run", "--quiet"]
-    recorder = subprocess.Popen([*command, "--min-free", "0"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    options = ["--forever", "--shard-rows", "6000", "--min-free", "0", "--quiet", "-o", "run"]
+    recorder = subprocess.Popen([sys.executable, "-m", "expkit.commands", "record", *options], cwd=tmp_path)
     try:
         deadline = time.monotonic() + 120
         while len(list_shards(tmp_path / "run")) < 4:
