@@ -50,7 +50,10 @@ def _check_manifest(run: Run) -> Iterator[Finding]:
             if name not in run.superseding.retired and not published:
                 yield Finding(severity="error", rule="run/shard-missing", shard=name, message="listed, but not there")
             continue
-        size = os.stat(shard.path).st_size
+        try:
+            size = os.stat(shard.path).st_size
+        except OSError:
+            continue  # gone since, which those who open it say
         if entry.get("bytes") != size:
             message = f"listed with {entry.get('bytes'):,} bytes, the file has {size:,}"
             yield Finding(severity="warn", rule="run/manifest", shard=name, message=message)

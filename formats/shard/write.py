@@ -39,8 +39,9 @@ _EPISODES_PER_RECORD = 1024
 
 
 def _failed(error: OSError, doing: str, name: str) -> NoSpace | WriteFailed:
-    kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else WriteFailed
-    return kind(error.errno, f"cannot {doing}: {error.strerror}; what was written before is intact", name)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{name}: the disk is full, cannot {doing}; what was durable is intact, make room and go on")
+    return WriteFailed(f"{name}: cannot {doing}: {error.strerror}; what was durable is intact")
 
 
 class ShardWriter:
