@@ -112,7 +112,7 @@ PROMISES = (
         "A full disk, a read-only folder, a file that vanishes under way: a clear error, its exit code, and everything "
         "already durable intact.",
         "every disk operation made to fail, a small disk filled up, files unlinked, folders that refuse writing",
-        ("faults/test_disk_errors.py",),
+        ("faults/test_disk_errors.py", "faults/test_full_disk.py"),
         ("failures",),
     ),
     Promise(
