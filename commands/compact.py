@@ -36,7 +36,7 @@ def compact(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Rewrite small shards into few, recompressed, in place; with proof."""
+    """Rewrite small shards into few, recompressed, with proof."""
     from expkit.rewrite.layout import Encoding
 
     runs = expand_runs([run])

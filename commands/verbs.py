@@ -28,9 +28,13 @@ VERBS: tuple[Verb, ...] = (
     Verb("replay", "replay", "replay", "Look", "Watch an episode again, or prove that it plays out the same."),
     Verb("diff", "diff", "diff", "Look", "Whether two runs hold the same, or where they differ first."),
     Verb("validate", "validate", "validate", "Keep", "Check checksums, structure and the ledger; list every finding."),
-    Verb("recover", "recover", "recover", "Keep", "Make a damaged or unfinished run valid again, and say what was lost."),
+    Verb(
+        "recover", "recover", "recover", "Keep", "Make a damaged or unfinished run valid again, and say what was lost."
+    ),
     Verb("rotate", "rotate", "rotate", "Keep", "Make a recording process close and publish its active shard."),
-    Verb("compact", "compact", "compact", "Change", "Rewrite small shards into few, recompressed, in place; with proof."),
+    Verb("compact", "compact", "compact", "Change", "Rewrite small shards into few, recompressed, with proof."),
+    Verb("merge", "merge", "merge", "Change", "Join runs into a new one; every episode keeps its origin."),
+    Verb("rewrite", "rewrite", "rewrite", "Change", "Write runs anew with other rows, columns, or split into parts."),
     Verb("prune", "prune", "prune", "Change", "Take the oldest episodes out: by size, age, number, free space."),
     Verb("config", "config", "app", "Set up", "Show, write and check settings."),
 )

@@ -29,7 +29,10 @@ def settle(run: Run) -> Segments:
     """Where the rows of the run are, at a moment in which every writer that is not among its `live_writers` had said
     all it had to say; looks again until it is. Raises ShardError, and Busy when recorders come and go all the time."""
     for _ in range(_LOOKS):
-        segments = Segments.of([run])
+        try:
+            segments = Segments.of([run])
+        except ShardError as error:
+            raise ShardError(f"{error}; run expkit recover {run.path} first") from None
         if _is_settled(run):
             return segments
         run.refresh()
@@ -191,14 +194,14 @@ def _check_records(run: Run) -> None:
 
 
 def _join_policies(runs: Sequence[Run]) -> tuple[list[PolicyInfo], list[np.ndarray]]:
-    joined: list[PolicyInfo] = []
-    maps = []
+    place: dict[PolicyInfo, int] = {}
     for run in runs:
         for policy in run.policies:
-            if policy not in joined:
-                joined.append(policy)
+            place.setdefault(policy, len(place))
+    if len(place) > 1 << 16:
+        raise UsageError(f"the runs have {len(place):,} policies together, and rows can tell 65,536 apart")
+    maps = []
+    for run in runs:
         # A run without policies has rows of policy 0 all the same.
-        maps.append(np.array([joined.index(policy) for policy in run.policies] or [0], np.uint16))
-    if len(joined) > 1 << 16:
-        raise UsageError(f"the runs have {len(joined):,} policies together, and rows can tell 65,536 apart")
-    return joined, maps
+        maps.append(np.array([place[policy] for policy in run.policies] or [0], np.uint16))
+    return list(place), maps

@@ -155,6 +155,7 @@ class RunWriter:
             self._number = next_shard_number(run, self.writer)
             with DiskErrors(run, "make a folder for shards"):
                 make_folder(shard_file(run, self.writer, 0).parent)
+            log_event(run, "started", writer=self.writer)
         except BaseException:
             if held is not None:
                 held[1].release()
@@ -169,7 +170,6 @@ class RunWriter:
         self.closed_bytes = 0
         self.last_rows = 0
         self.shards = 0
-        log_event(run, "started", writer=self.writer)
 
     @property
     def nbytes(self) -> int:

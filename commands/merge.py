@@ -1,0 +1,36 @@
+"""`expkit merge`: runs of several writers and machines become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expkit.commands.merge_report import merge_runs
+from expkit.commands.options import DryRun, Force, Json, complete_runs
+
+EXAMPLES = (
+    ("expkit merge runs/a runs/b -o runs/both --force --dry-run", "what it would do, or why it cannot"),
+    ("expkit merge runs/a runs/b -o runs/both --force", "one run of all their games"),
+    ("expkit merge runs/both runs/b -o runs/once --dedupe --force", "games that are there twice are taken once"),
+)
+
+
+def merge(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs, folders of runs, globs.", autocompletion=complete_runs),
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The run folder to make.")],
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Leave out episodes whose rows are those of one already taken.")
+    ] = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Join runs into a new one; every episode keeps its origin."""
+    from expkit.rewrite.merge import Choice
+
+    merge_runs("merge", runs, out, Choice(dedupe=dedupe), dry_run=dry_run, force=force, json=json)

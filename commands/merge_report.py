@@ -1,0 +1,126 @@
+"""What `merge` and `rewrite` share: open the inputs, do it with progress, say what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from expkit.commands import output
+from expkit.commands.options import expand_runs
+from expkit.errors import UsageError
+from expkit.units import format_size
+
+if TYPE_CHECKING:
+    from expkit.rewrite.merge import Choice, Merged, MergePlan
+
+
+def merge_runs(
+    verb: str, given: list[str], out: Path, choice: Choice, *, dry_run: bool, force: bool, json: bool
+) -> None:
+    """Do it, print the result, exit."""
+    from expkit.commands.progress import Progress
+    from expkit.commands.signals import finish_first
+    from expkit.rewrite.engine import Stopped
+    from expkit.rewrite.filter import narrowed
+    from expkit.rewrite.merge import merge, plan_merge
+    from expkit.rewrite.new_folder import check_free
+    from expkit.rewrite.sources import Sources
+
+    paths = expand_runs(given)
+    if out.resolve() in [path.resolve() for path in paths]:
+        raise UsageError(f"{out} is one of the inputs; choose another -o")
+    check_free(out, force=force)
+    with Sources(paths) as sources:
+        narrowed(sources.runs[0].schema, choice.columns)
+        plan = plan_merge(sources, choice)
+        if dry_run:
+            _tell_plan(verb, out, plan, json)
+            return
+        done = 0
+        with finish_first() as request, Progress(f"writing {out} · ^C leaves nothing behind") as progress:
+
+            def show(rows: int) -> None:
+                nonlocal done
+                done += rows
+                progress.update(done, plan.rows)
+
+            try:
+                result = merge(sources, plan, out, choice, force=force, on_rows=show, stop=lambda: bool(request))
+            except Stopped:
+                output.note(f"expkit {verb}: stopped; nothing was written")
+                raise typer.Exit(request.exit_code) from None
+    if json:
+        output.write_json(_as_json(verb, result))
+    else:
+        _tell(result)
+
+
+def _tell_plan(verb: str, out: Path, plan: MergePlan, json: bool) -> None:
+    from expkit.rewrite.merge import describe_plan
+
+    if json:
+        output.write_json({"schema": f"expkit.{verb}/1", "output": out, "dry_run": True, **describe_plan(plan)})
+        return
+    filtered = sum(sum(part.filtered.values()) for part in plan.parts)
+    output.line(
+        (str(out), "bold"),
+        f": would write at most {plan.rows:,} rows of {plan.episodes:,} episodes, {format_size(plan.bytes)}, "
+        "all of it new on the disk",
+        *([f"; {filtered:,} rows are left out without a look"] if filtered else []),
+    )
+    _tell_more(plan.duplicates, plan.notes)
+    for part in plan.parts:
+        if part.name:
+            output.line(f"{part.name}: {part.rows:,} rows of {len(part.taken):,} episodes", indent=2)
+
+
+def _tell(done: Merged) -> None:
+    for part in done.parts:
+        left_out = f", {part.filtered:,} rows filtered" if part.filtered else ""
+        left_out += f", {part.emptied:,} episodes without any left" if part.emptied else ""
+        output.line(
+            (str(part.path), "bold"),
+            f": {part.rows:,} rows of {part.episodes:,} episodes{left_out} · {format_size(part.bytes)} in "
+            f"{part.shards:,} shard{'s' * (part.shards != 1)}, validated",
+        )
+    _tell_more(done.duplicates, done.notes)
+    if done.odd_values:
+        output.line((f"{done.odd_values:,} findings about values, as in the inputs; see expkit validate", "yellow"))
+    output.hint(f"expkit inspect {done.parts[0].path}")
+
+
+def _tell_more(duplicates: int, notes: list[str]) -> None:
+    if duplicates:
+        output.line(f"{duplicates:,} episodes were there already")
+    for note in notes:
+        output.line((note, "yellow"))
+
+
+def _as_json(verb: str, done: Merged) -> dict[str, Any]:
+    return {
+        "schema": f"expkit.{verb}/1",
+        "output": done.out,
+        "dry_run": False,
+        "episodes": done.episodes,
+        "rows": done.rows,
+        "duplicates": done.duplicates,
+        "rows_filtered": sum(part.filtered for part in done.parts),
+        "bytes": sum(part.bytes for part in done.parts),
+        "findings_about_values": done.odd_values,
+        "parts": [
+            {
+                "name": part.name,
+                "path": part.path,
+                "rows": part.rows,
+                "episodes": part.episodes,
+                "rows_filtered": part.filtered,
+                "episodes_emptied": part.emptied,
+                "shards": part.shards,
+                "bytes": part.bytes,
+            }
+            for part in done.parts
+        ],
+        "notes": done.notes,
+    }

@@ -1,0 +1,52 @@
+"""`expkit rewrite`: the same run with other rows, columns or parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expkit.commands.merge_report import merge_runs
+from expkit.commands.options import DryRun, Force, Json, complete_runs
+
+EXAMPLES = (
+    ("expkit rewrite sample_data/run -o runs/won --where won --force", "whole games, of who won them"),
+    ("expkit rewrite sample_data/run -o runs/early --where 'step < 50' --force", "rows; the rest counts as filtered"),
+    ("expkit rewrite sample_data/run -o runs/small --columns observation,action --force", "without the other fields"),
+    ("expkit rewrite sample_data/run -o runs/sets --split train=.8,val=.2 --force", "runs/sets/train, runs/sets/val"),
+)
+
+
+def rewrite(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs, folders of runs, globs.", autocompletion=complete_runs),
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The run folder to make.")],
+    where: Annotated[
+        str | None,
+        typer.Option("--where", metavar="CONDITION", help="Only rows for which this is true, like 'reward > 0'."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--columns", metavar="A,B", help="Only these fields or groups; keys and reward always stay."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="A=.9,B=.1", help="A run for each part, all players of a game in the same."),
+    ] = None,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Leave out episodes whose rows are those of one already taken.")
+    ] = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write runs anew with other rows, columns, or split into parts."""
+    from expkit.rewrite.filter import parse_split
+    from expkit.rewrite.merge import Choice
+
+    names = None if columns is None else [name for given in columns for name in given.split(",") if name]
+    choice = Choice(dedupe, where, names, None if split is None else parse_split(split))
+    merge_runs("rewrite", runs, out, choice, dry_run=dry_run, force=force, json=json)
