@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,7 +29,7 @@ from written_runs import VECTOR_SCHEMA
 import expkit.formats.shard.blocks as limits
 from expkit import Recorder, open_run
 from expkit.config import load_file, resolve
-from expkit.errors import CheckFailed, ConfigError, NotThere, ShardError, UsageError
+from expkit.errors import CheckFailed, ConfigError, NewerFormat, NotThere, ShardError, UsageError
 from expkit.files import Disk, using
 from expkit.formats.shard import RowHasher, ShardReader, check_shard, copy_block, seal_shard
 from expkit.predicates import EpisodeTable, parse
@@ -38,6 +39,7 @@ from expkit.runs.glance import is_sound_at_a_glance
 from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import read_manifest
 from expkit.runs.prune import Retention, plan_prune, prune
+from expkit.runs.recover import recover
 from expkit.runs.resume import close_dead_writer, next_episode
 from expkit.runs.summary import balance, distributions, listed_rows, removed_by_player, summarize
 from expkit.runs.validate import Level, validate_run
@@ -211,7 +213,8 @@ def run_in_run(data: bytes) -> None:
 
 def use_run(path: Path, levels: Sequence[Level] = ("quick", "full")) -> None:
     """`full` reads the rows, too."""
-    with open_run(path) as run:
+    # A shard of a later format that might supersede others is refused as the run is opened.
+    with in_one_line(NewerFormat), open_run(path) as run:
         for level in levels:
             assert all("\n" not in str(finding) for finding in validate_run(run, level, jobs=1))
         uses: list[Callable[[], Any]] = [
@@ -233,8 +236,9 @@ def use_run(path: Path, levels: Sequence[Level] = ("quick", "full")) -> None:
     for change in (next_episode, close_dead_writer):
         with in_one_line(CheckFailed, NotThere):
             change(path, 0)
-    with in_one_line(CheckFailed, NotThere):
-        prune(path, Retention(keep_episodes=1))
+    for maintain in (partial(prune, retention=Retention(keep_episodes=1)), partial(recover, jobs=1)):
+        with in_one_line(CheckFailed, NotThere):
+            maintain(path)
 
 
 def compare_with_base(path: Path) -> None:

@@ -32,6 +32,8 @@ from expkit.errors import Busy
 from expkit.files import using
 from expkit.formats.shard import ShardReader
 from expkit.rewrite.compact import compact
+from expkit.rewrite.merge import Choice, merge, plan_merge
+from expkit.rewrite.sources import Sources
 from expkit.runs.compare import compare_runs
 from expkit.runs.layout import list_shards
 from expkit.runs.prune import Retention, prune
@@ -305,6 +307,30 @@ class Machine(RuleBasedStateMachine):
         shutil.rmtree(self.run)
         target.rename(self.run)
         self.after("copy")
+
+    @rule(twice=st.booleans(), dedupe=st.booleans())
+    def merge(self, twice: bool, dedupe: bool) -> None:
+        """Into a run of its own, with a copy of itself when `twice`: every row of complete episodes, so many times."""
+        copy, out = self.folder / "copy", self.folder / "merged"
+        paths = [self.run]
+        if twice and not self.alive:
+            shutil.copytree(self.run, copy)
+            paths.append(copy)
+        with Sources(paths) as sources:
+            merge(sources, plan_merge(sources, Choice(dedupe=dedupe)), out)
+        alive = {one.writer for one in self.alive}
+        complete = {key for key in self.found() if key[0] in self.ended or key[0] >> WRITER_BITS not in alive}
+        expected = Counter({key: 1 if dedupe else len(paths) for key in complete})
+        with open_run(out) as run:
+            origins = {e.number: e.start.origin.episode for e in run.episodes() if e.start and e.start.origin}
+            merged: Counter[Key] = Counter()
+            for batch in run.scan(rows="all"):
+                keys = zip(batch["episode"].tolist(), batch["player"].tolist(), batch["step"].tolist(), strict=True)
+                merged.update((origins[episode], player, step) for episode, player, step in keys)
+        assert merged == expected, "a merge lost or doubled rows"
+        shutil.rmtree(out)
+        shutil.rmtree(copy, ignore_errors=True)
+        self.after("merge")
 
     @rule(number=st.integers(0, 999), bit=st.integers(0, 7))
     def damage(self, number: int, bit: int) -> None:
