@@ -37,6 +37,7 @@ from expkit.rewrite.segments import Segments
 from expkit.runs.layout import list_shards, shard_file
 from expkit.runs.locks import maintenance
 from expkit.runs.prune import Retention, prune
+from expkit.runs.read import Run
 from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 
@@ -363,6 +364,27 @@ def test_damage_is_refused_and_nothing_changed(run: Path) -> None:
     assert len(done.stderr.splitlines()) == 2  # the title of the progress, and the error
     assert names(run) == files
     assert list_shards(run, unfinished=True) == list_shards(run)
+
+
+def test_a_shard_published_while_it_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is asked for, then a recorder publishes it, then the file of that name is opened."""
+    path = write(tmp_path / "run", [6] * 12, shard_rows=20)
+    last = list_shards(path)[-1].path
+    active = last.with_suffix(".active")
+    last.rename(active)
+    before, ask = facts(path), Run.current_path
+
+    def publish(run: Run, position: int) -> Path:
+        asked = ask(run, position)
+        if asked == active and active.exists():
+            active.rename(last)
+        return asked
+
+    monkeypatch.setattr(Run, "current_path", publish)
+    assert compact(path).rows
+    assert last.exists() or "g1/000000" in names(path)
+    assert not active.exists()
+    assert facts(path) == before
 
 
 def test_room_is_asked_for_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,8 +170,15 @@ def _write_shard(
 def _check_sources(run: Run) -> None:
     """Nothing is begun on a run with damage: half of a repair is none. Raises ShardError."""
     advice = f"run expkit recover {run.path} first"
-    paths = [run.current_path(position) for position in range(len(run.shard_paths))]
-    for _ in in_order(lambda path: check_sound(path, advice), paths, cores()):
+
+    def check(position: int) -> None:
+        path = run.current_path(position)
+        try:
+            check_sound(path, advice)
+        except NotThere:  # published since we looked
+            check_sound(run.current_path(position), advice)
+
+    for _ in in_order(check, range(len(run.shard_paths)), cores()):
         pass
 
 
