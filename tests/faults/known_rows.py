@@ -53,12 +53,30 @@ def record_known(run: Path, episodes: int, seed: int = 1, **options: Any) -> int
         return record_episodes(recorder, Random(seed), episodes)
 
 
+class ShortWrites(Disk):
+    """The real disk, which now and then takes a part of what it is given, and lets others look at that."""
+
+    def __init__(self) -> None:
+        self._random = Random(1)
+
+    def write(self, handle: int, pieces: Sequence[bytes | memoryview]) -> int:
+        data = b"".join(pieces)
+        if len(data) < 2 or self._random.random() < 0.5:
+            return super().write(handle, [data])
+        # Of a block of few rows the last hundred bytes are the columns.
+        least = 1 if self._random.random() < 0.5 else max(len(data) - 100, 1)
+        done = super().write(handle, [data[: self._random.randrange(least, len(data))]])
+        time.sleep(0.01)
+        return done
+
+
 def record_until_killed(run: str, shard_rows: str = "400", nap: str = "0.002") -> None:
-    """Record on and on, flushed 50 times a second. Ends cleanly when there is a file `stop` beside the run."""
+    """Record on and on, flushed 50 times a second, on a disk of short writes. Ends cleanly when there is a file `stop`
+    beside the run."""
     path, rng = Path(run), Random(run)
     options: dict[str, Any] = {"min_free": 0, "memory": "64MiB", "flush_interval": 0.02, "shard_rows": int(shard_rows)}
     mode = "a" if (path / "run.yaml").exists() else "x"
-    with Recorder(path, SCHEMA, players=PLAYERS, mode=mode, **options) as recorder:
+    with using(ShortWrites()), Recorder(path, SCHEMA, players=PLAYERS, mode=mode, **options) as recorder:
         while not path.with_name("stop").exists():
             try:
                 record_episodes(recorder, rng)

@@ -26,6 +26,7 @@ fails with it and passes without.
 | compares-nothing | a rewrite does not compare its output with its sources | rewrite |
 | keeps-a-torn-end | what a failed write left in a shard is not cut off | disk |
 | syncs-after-failure | a file goes on after its sync failed | disk |
+| reuses-names | a shard gets the name of one that was retired, and does not count | model |
 | reads-half-blocks | a block counts before all of it is written | readers |
 | sweeps-under-readers | rewritten shards go while somebody reads them | readers |
 | unfolds-all | a frame may claim any size | hostile |
@@ -129,7 +130,7 @@ MUTANTS = {
         "expkit.runs.generation:inherit",
         "known[cause] = known.get(cause, 0) + rows",
         "pass",
-        "test_compact.py::test_several_writers_notes_drops_and_a_killed_one",
+        "faults/test_ledger.py::test_the_ledger_is_made_again_from_rewritten_shards",
     ),
     "forgets-counters": Mutant(
         "ledger",
@@ -184,8 +185,8 @@ MUTANTS = {
         "disk",
         "expkit.formats.shard.write:ShardWriter._write",
         "disk().truncate(self._fd, self.nbytes)",
-        "pass",
-        "faults/test_disk_errors.py::test_an_error_at_any_operation_is_told_and_costs_nothing_durable",
+        "return",
+        "faults/test_damage.py::test_an_append_that_failed_leaves_nothing_of_it",
     ),
     "syncs-after-failure": Mutant(
         "disk",
@@ -193,6 +194,13 @@ MUTANTS = {
         "shard.distrust()",
         "pass",
         "faults/test_disk_errors.py::test_what_a_failed_sync_did_not_write_is_never_called_durable",
+    ),
+    "reuses-names": Mutant(
+        "model",
+        "expkit.runs.superseding:next_shard_number",
+        "max([*retired, *(",
+        "max([*(",
+        "faults/test_state_machine.py::test_a_run_is_what_a_model_says_after_any_operations",
     ),
     "reads-half-blocks": Mutant(
         "readers",

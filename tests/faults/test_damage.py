@@ -1,15 +1,18 @@
 """Files that were cut or hold a flipped bit: noticed, named rightly, and nothing else is lost."""
 
+import errno
 import random
 import shutil
 
+import numpy as np
 import pytest
 from damaged_runs import small_run, what_is_at
-from shard_rows import BOARD, TINY, write_shard
+from shard_rows import BOARD, TINY, rows_of, write_shard
 
 from expkit import open_run
-from expkit.errors import ShardError
-from expkit.formats.shard import ShardReader, check_shard
+from expkit.errors import NoSpace, ShardError
+from expkit.files import Disk, using
+from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_shard
 from expkit.formats.shard.layout import FILE_HEADER
 from expkit.runs.summary import balance, listed_rows
 from expkit.runs.validate import validate_run
@@ -193,3 +196,38 @@ def test_flipped_bits_beside_the_shards_cost_no_row(tmp_path, tried, name):
         if not same or (not noticed and now != before):
             print(f"bit {bit} of byte {bit // 8}: noticed {noticed}, {now[3:]} was {before[3:]}")
     tried("flip", silent + wrong, flips=len(flips))
+
+
+class FullOnce(Disk):
+    """Takes half of the `at`-th write, has no room for the rest, and room again after that."""
+
+    def __init__(self, at):
+        self.left, self.torn = at, False
+
+    def write(self, handle, pieces):
+        self.left -= 1
+        if self.left == 0:
+            self.torn = True
+            data = b"".join(pieces)
+            return super().write(handle, [data[: len(data) // 2]])
+        if self.left == -1:
+            raise OSError(errno.ENOSPC, "full")
+        return super().write(handle, pieces)
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_an_append_that_failed_leaves_nothing_of_it(tmp_path, at):
+    encoder, rng = BlockEncoder(TINY), np.random.default_rng(1)
+    blocks = [encoder.encode(player, rows_of(TINY, rng, 12), 12) for player in (0, 1, 0, 1, 0)]
+    with ShardWriter(tmp_path / "a.exp", TINY, {}) as writer:
+        disk = FullOnce(at)
+        with using(disk):
+            for block in blocks:
+                try:
+                    writer.append_block(block)
+                except NoSpace:
+                    writer.append_block(block)
+        assert disk.torn == (at <= len(blocks))
+    assert list(check_shard(tmp_path / "a.exp")) == []
+    with ShardReader(tmp_path / "a.exp") as reader:
+        assert reader.rows == 60

@@ -22,6 +22,7 @@ from fuzz_targets import Unsynced
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from promises import report
 from written_runs import flip_bit
 
 import expkit.recorder
@@ -488,6 +489,7 @@ def unthreaded(monkeypatch):
 
 
 def said() -> str:
+    report("model", 0, operations=operations.total())
     kinds = ", ".join(f"{count:,} {name}" for name, count in operations.most_common())
     return f"state machine: {operations.total():,} operations, 0 rows lost or doubled ({kinds})"
 
