@@ -18,7 +18,6 @@ from fuzz_shards import reseal
 from fuzz_targets import CORPUS, TARGETS, golden, remove_made
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from promises import report
 
 from expkit.formats.shard import check_shard
 
@@ -82,7 +81,6 @@ def test_hostile_files_raise_what_is_documented_and_nothing_else(name, tried, te
     attack()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
     assert grown < MEMORY, f"{grown:,} bytes more memory at the most"
-    report("hostile", 0, inputs=tried[name])
     tell(f"fuzzing {name}: {grown >> 20} MiB more memory at the most")
     tried("hostile", inputs=inputs[name])
 
