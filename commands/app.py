@@ -100,6 +100,10 @@ class VerbCommand(typer.core.TyperCommand):
         logs.set_up(now.verbosity, now.log_format, now.quiet)
         return super().invoke(ctx)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """As typer gives them, but `PATH...` where it has `{PATH}...`."""
+        return [piece.replace("{", "").replace("}...", "...") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         parts: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], _COMMON: []}
         for parameter in self.get_params(ctx):

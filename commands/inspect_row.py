@@ -90,10 +90,17 @@ def episode_as_json(run: Run, episode: Episode, player: int | None) -> dict[str,
         "start_ns": output.wide_integer(episode.start.time_ns) if episode.start else None,
         "end_ns": output.wide_integer(end.time_ns) if end else None,
         "seeds": {k: output.wide_integer(v) for k, v in episode.start.seeds.items()} if episode.start else {},
+        "origin": _origin_as_json(episode),
         "metadata": episode.metadata,
         "rows_by_player": {str(number): count for number, count in episode.rows.items()},
         "rows": rows,
     }
+
+
+def _origin_as_json(episode: Episode) -> dict[str, Any] | None:
+    """The run and number that a merged episode was recorded under."""
+    origin = episode.start.origin if episode.start else None
+    return None if origin is None else {"run": origin.run, "episode": output.wide_integer(origin.episode)}
 
 
 def show_episode(run: Run, episode: Episode, player: int | None) -> None:
@@ -102,6 +109,9 @@ def show_episode(run: Run, episode: Episode, player: int | None) -> None:
     if episode.start is not None:
         seeds = ", ".join(f"{use} {seed}" for use, seed in episode.start.seeds.items())
         output.line(f"{episode.start.game}", f" · seeds: {seeds}" if seeds else "", indent=2)
+        origin = episode.start.origin
+        if origin is not None:
+            output.line(f"recorded as episode {origin.episode} of run {origin.run}", indent=2)
     if episode.metadata:
         shown = ", ".join(f"{key} {value}" for key, value in episode.metadata.items())
         output.line(shown if len(shown) <= 400 else f"{shown[:397]}...", indent=2)

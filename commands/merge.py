@@ -20,7 +20,7 @@ EXAMPLES = (
 def merge(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Runs, folders of runs, globs.", autocompletion=complete_runs),
+        typer.Argument(metavar="RUN", help="Runs, folders of runs, globs.", autocompletion=complete_runs),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The run folder to make.")],
     dedupe: Annotated[

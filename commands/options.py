@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, error
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=complete_runs)]
 RunPaths = Annotated[
     list[str],
-    typer.Argument(metavar="PATH...", help="Runs, folders of runs, shard files, globs.", autocompletion=complete_runs),
+    typer.Argument(metavar="PATH", help="Runs, folders of runs, shard files, globs.", autocompletion=complete_runs),
 ]
 Episode = Annotated[int | None, typer.Option("--episode", metavar="E", help="Number of the episode.")]
 Player = Annotated[int | None, typer.Option("--player", metavar="P", help="The player whose rows these are.")]

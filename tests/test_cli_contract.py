@@ -62,7 +62,7 @@ TABLE = [
     (["inspect", "boards/shards/w0/000000.exp"], 0, ""),
     (["inspect", "boards", "--episode", "1"], 0, ""),
     (["inspect", "boards", "--episode", "1", "--player", "0", "--step", "2"], 0, ""),
-    (["inspect"], 2, "PATH... is missing; see expkit inspect --help"),
+    (["inspect"], 2, "PATH is missing; see expkit inspect --help"),
     (["inspect", "board"], 5, "did you mean boards?"),
     (["inspect", "*.zip"], 2, "nothing matches '*.zip'"),
     (["inspect", "empty"], 2, "no run in empty"),
