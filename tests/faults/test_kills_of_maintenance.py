@@ -40,7 +40,7 @@ def many_shards(folder):
 
 
 def two_runs(folder):
-    """Two runs of which the second holds copies of some of the first's episodes."""
+    """Two runs of several shards, whose episodes have the same numbers."""
     record_known(folder / "one", 25, seed=1, shard_rows=300)
     record_known(folder / "two", 20, seed=2, shard_rows=250)
 
@@ -96,6 +96,10 @@ OPERATIONS = {
     "compact": Operation("expkit compact {folder}/run --prove -q", many_shards),
     "compact to many": Operation("known_rows:compact_to_many {folder}/run", many_shards),
     "prune": Operation("expkit prune {folder}/run --keep-episodes 23 --yes -q", many_shards),
+    "merge": Operation("expkit merge {folder}/one {folder}/two -o {folder}/run --force -q", two_runs, in_place=False),
+    "rewrite": Operation(
+        "expkit rewrite {folder}/run -o {folder}/run2 --where step<3 --force -q", many_shards, "run2", in_place=False
+    ),
     "recover": Operation("expkit recover {folder}/run -q", damaged, codes=(0, 3), rows=rows_of_damaged),
 }
 
@@ -133,7 +137,7 @@ def kill_operation(server, folder, operation, kills, seed):
             code = server.wait(pid)
             assert code in (-signal.SIGKILL, *operation.codes)
             done += code == -signal.SIGKILL
-            if operation.in_place or run.exists():
+            if operation.in_place or (run / "run.yaml").exists():
                 wrong += differences(before, after, operation.rows(run))
                 compared += len(after)
             if code != -signal.SIGKILL:

@@ -11,6 +11,7 @@ from crash_machine import errors_of
 from known_rows import record_overloaded
 from warm_processes import Server
 
+from expkit.commands import main
 from expkit.rewrite.compact import compact
 from expkit.runs.prune import Retention, prune
 from expkit.runs.recover import recover
@@ -66,6 +67,22 @@ def whatever_happens(server, folder, tried, overflow, steps, seed):
     assert all(player.closed for player in ledger_words(run))
     assert errors_of(run) == []
     tried("ledger", 0, balances=checked + 1, rows_produced=produced)
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop-oldest"])
+def test_rows_that_a_rewrite_leaves_out_are_told(tmp_path, tried, overflow):
+    """A rewrite with a condition begins with what its source holds: the rows it leaves out are dropped, `filtered`."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    record_overloaded(str(run), overflow, "40")
+    present = rows_by_player(run, gaps=True)
+    assert main(["rewrite", str(run), "-o", str(out), "--where", "step >= 5 and step < 20", "-q"]) == 0
+    kept = rows_by_player(out, gaps=True)
+    produced = balances(out, kept)
+    for player, words in enumerate(ledger_words(out)):
+        assert 0 < kept[player] < present[player]
+        assert words.dropped >= present[player] - kept[player]
+    assert errors_of(out) == []
+    tried("ledger", 0, balances=1, rows_produced=produced)
 
 
 @pytest.mark.parametrize("overflow", ["drop-oldest", "drop-newest"])
