@@ -31,7 +31,7 @@ EXAMPLES = (
 
 
 def record(
-    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="What to play: generals.")] = None,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="What to play: generals.")] = None,
     run: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="RUN", help="The run folder; runs/SOURCE-<utc> if left out."),

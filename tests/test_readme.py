@@ -3,6 +3,7 @@ program. EXPKIT_UPDATE_README=1 rewrites the generated parts."""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,21 @@ def test_the_two_commands_are_one_line_each_in_an_environment_of_their_own(name)
     match = re.search(rf"<!-- command: {name} -->\n```console\n(.*)\n```", text())
     assert match is not None
     assert match[1].startswith("python3 -m venv .venv")
+
+
+def test_the_commands_that_keep_runs_work_one_after_another(tmp_path):
+    commands = [line for line in between("keeping").splitlines() if line.startswith("expkit ")]
+    assert len(commands) >= 8
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "expkit.commands", *shlex.split(command)[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "EXPKIT_MIN_FREE": "0"},
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
 def test_links_lead_somewhere():
