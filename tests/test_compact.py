@@ -521,11 +521,18 @@ def test_blocks_hold_every_row_once_and_episodes_in_order(stretches: list[tuple[
         assert mine == sorted(mine)
 
 
-@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=60), st.integers(1, 1 << 30))
-def test_shards_are_cut_into_like_sizes(estimates: list[float], size: int) -> None:
-    parts = cut_shards(np.array(estimates), size)
-    assert [at for part in parts for at in range(part.start, part.stop)] == list(range(len(estimates)))
-    assert all(sum(estimates[part]) <= 1.5 * size + 2 * max(estimates) + 1 for part in parts)
+@given(
+    st.lists(st.floats(0, 1e9), min_size=1, max_size=60), st.integers(1, 1 << 30), st.lists(st.integers(1, 59))
+)  # fmt: skip
+def test_shards_are_cut_into_about_that_size(estimates: list[float], size: int, best: Any) -> None:
+    good = np.array(sorted(set(best) & set(range(1, len(estimates)))), np.int64)
+    for preferred in (None, good):
+        parts = cut_shards(np.array(estimates), size, preferred)
+        assert [at for part in parts for at in range(part.start, part.stop)] == list(range(len(estimates)))
+        sizes = [sum(estimates[part]) for part in parts]
+        most = max(estimates) * 1.001 + 1
+        assert all(size / 2 - most <= one <= 1.5 * size + most for one in sizes[:-1])
+        assert sizes[-1] <= 1.5 * size + most
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
@@ -575,6 +582,8 @@ def test_the_disk_holds_about_one_shard_more(run: Path) -> None:
     assert done.shards == len(plan.outputs) > 2
     assert 0 < most <= plan.peak_bytes
     assert plan.peak_bytes < before
+    assert plan.peak_bytes < 2.5 * max(output.bytes for output in plan.outputs)
+    assert done.bytes_after == sum(shard.path.stat().st_size for shard in list_shards(run))
 
 
 def test_the_command(run: Path) -> None:

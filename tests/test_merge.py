@@ -29,7 +29,7 @@ from expkit.rewrite.compact import compact
 from expkit.rewrite.engine import Stopped
 from expkit.rewrite.merge import Choice, Merged, merge, plan_merge
 from expkit.rewrite.sources import Sources
-from expkit.runs.layout import RunInfo, list_shards, new_run_id
+from expkit.runs.layout import RunInfo, find_runs, list_shards, new_run_id
 from expkit.runs.prune import Retention, prune
 from expkit.runs.read import Run
 from expkit.runs.summary import balance
@@ -106,6 +106,9 @@ def test_runs_become_one(tmp_path: Path) -> None:
     done = join(paths, tmp_path / "out")
     assert (done.episodes, done.duplicates) == (10, 0)
     check_merged(tmp_path / "out", paths)
+    (tmp_path / "out").rename(tmp_path / ".out.unfinished")
+    assert find_runs(tmp_path) == paths  # nobody takes one for a run that is being made
+    (tmp_path / ".out.unfinished").rename(tmp_path / "out")
     assert [all_rows(path) for path in paths] == before
     with open_run(tmp_path / "out") as run:
         assert [policy.name for policy in run.policies if policy.name != "player0"] == ["old", "new", "best"]

@@ -103,7 +103,7 @@ def compact(
             if on_plan is not None:
                 on_plan(plan)
             if plan.outputs:
-                _check_sources(run)
+                _check_sources(run, segments, plan)
                 _check_space(path, plan)
                 heritage = [inherit(run, output.retires) for output in plan.outputs]
                 columns = run.schema.columns
@@ -113,6 +113,7 @@ def compact(
                     on_rows=on_rows,
                     stop=stop,
                 )
+                retired = 0
                 with suppress(Stopped):
                     done.stopped = True
                     for output, carried in zip(plan.outputs, heritage, strict=True):
@@ -120,7 +121,7 @@ def compact(
                         done.episodes += len(output.episodes)
                         done.rows += output.rows
                         done.shards += 1
-                        retired = sum(run.shards[position].bytes for position in output.retires)
+                        retired += sum(run.shards[position].bytes for position in output.retires)
                         done.bytes_after = done.bytes_before + generation.published_bytes - retired
                         _sweep(path, done)
                     done.stopped = False
@@ -167,9 +168,12 @@ def _write_shard(
     generation.publish()
 
 
-def _check_sources(run: Run) -> None:
-    """Nothing is begun on a run with damage: half of a repair is none. Raises ShardError."""
+def _check_sources(run: Run, segments: Segments, plan: CompactPlan) -> None:
+    """Compare the checksums of all shards that are read or replaced: with damage nothing is begun. Raises ShardError."""
     advice = f"run expkit recover {run.path} first"
+    chosen = np.array([episode for output in plan.outputs for episode in output.episodes], np.uint64)
+    touched = set(segments.shard[np.isin(segments.episode, chosen)].tolist())
+    touched.update(position for output in plan.outputs for position in output.retires)
 
     def check(position: int) -> None:
         path = run.current_path(position)
@@ -178,7 +182,7 @@ def _check_sources(run: Run) -> None:
         except NotThere:  # published since we looked
             check_sound(run.current_path(position), advice)
 
-    for _ in in_order(check, range(len(run.shard_paths)), cores()):
+    for _ in in_order(check, sorted(touched), cores()):
         pass
 
 

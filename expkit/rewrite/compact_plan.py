@@ -88,10 +88,10 @@ def plan_compact(
     plan.left = len(set().union(*(shard.shown for shard in shards if shard.worth == "yes")) - chosen)
     if not chosen:
         return plan
-    order = _in_file_order(segments, shards, chosen)
+    order, begins = _in_file_order(segments, shards, chosen)
     sizes = np.array([estimates.get(episode, (0, 0.0))[1] for episode in order])
     place: dict[int, int] = {}
-    for number, part in enumerate(cut_shards(sizes, shard_size)):
+    for number, part in enumerate(cut_shards(sizes, shard_size, begins)):
         episodes = order[part]
         place.update(dict.fromkeys(episodes, number))
         rows = sum(estimates.get(episode, (0, 0.0))[0] for episode in episodes)
@@ -145,15 +145,18 @@ def _estimates(segments: Segments) -> dict[int, tuple[int, float]]:
     return dict(zip(numbers.tolist(), zip(rows.tolist(), size.tolist(), strict=True), strict=True))
 
 
-def _in_file_order(segments: Segments, shards: Sequence[_Shard], chosen: set[int]) -> list[int]:
-    """The chosen episodes as they lie in the files: those that were played together stay together."""
+def _in_file_order(segments: Segments, shards: Sequence[_Shard], chosen: set[int]) -> tuple[list[int], np.ndarray]:
+    """The chosen episodes as they lie in the files: those that were played together stay together. And the places in
+    that order at which a shard begins: with all episodes before one of them, the shards before it can go."""
     first = {episode: (shard.position, -1) for shard in reversed(shards) for episode in shard.shown & chosen}
     order = np.lexsort((segments.block, segments.shard))[::-1]
     triples = (segments.episode[order], segments.shard[order], segments.block[order])
     for episode, shard, block in zip(*(array.tolist() for array in triples), strict=True):
         if episode in chosen:
             first[episode] = (shard, block)
-    return sorted(chosen, key=lambda episode: (first[episode], episode))
+    ordered = sorted(chosen, key=lambda episode: (first[episode], episode))
+    where = np.array([first[episode][0] for episode in ordered])
+    return ordered, np.flatnonzero(where[1:] != where[:-1]) + 1
 
 
 def _peak(outputs: Sequence[OutputShard], sizes: dict[int, int]) -> int:

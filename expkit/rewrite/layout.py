@@ -11,8 +11,8 @@ import numpy as np
 from expkit.rewrite.segments import Segments
 
 # Blocks of 24,576 rows of generals 20x20 take 18.2 B a row and give 680 cold rows a second, of 8,192 rows 18.4 and
-# 1,190: the narrow columns of a block are decoded as a whole for one row.
-BLOCK_BYTES = 32 << 20
+# 1,190: the narrow columns of a block are decoded as a whole for one row. Some seven copies of a block are in memory.
+BLOCK_BYTES = 16 << 20
 BLOCK_ROWS = 16_384
 DEFAULT_SHARD_SIZE = 256 << 20
 
@@ -51,17 +51,34 @@ class BlockPlan:
     lost: tuple[str, ...]
 
 
-def cut_shards(estimates: np.ndarray, size: int) -> list[slice]:
-    """Cut episodes, given the bytes each is estimated to take, into shards of about `size` bytes. All are of like
-    size, so that no small one is left at the end."""
-    total = float(estimates.sum())
-    count = max(1, min(len(estimates), round(total / size)))
-    upto, wanted = np.cumsum(estimates), np.arange(1, count) * (total / count)
-    ends = np.searchsorted(upto, wanted)
-    before = np.where(ends, upto[ends - 1], 0)
-    ends += wanted - before > upto[ends] - wanted  # the nearer of the two episodes' ends
-    bounds = np.unique([0, *ends.tolist(), len(estimates)]).tolist()
+def cut_shards(estimates: np.ndarray, size: int, preferred: np.ndarray | None = None) -> list[slice]:
+    """Cut episodes, given the bytes each is estimated to take, into shards of about `size` bytes: from half to one and
+    a half as much, but for single episodes and what is left at the end.
+
+    preferred  rising numbers of episodes before which a cut is best
+    """
+    upto = np.concatenate([[0.0], np.cumsum(estimates)])
+    best = np.empty(0, np.int64) if preferred is None else preferred
+    bounds = [0]
+    while upto[-1] - upto[bounds[-1]] > 1.5 * size:
+        begin = bounds[-1]
+        wanted = upto[begin] + size
+        end = max(_nearest(upto, wanted), begin + 1)
+        good = best[best > begin]
+        if len(good):
+            near = int(good[_nearest(upto[good], wanted)])
+            end = near if abs(upto[near] - wanted) <= size / 2 else end
+        bounds.append(end)
+    bounds += [len(estimates)] * (bounds[-1] < len(estimates))
     return [slice(a, b) for a, b in pairwise(bounds)]
+
+
+def _nearest(rising: np.ndarray, wanted: float) -> int:
+    """Place of the value nearest to the wanted one."""
+    at = int(np.searchsorted(rising, wanted))
+    if at == len(rising) or (at and wanted - rising[at - 1] < rising[at] - wanted):
+        return at - 1
+    return at
 
 
 def plan_blocks(segments: Segments, ranks: np.ndarray, row_bytes: int, players: Sequence[int]) -> Iterator[BlockPlan]:

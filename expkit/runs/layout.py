@@ -9,6 +9,7 @@ shards/g1/000000.exp      a shard that maintenance wrote, of generation 1; see `
 locks/w0          held by the writer for as long as it lives
 requests/         what commands ask of a running recorder
 quarantine/       what recovery could not keep
+reserve           some bytes that pruning gives up on a full disk
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ SHARDS_DIR = "shards"
 LOCKS_DIR = "locks"
 REQUESTS_DIR = "requests"
 QUARANTINE_DIR = "quarantine"
+RESERVE_FILE = "reserve"
 
 SHARD_SUFFIX = ".exp"
 ACTIVE_SUFFIX = ".active"
@@ -171,7 +173,8 @@ def _shard_folders(run: Path) -> list[tuple[int | None, int, Path]]:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Run folders at or below `folder`, in order of name. Folders inside a run are not searched."""
+    """Run folders at or below `folder`, in order of name. Folders inside a run are not searched, nor hidden ones, in
+    which a run is being made of others."""
     out: list[Path] = []
     stack = [folder]
     while stack:
@@ -180,7 +183,8 @@ def find_runs(folder: Path) -> list[Path]:
             out.append(here)
             continue
         try:
-            stack += [entry for entry in here.iterdir() if entry.is_dir() and not entry.is_symlink()]
+            inside = [entry for entry in here.iterdir() if not entry.name.startswith(".")]
+            stack += [entry for entry in inside if entry.is_dir() and not entry.is_symlink()]
         except OSError:
             continue
     return sorted(out)
