@@ -9,37 +9,35 @@ the next `sweep`.
 from __future__ import annotations
 
 import os
-import socket
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from expkit import __version__
 from expkit.episodes import WRITER_BITS
-from expkit.errors import ShardError
+from expkit.errors import NoSpace, ShardError
 from expkit.files import DiskErrors, disk, make_folder, unlink_quietly
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
 from expkit.runs.entries import annotation
 from expkit.runs.layout import (
+    MANIFEST_FILE,
     SHARDS_DIR,
     RunInfo,
     ShardPath,
-    command_line,
     generation_file,
     list_shards,
     log_event,
 )
 from expkit.runs.locks import maintenance, without_readers
-from expkit.runs.manifest import update_manifest
+from expkit.runs.manifest import ShardCounts, update_manifest
 from expkit.runs.read import Run
 from expkit.runs.superseding import Superseding, removed_rows
+from expkit.runs.write import shard_header
 from expkit.schema import Schema
 
 
@@ -56,7 +54,7 @@ class Generation:
         self._lock = maintenance(run)
         self.number = 1 + max((shard.generation for shard in list_shards(run, unfinished=True)), default=0)
         self._shards = 0
-        self._path = Path()
+        self._path: Path | None = None
         self._shard: ShardWriter | None = None
         self.published_bytes = 0
 
@@ -85,23 +83,10 @@ class Generation:
         folder = generation_file(self.run, self.number, 0).parent
         self._path = generation_file(self.run, self.number, self._shards, active=True)
         header = {
-            "run": self.info.id,
-            "source": self.info.source,
-            "generation": self.number,
-            "shard": self._shards,
+            **shard_header(self.info, self._shards, generation=self.number),
             "supersedes": supersedes,
             "retires": sorted(retires),
             "removed": removed,
-            "created_ns": str(time.time_ns()),
-            "players": self.info.players,
-            "policies": msgspec.to_builtins(self.info.policies),
-            "config": self.info.config,
-            "config_digest": self.info.config_digest,
-            "seed": None if self.info.seed is None else str(self.info.seed),
-            "metadata": self.info.metadata,
-            "host": socket.gethostname(),
-            "argv": command_line(),
-            "expkit": __version__,
             **(extra or {}),
         }
         with DiskErrors(self.run, self.doing):
@@ -114,31 +99,34 @@ class Generation:
         assert self._shard is not None
         with DiskErrors(self.run, self.doing):
             self._shard.close()
-        return self._path
+        return Path(self._shard.name)
 
     def publish(self) -> str:
         """Give the shard its published name: from now on it counts. Returns the name, `g1/000000`."""
         assert self._shard is not None
         shard = self._shard
-        self.close()
+        written = self.close()
         published = generation_file(self.run, self.number, self._shards)
         with DiskErrors(self.run, self.doing):
-            disk().rename(self._path, published)
+            disk().rename(written, published)
             disk().sync_folder(published.parent)
-        self._shard = None
+        self._shard = self._path = None
         self._shards += 1
         self.published_bytes += shard.nbytes
         name = f"g{self.number}/{published.stem}"
-        update_manifest(self.run, {name: shard})
-        log_event(self.run, "published", shard=name, rows=shard.rows, by=self.doing)
+        _list(self.run, {name: shard})
+        with suppress(NoSpace):
+            log_event(self.run, "published", shard=name, rows=shard.rows, by=self.doing)
         return name
 
     def abandon(self) -> None:
-        """Drop the shard at hand, if there is one."""
+        """Drop the shard at hand, if there is one, also one that could not be begun."""
         if self._shard is not None:
             self._shard.abandon()
             self._shard = None
+        if self._path is not None:
             unlink_quietly(self._path)
+            self._path = None
 
 
 def carried(headers: Iterable[Mapping[str, Any]]) -> list[tuple[int, int, int, int]]:
@@ -176,7 +164,7 @@ def sweep(run: Path, despite_readers: Collection[str] = ()) -> tuple[int, int]:
 
 def _delete(run: Path, shards: Sequence[ShardPath]) -> tuple[int, int]:
     # The manifest first: a file that is not listed is looked at, one that is listed and gone would be missed.
-    update_manifest(run, {shard.name: None for shard in shards})
+    _list(run, {shard.name: None for shard in shards})
     freed = 0
     folders = set()
     with DiskErrors(run, "delete shards that were replaced"):
@@ -188,6 +176,14 @@ def _delete(run: Path, shards: Sequence[ShardPath]) -> tuple[int, int]:
             disk().sync_folder(folder)
             _remove_if_empty(run, folder)
     return len(shards), freed
+
+
+def _list(run: Path, shards: Mapping[str, ShardCounts | None]) -> None:
+    """Update the manifest; on a disk too full for that it goes, being a cache."""
+    try:
+        update_manifest(run, shards)
+    except NoSpace:
+        unlink_quietly(run / MANIFEST_FILE)
 
 
 def _remove_if_empty(run: Path, folder: Path) -> None:

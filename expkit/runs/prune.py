@@ -2,8 +2,8 @@
 
 Whole episodes go, all players together. A shard in which no episode counts any more is deleted; rows of a pruned
 episode in a shard that stays are hidden by a *tombstone*, a shard without rows that supersedes them, until that
-shard is compacted. So pruning needs no room to write in, and the tombstone's one rename is all that a kill can
-come before or after. The tombstone accounts for the rows: present = written - pruned - quarantined.
+shard is compacted. So pruning needs no more room than the run's reserve has, and the tombstone's one rename is all
+that a kill can come before or after. The tombstone accounts for the rows: present = written - pruned - quarantined.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from expkit.episodes import WRITER_BITS
-from expkit.errors import Busy
+from expkit.errors import Busy, NoSpace
 from expkit.runs.entries import Episode
 from expkit.runs.generation import Generation, carried, complete_episodes, episodes_in, inherit, sweep
 from expkit.runs.guard import free_bytes, shards_bytes
 from expkit.runs.layout import log_event
 from expkit.runs.read import Run, open_run
+from expkit.runs.reserve import give_up_reserve, keep_reserve
 from expkit.runs.superseding import ranges_of
-
 
 _SPARE = 20  # a twentieth of the run goes beyond what is needed
 
@@ -159,10 +160,18 @@ def prune(path: Path, retention: Retention, now_ns: int | None = None) -> PruneP
         plan = plan_prune(run, retention, now_ns)
         going: Collection[str] = plan.shards
         if plan.episodes or plan.shards:
-            _publish_tombstone(run, generation, plan)
-            log_event(path, "pruned", episodes=len(plan.episodes), rows=plan.total_rows, shards=plan.shards)
+            try:
+                _publish_tombstone(run, generation, plan)
+            except NoSpace:
+                generation.abandon()
+                if not give_up_reserve(path):
+                    raise
+                _publish_tombstone(run, generation, plan)
+            with suppress(NoSpace):
+                log_event(path, "pruned", episodes=len(plan.episodes), rows=plan.total_rows, shards=plan.shards)
         run.close()
         sweep(path, despite_readers=going)
+        keep_reserve(path)
         return plan
 
 

@@ -180,7 +180,7 @@ def _header(survey: RunSurvey, shard: ShardSurvey) -> dict[str, Any]:
     header = {name: value for name, value in shard.header.items() if name != "schema"}
     if not header:
         place = shard.shard
-        header = shard_header(survey.info, place.writer or 0, place.number)
+        header = shard_header(survey.info, place.number, writer=place.writer or 0)
         if place.generation:
             del header["writer"]
             listed = read_manifest(survey.path).get(place.name, {})
@@ -272,7 +272,7 @@ def _end_the_rest(path: Path, survey: RunSurvey) -> None:
         with DiskErrors(path, "end the episodes that were open"):
             make_folder(place.parent)
             unlink_quietly(place)
-            with ShardWriter(place, survey.info.schema, shard_header(survey.info, writer, number)) as shard:
+            with ShardWriter(place, survey.info.schema, shard_header(survey.info, number, writer=writer)) as shard:
                 shard.append_episodes((), ends)
             disk().rename(place, shard_file(path, writer, number))
             disk().sync_folder(place.parent)

@@ -356,7 +356,7 @@ def _publish_ends(run: Path, info: RunInfo, writer: int, ends: Sequence[EpisodeE
     """A shard of its own for ends that no other can take."""
     number = next_shard_number(run, writer)
     path = shard_file(run, writer, number, active=True)
-    with ShardWriter(path, info.schema, shard_header(info, writer, number)) as shard:
+    with ShardWriter(path, info.schema, shard_header(info, number, writer=writer)) as shard:
         shard.append_episodes((), ends)
     with DiskErrors(run, "publish a shard"):
         disk().rename(path, path.with_suffix(SHARD_SUFFIX))

@@ -41,6 +41,7 @@ from expkit.runs.layout import (
 from expkit.runs.locks import READERS_LOCK, Lock, live_writers, lock_writer, taking_turns
 from expkit.runs.manifest import update_manifest
 from expkit.runs.requests import pending_rotations
+from expkit.runs.reserve import keep_reserve
 from expkit.runs.superseding import next_shard_number
 from expkit.schema import Schema
 
@@ -88,6 +89,7 @@ def make_run(run: Path, info: RunInfo) -> None:
     if not info.created_ns:
         info.created_ns = time.time_ns()
     write_run_info(run, info)
+    keep_reserve(run)
 
 
 def check_same(run: Path, info: RunInfo, schema: Schema, players: int) -> None:
@@ -98,12 +100,12 @@ def check_same(run: Path, info: RunInfo, schema: Schema, players: int) -> None:
         raise SchemaError(f"{run} has {len(info.players)} players, not {players}; record into a new run")
 
 
-def shard_header(info: RunInfo, writer: int, number: int) -> dict[str, Any]:
-    """What a writer's shard says of itself, besides the schema."""
+def shard_header(info: RunInfo, number: int, **place: int) -> dict[str, Any]:
+    """What a shard says of itself, besides the schema; `place` is its writer or its generation."""
     return {
         "run": info.id,
         "source": info.source,
-        "writer": writer,
+        **place,
         "shard": number,
         "created_ns": str(time.time_ns()),
         "players": info.players,
@@ -347,7 +349,7 @@ class RunWriter:
         shard = None
         try:
             shard = ShardWriter(
-                unnamed, self.schema, {**shard_header(self.info, self.writer, self._number), **self._about}
+                unnamed, self.schema, {**shard_header(self.info, self._number, writer=self.writer), **self._about}
             )
             if self._open_episodes:
                 repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]

@@ -28,6 +28,7 @@ from expkit.rewrite.compact import compact
 from expkit.runs.guard import free_bytes
 from expkit.runs.layout import list_shards
 from expkit.runs.prune import Retention, prune
+from expkit.runs.reserve import keep_reserve
 from expkit.runs.summary import balance
 
 WITHOUT = frozenset({"time_ns"})
@@ -187,11 +188,15 @@ def test_maintenance_on_a_full_disk(small_disk: Path, tried) -> None:
     assert visible_rows(run) == before
     assert errors_of(run) == []
     assert {shard.name for shard in list_shards(run)} == files
-    # The tombstone takes some KiB: without a byte left nothing is pruned, and with them there is room again.
+    # Without the reserve there is no room for the tombstone, and nothing is pruned.
+    (run / "reserve").unlink()
+    fill(small_disk)
     refused(expkit("prune", "run", "--keep-episodes", 10, "--yes", cwd=small_disk), 7, "prune")
     assert visible_rows(run) == before
-    (small_disk / "ballast").unlink()
-    fill(small_disk, leave=16 << 10)
+    fill(small_disk, leave=128 << 10)
+    keep_reserve(run)
+    fill(small_disk)
+    assert free_bytes(small_disk) == 0
     done = expkit("prune", "run", "--keep-episodes", 10, "--yes", "--json", cwd=small_disk)
     assert done.returncode == 0, done.stderr
     assert free_bytes(small_disk) > 128 << 10
