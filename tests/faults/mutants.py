@@ -17,6 +17,7 @@ fails with it and passes without.
 | forgets-lost | a recovery does not tell the ledger what was lost | ledger |
 | forgets-pruned | the next prune forgets what earlier ones took out | ledger |
 | forgets-drops-of-retired | a rewrite does not carry over the drops of the shards it retires | ledger |
+| forgets-filtered | rows left out by a condition are not told | ledger |
 | forgets-counters | a recovery does not make the ledger again | ledger |
 | counts-unfinished | a shard of a rewrite counts before it is published | maintenance |
 | counts-twice | what is superseded counts still | maintenance |
@@ -132,6 +133,13 @@ MUTANTS = {
         "pass",
         "faults/test_ledger.py::test_the_ledger_is_made_again_from_rewritten_shards",
     ),
+    "forgets-filtered": Mutant(
+        "ledger",
+        "expkit.rewrite.engine:Work._finish",
+        "{FILTERED: self.filtered.pop(plan.player, 0)}",
+        "{FILTERED: 0 * self.filtered.pop(plan.player, 0)}",
+        "faults/test_ledger.py::test_rows_that_a_rewrite_leaves_out_are_told",
+    ),
     "forgets-counters": Mutant(
         "ledger",
         "expkit.runs.recovered_ledger:restore_ledger",
@@ -200,7 +208,7 @@ MUTANTS = {
         "expkit.runs.superseding:next_shard_number",
         "max([*retired, *(",
         "max([*(",
-        "faults/test_state_machine.py::test_a_run_is_what_a_model_says_after_any_operations",
+        "test_superseding.py::test_a_retired_name_is_never_used_again",
     ),
     "reads-half-blocks": Mutant(
         "readers",
