@@ -9,9 +9,11 @@ it is told to, and until then the id is theirs.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Server:
@@ -95,9 +99,10 @@ def call(words: list[str]) -> int:
 
 
 def _become(words: list[str], log: str, out: str) -> None:
-    """In the new process; does not return."""
+    """In the new process; does not return. It ends with the server, also when a test fails and leaves it behind."""
     code = 70
     try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, out), (2, log)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
