@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from written_runs import VECTOR_SCHEMA, flip_bit, write_boards
 
 import expkit.rewrite.compact as compacting
 import expkit.rewrite.layout as layout
-from expkit import Recorder, open_run
+from expkit import Field, Recorder, Schema, open_run
+from expkit.episodes import EpisodeStart
 from expkit.errors import Busy, CheckFailed, NoSpace, ShardError
 from expkit.files import Disk, using
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
@@ -34,12 +36,14 @@ from expkit.rewrite.compact import compact
 from expkit.rewrite.compact_plan import plan_compact
 from expkit.rewrite.layout import Encoding, cut_shards, plan_blocks
 from expkit.rewrite.segments import Segments
-from expkit.runs.layout import list_shards, shard_file
+from expkit.runs.guard import DiskGuard
+from expkit.runs.layout import RunInfo, list_shards, new_run_id, shard_file
 from expkit.runs.locks import maintenance
 from expkit.runs.prune import Retention, prune
 from expkit.runs.read import Run
 from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
+from expkit.runs.write import RunWriter, ShardLimits, create_run
 
 
 def expkit(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -606,3 +610,51 @@ def test_the_command(run: Path) -> None:
     assert (body["shards_written"], body["shards_deleted"], body["proven"]) == (1, 1, False)
     assert expkit("compact", run, "--shard-size", "1").returncode == 2
     assert expkit("compact", run / "nowhere").returncode == 5
+
+
+@pytest.mark.slow
+def test_memory_and_room_do_not_grow_with_the_run(tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """Rows of noise, which compress to nothing less: below 500 MB of memory, and on the disk one output shard more."""
+    schema = Schema([Field("observation", "u1", (64, 64), "observation")])
+    path, games, length, ticks, noise = tmp_path / "run", 64, 156, 78, np.random.default_rng(1)
+    create_run(path, RunInfo(new_run_id(), "noise", schema, ["player0"]))
+    limits, guard = ShardLimits(64 << 20, 0, 0.0), DiskGuard(min_free=0)
+    writer = RunWriter(path, schema, 1, writer=0, limits=limits, sync="none", guard=guard)
+    encoder, begun = BlockEncoder(schema), 0
+    offset = noise.integers(0, length, games)
+    for tick in range(0, 24 * ticks, ticks):
+        at = np.arange(tick, tick + ticks)[:, None] + offset
+        rows = {c.name: np.zeros(c.shape(at.size), c.dtype) for c in schema.columns}
+        rows["episode"][:] = (at // length * games + np.arange(games)).ravel()
+        rows["step"][:] = (at % length).ravel()
+        rows["is_first"][:] = rows["step"] == 0
+        rows["observation"][:] = noise.integers(0, 256, (at.size, 4096), np.uint8)
+        new = [e for e in np.unique(rows["episode"]).tolist() if e >= begun]
+        begun = max(new, default=begun - 1) + 1
+        writer.ledger.produced[0] += at.size
+        writer.append(encoder.encode(0, rows, at.size), starts=[EpisodeStart(e, 0, [0], "noise") for e in new])
+        writer.rotate_if_full()
+    writer.close()
+    with open_run(path) as run:
+        plan = plan_compact(run, Segments.of([run]), shard_size=64 << 20)
+        before, sums = run.bytes, Segments.of([run]).sums()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "expkit.commands", "compact", str(path), "--shard-size", "64MiB", "--prove", "-q"],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    most, ended, status = 0, 0, 0
+    while not ended:
+        now = 0
+        for shard in list_shards(path, unfinished=True):
+            with suppress(FileNotFoundError):
+                now += shard.path.stat().st_size
+        most = max(most, now - before)
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        time.sleep(0.01)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    tell(f"compact: {before >> 20} MiB of noise, {most >> 20} MiB more on disk, {usage.ru_maxrss >> 10} MiB of memory")
+    assert most <= plan.peak_bytes + (1 << 20) < before / 2
+    assert usage.ru_maxrss * 1024 < 500_000_000
+    with open_run(path) as run:
+        assert Segments.of([run]).sums() == sums

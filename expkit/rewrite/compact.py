@@ -169,7 +169,8 @@ def _write_shard(
 
 
 def _check_sources(run: Run, segments: Segments, plan: CompactPlan) -> None:
-    """Compare the checksums of all shards that are read or replaced: with damage nothing is begun. Raises ShardError."""
+    """Compare the checksums of all shards that are read or replaced; with damage nothing is begun. Raises
+    ShardError."""
     advice = f"run expkit recover {run.path} first"
     chosen = np.array([episode for output in plan.outputs for episode in output.episodes], np.uint64)
     touched = set(segments.shard[np.isin(segments.episode, chosen)].tolist())

@@ -11,6 +11,7 @@ import numpy as np
 from expkit.errors import CheckFailed, ShardError
 from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.digest import RowHasher, sum_by_run, zeros_for
+from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
 from expkit.parallel import cores, in_order
 from expkit.rewrite.segments import Segments
@@ -42,7 +43,9 @@ def prove(run: Run, chosen: Segments, output: Path) -> None:
     """Read the rows `chosen` of a run and those of its rewritten shard again, hash each anew and compare the sums, with
     one another and with what the files say. Raises CheckFailed, ShardError."""
     expected = chosen.sums()
+    POOL.forget()
     compare_sums(expected, _sums(_source_blocks(run, chosen)))
+    POOL.forget()
     _forget_cached(output)
     with ShardReader(output) as reader:
         compare_sums(expected, _sums((reader, block.index, None) for block in reader.blocks))

@@ -40,6 +40,11 @@ class ArrayPool:
                 self._remember(buffer)
             return buffer[:need].view(dtype).reshape(shape)
 
+    def forget(self) -> None:
+        """Keep nothing: between two kinds of work whose arrays are of other sizes."""
+        with self._lock:
+            self._buffers.clear()
+
     def _remember(self, buffer: np.ndarray) -> None:
         self._buffers.append(buffer)
         while sum(map(len, self._buffers)) > self._kept:
