@@ -2,7 +2,7 @@
 
 Suites report what they tried with the fixture `tried`. With EXPKIT_FAULT_REPORT=FILE every report is appended to that
 file, one line of JSON each, and `python tests/faults/promises.py FILE` prints the table with its sums. The same table
-stands in formats/shard/SPEC.md, with the figures of the last full run; tests/faults/test_promises.py writes it.
+stands in formats/shard/SPEC.md, with the figures of a run; tests/faults/test_promises.py writes it.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def read_report(path: Path) -> dict[str, Figures]:
 
 def table(rows: Iterable[tuple[Promise, str]]) -> str:
     """The section of SPEC.md: each promise with what was tried of it."""
-    lines = ["| promise | how it is tried | in the last full run |", "| --- | --- | --- |"]
+    lines = ["| promise | how it is tried | in a run of the suite |", "| --- | --- | --- |"]
     lines += [f"| {promise.sentence} | {promise.tried} | {figures} |" for promise, figures in rows]
     return "\n".join(lines) + "\n"
 
