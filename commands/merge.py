@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from expkit.commands.merge_report import merge_runs
-from expkit.commands.options import DryRun, Force, Json, complete_runs
+from expkit.commands.options import DryRun, Force, Json, RunInputs
 
 EXAMPLES = (
     ("expkit merge runs/a runs/b -o runs/both --force --dry-run", "what it would do, or why it cannot"),
@@ -18,10 +18,7 @@ EXAMPLES = (
 
 
 def merge(
-    runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN", help="Runs, folders of runs, globs.", autocompletion=complete_runs),
-    ],
+    runs: RunInputs,
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The run folder to make.")],
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Leave out episodes whose rows are those of one already taken.")

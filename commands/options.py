@@ -39,6 +39,10 @@ RunPaths = Annotated[
     list[str],
     typer.Argument(metavar="PATH", help="Runs, folders of runs, shard files, globs.", autocompletion=complete_runs),
 ]
+RunInputs = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN", help="Runs, folders of runs, globs.", autocompletion=complete_runs),
+]
 Episode = Annotated[int | None, typer.Option("--episode", metavar="E", help="Number of the episode.")]
 Player = Annotated[int | None, typer.Option("--player", metavar="P", help="The player whose rows these are.")]
 Step = Annotated[int | None, typer.Option("--step", metavar="S", help="The game's own turn number.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from expkit.commands.merge_report import merge_runs
-from expkit.commands.options import DryRun, Force, Json, complete_runs
+from expkit.commands.options import DryRun, Force, Json, RunInputs
 
 EXAMPLES = (
     ("expkit rewrite sample_data/run -o runs/won --where won --force", "whole games, of who won them"),
@@ -19,10 +19,7 @@ EXAMPLES = (
 
 
 def rewrite(
-    runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN", help="Runs, folders of runs, globs.", autocompletion=complete_runs),
-    ],
+    runs: RunInputs,
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The run folder to make.")],
     where: Annotated[
         str | None,

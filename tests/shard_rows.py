@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from expkit.episodes import EpisodeEnd, EpisodeStart
+from expkit.errors import ShardError
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, copy_block
 from expkit.schema import Field, Schema
 
@@ -58,6 +59,23 @@ def rows_of(
 def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
     """Equal dtype, shape and bytes, so that NaN equals itself and -0.0 is not 0.0."""
     return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+
+
+def everything(reader: ShardReader) -> dict[tuple[int, str], bytes | None]:
+    """By block and column the bytes of the column, or None where it is lost."""
+    out: dict[tuple[int, str], bytes | None] = {}
+    for block in reader.blocks:
+        try:
+            out |= {(block.offset, name): values.tobytes() for name, values in reader.read_block(block.index).items()}
+            continue
+        except ShardError:
+            pass
+        for name in reader.names:
+            try:
+                out[block.offset, name] = reader.read_block(block.index, [name])[name].tobytes()
+            except ShardError:
+                out[block.offset, name] = None
+    return out
 
 
 def write_shard(

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shard_rows import BOARD, GOLDEN, TINY, rows_of, write_shard
+from shard_rows import BOARD, GOLDEN, TINY, everything, rows_of, write_shard
 
 from expkit.errors import ShardError
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_shard
@@ -29,23 +29,6 @@ from expkit.formats.shard.layout import (
     pack_trailer,
 )
 from expkit.schema import Field, Schema
-
-
-def everything(reader):
-    """By block and column the bytes of the column, or None where it is lost."""
-    out = {}
-    for block in reader.blocks:
-        try:
-            out |= {(block.offset, name): values.tobytes() for name, values in reader.read_block(block.index).items()}
-            continue
-        except ShardError:
-            pass
-        for name in reader.names:
-            try:
-                out[block.offset, name] = reader.read_block(block.index, [name])[name].tobytes()
-            except ShardError:
-                out[block.offset, name] = None
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from damaged_runs import small_run, what_is_at
-from shard_rows import BOARD, TINY, rows_of, write_shard
+from shard_rows import BOARD, TINY, everything, rows_of, write_shard
 
 from expkit import open_run
 from expkit.errors import NoSpace, ShardError
@@ -16,23 +16,6 @@ from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_s
 from expkit.formats.shard.layout import FILE_HEADER
 from expkit.runs.summary import balance, listed_rows
 from expkit.runs.validate import validate_run
-
-
-def everything(reader):
-    """By block and column the bytes of the column, or None where it is lost."""
-    out = {}
-    for block in reader.blocks:
-        try:
-            out |= {(block.offset, name): values.tobytes() for name, values in reader.read_block(block.index).items()}
-            continue
-        except ShardError:
-            pass
-        for name in reader.names:
-            try:
-                out[block.offset, name] = reader.read_block(block.index, [name])[name].tobytes()
-            except ShardError:
-                out[block.offset, name] = None
-    return out
 
 
 @pytest.fixture(scope="module")
