@@ -131,10 +131,13 @@ def _serve(say: Callable[[Any], None]) -> None:
 
 def _warm_up() -> None:
     """Record, prune, compact and recover once, so that whoever is forked has it all in memory."""
+    from expkit.commands.verbs import VERBS
     from expkit.rewrite.compact import compact
     from expkit.runs.prune import Retention, prune
     from expkit.runs.recover import recover
 
+    for verb in VERBS:  # all of one state of the sources, should somebody be at work on them
+        importlib.import_module(f"expkit.commands.{verb.module}")
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         assert call(["expkit", "record", "-o", str(run), "--rows", "300", *GAME, "-q"]) == 0
