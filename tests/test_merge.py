@@ -413,3 +413,13 @@ def test_a_dry_run_writes_nothing(games: list[Path], tmp_path: Path) -> None:
     assert body["peak_temporary_bytes"] > 0
     assert list(tmp_path.iterdir()) == [copy]
     assert "at most" in expkit("merge", *games, "-o", tmp_path / "out", "--dry-run").stdout
+
+
+def test_what_lost_its_values_is_the_same_only_by_origin(tmp_path: Path) -> None:
+    """Two games that differed in what was lost to damage are two games; a copy of one is a copy still."""
+    run = write_vectors(tmp_path / "run", episodes=2)
+    lose_columns(run, 0, ("observation", "time_ns"))
+    assert join([run], tmp_path / "one", Choice(dedupe=True)).episodes == 2
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    done = join([run, copy, tmp_path / "one"], tmp_path / "out", Choice(dedupe=True))
+    assert (done.episodes, done.duplicates) == (2, 4)

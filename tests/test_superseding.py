@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from expkit.runs.layout import ShardPath, list_shards
 from expkit.runs.locks import maintenance
 from expkit.runs.read import Run, open_run
 from expkit.runs.summary import balance, listed_rows, present_rows
-from expkit.runs.superseding import Layer, Superseding, next_shard_number, ranges_of
+from expkit.runs.superseding import Layer, Superseding, next_shard_number, ranges_of, used_writers
 from expkit.runs.write import RunWriter
 
 NUMBERS = st.integers(0, 60)
@@ -166,3 +167,22 @@ def test_the_order_of_shards_is_oldest_rows_first() -> None:
     given = [shard(1, 0, 0), shard(0, 0, 3), shard(None, 2, 0), shard(None, 1, 5), shard(0, 0, 1)]
     names = [entry.name for entry in sorted(given, key=lambda entry: entry.order)]
     assert names == ["g1/000005", "g2/000000", "w0/000001", "w0/000003", "w1/000000"]
+
+
+def test_the_number_of_a_writer_is_used_for_good(tmp_path: Path) -> None:
+    """Also in a copy without locks, where compacting took the last shard of a writer, and with the ledger gone."""
+    path = write_vectors(tmp_path / "run", episodes=2)
+    rewrite(path, [0, 1], retires=("w0/000000",))
+    with maintenance(path):
+        sweep(path)
+    shutil.rmtree(path / "locks")
+    (path / "shards" / "w0").rmdir()
+    assert used_writers(path) == {0}
+    ledger = (path / "counters").read_bytes()
+    (path / "counters").unlink()
+    assert used_writers(path) == {0}
+    (path / "counters").write_bytes(ledger)
+    writer = RunWriter(path, Run(path).schema, 1)
+    assert writer.writer == 1
+    writer.close()
+    assert used_writers(path) == {0, 1}

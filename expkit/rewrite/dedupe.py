@@ -1,7 +1,8 @@
 """Finds episodes that are there more than once, whatever their numbers, layout, writer and run are.
 
 Two episodes are the same when all their rows are, apart from the episode's number; a policy counts by name,
-checkpoint and digest, not by its place in the run's table.
+checkpoint and digest, not by its place in the run's table. What was lost to damage cannot be compared: an episode with
+lost values is the same only as one of the same origin.
 """
 
 from __future__ import annotations
@@ -45,23 +46,34 @@ def find_duplicates(sources: Sources, episodes: Sequence[Key]) -> set[Key]:
 def _contents(sources: Sources, wanted: set[Key], *, full: bool) -> dict[Key, object]:
     """What can be compared of each wanted episode: rows and a sum of hashes, by player."""
     sums: dict[Key, dict[int, tuple[int, int]]] = {}
+    damaged: set[Key] = set()
     table = sources.segments
     mine = np.array([key in wanted for key in zip(table.run.tolist(), table.episode.tolist(), strict=True)], bool)
     for number, run in enumerate(sources.runs):
         part = table.take(np.flatnonzero(mine & (table.run == number)))
-        for player, episodes, rows, digests in _hashed(run, part, sources.policy_maps[number], full):
+        for player, episodes, rows, digests, whole in _hashed(run, part, sources.policy_maps[number], full):
+            damaged.update(() if whole else ((number, episode) for episode in episodes))
             for episode, count, digest in zip(episodes, rows, digests, strict=True):
                 known = sums.setdefault((number, episode), {})
                 before = known.get(player, (0, 0))
                 known[player] = before[0] + count, (before[1] + digest) & _U64
         run.close_readers()
-    return {key: tuple(sorted(known.items())) for key, known in sums.items()}
+    return {
+        key: (tuple(sorted(known.items())), _origin(sources.runs[key[0]], key[1]) if key in damaged else None)
+        for key, known in sums.items()
+    }
+
+
+def _origin(run: Run, number: int) -> tuple[str, int]:
+    """Run and number under which an episode was recorded."""
+    start = run.find_episode(number).start
+    return (run.id, number) if start is None or start.origin is None else (start.origin.run, start.origin.episode)
 
 
 def _hashed(
     run: Run, part: Segments, policies: np.ndarray, full: bool
-) -> Iterator[tuple[int, list[int], list[int], list[int]]]:
-    """(player, episodes, rows, sums of hashes) of the segments of each block of one run."""
+) -> Iterator[tuple[int, list[int], list[int], list[int], bool]]:
+    """(player, episodes, rows, sums of hashes, no column lost) of the segments of each block of one run."""
     if not len(part):
         return
     hasher = RowHasher(run.schema)
@@ -81,7 +93,7 @@ def _hashed(
         else:
             hashes = _mixed(stored["time_ns"].view(np.uint64) ^ _mixed(stored["step"].astype(np.uint64)))
         digests = sum_by_run(hashes, part.first_row[mine], part.rows[mine])
-        yield player, part.episode[mine].tolist(), part.rows[mine].tolist(), digests.tolist()
+        yield player, part.episode[mine].tolist(), part.rows[mine].tolist(), digests.tolist(), not lost
 
 
 def _mixed(words: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -118,8 +118,9 @@ def taking_turns(run: Path, name: str) -> Iterator[None]:
         os.close(handle)
 
 
-def lock_writer(run: Path, writer: int | None = None) -> tuple[int, Lock]:
-    """The lock of `writer`, or of the lowest number that nobody used before. Raises Busy, UsageError.
+def lock_writer(run: Path, writer: int | None = None, used: Collection[int] = ()) -> tuple[int, Lock]:
+    """The lock of `writer`, or of the lowest number that nobody used before, `used` ones left out. Raises Busy,
+    UsageError.
 
     The number is taken for good when this returns, a power cut after it or not: rows are numbered by it.
     """
@@ -129,7 +130,8 @@ def lock_writer(run: Path, writer: int | None = None) -> tuple[int, Lock]:
         return writer, _lasting_lock(run, writer)
     for number in range(MAX_WRITERS):
         # The folder counts, too: runs are copied without their locks.
-        if (run / LOCKS_DIR / f"w{number}").exists() or (run / SHARDS_DIR / f"w{number}").exists():
+        known = (run / LOCKS_DIR / f"w{number}").exists() or (run / SHARDS_DIR / f"w{number}").exists()
+        if known or number in used:
             continue
         try:
             return number, _lasting_lock(run, number)

@@ -7,34 +7,23 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from expkit.files import disk, unlink_quietly, write_all
 from expkit.runs.layout import RESERVE_FILE
 
 RESERVE_BYTES = 64 << 10
 
 
 def keep_reserve(run: Path) -> None:
-    """Make the file where there is none and room for it; a run is good without."""
+    """Make the file where there is none and room for it; a run is good without, and nothing in it has to survive."""
     path = run / RESERVE_FILE
-    if path.exists():
-        return
-    try:
-        handle = disk().create(path)
-        try:
+    with suppress(OSError):
+        if not path.exists() and os.statvfs(run).f_bavail * os.statvfs(run).f_frsize > 2 * RESERVE_BYTES:
             # Random, for a file system that compresses would not keep room for zeros.
-            write_all(handle, [os.urandom(RESERVE_BYTES)])
-            disk().sync(handle)
-        finally:
-            os.close(handle)
-    except FileExistsError:  # another process was faster
-        return
-    except OSError:
-        unlink_quietly(path)
+            path.write_bytes(os.urandom(RESERVE_BYTES))
 
 
 def give_up_reserve(run: Path) -> bool:
     """Free the reserve; False when there was none."""
     with suppress(OSError):
-        disk().unlink(run / RESERVE_FILE)
+        (run / RESERVE_FILE).unlink()
         return True
     return False

@@ -41,9 +41,9 @@ from expkit.runs.layout import (
     read_run_info,
     shard_file,
 )
-from expkit.runs.locks import Lock, ReaderLock, lock_writer, taking_turns
+from expkit.runs.locks import Lock, ReaderLock, taking_turns
 from expkit.runs.manifest import read_manifest, update_manifest
-from expkit.runs.superseding import next_shard_number, removed_rows, shards_of, superseded_by
+from expkit.runs.superseding import claim_writer, next_shard_number, removed_rows, shards_of, superseded_by
 from expkit.runs.write import check_output, make_run, shard_header
 
 # A file without a whole record that is longer than a header can be is looked at by recovery, not thrown away.
@@ -110,7 +110,7 @@ def take_writer(run: Path, writer: int | None = None, *, join: bool = False) -> 
     """
     if list_shards(run) and _ledger(run) is None:
         raise CheckFailed(f"{run}: the ledger is gone, so losses cannot be told; run expkit recover {run} first")
-    number, lock = _lock_lowest(run) if writer is None and not join else lock_writer(run, writer)
+    number, lock = _lock_lowest(run) if writer is None and not join else claim_writer(run, writer)
     try:
         close_dead_writer(run, number)
         return Taken((number, lock), next_episode(run, number))
@@ -122,8 +122,8 @@ def take_writer(run: Path, writer: int | None = None, *, join: bool = False) -> 
 def _lock_lowest(run: Path) -> tuple[int, Lock]:
     for number in _known_writers(run):
         with suppress(Busy):
-            return lock_writer(run, number)
-    return lock_writer(run)
+            return claim_writer(run, number)
+    return claim_writer(run)
 
 
 def _known_writers(run: Path) -> list[int]:

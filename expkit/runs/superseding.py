@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from expkit.errors import NewerFormat, NotThere, ShardError
+from expkit.episodes import WRITER_BITS
+from expkit.errors import CheckFailed, NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
+from expkit.runs.counters import read_ledger
 from expkit.runs.layout import ShardPath, list_shards
+from expkit.runs.locks import Lock, lock_writer
 from expkit.schema import Schema
 
 Ranges = list[tuple[int, int]]
@@ -202,6 +206,25 @@ def next_shard_number(run: Path, writer: int) -> int:
     folder = f"w{writer}/"
     retired = [int(name.removeprefix(folder)) for name in Superseding.read(shards).retired if name.startswith(folder)]
     return max([*retired, *(shard.number for shard in shards if shard.writer == writer)], default=-1) + 1
+
+
+def used_writers(run: Path) -> set[int]:
+    """Numbers of writers that recorded into the run, also where neither their locks nor their shards are left: a copy
+    comes without locks, and compacting takes a writer's last shard. Rows are numbered by writer, so a number that was
+    used is used for good."""
+    shards = list_shards(run)
+    used = {shard.writer for shard in shards if shard.writer is not None}
+    for layer in Superseding.read(shards).layers:
+        for first, last in zip(layer.first.tolist(), layer.last.tolist(), strict=True):
+            used.update(range(first >> WRITER_BITS, (last >> WRITER_BITS) + 1))
+    with suppress(CheckFailed):  # a damaged ledger tells nothing
+        used.update(section.writer for section in read_ledger(run) or [])
+    return used
+
+
+def claim_writer(run: Path, writer: int | None = None) -> tuple[int, Lock]:
+    """The lock of `writer`, or of the lowest number that was never used in the run. Raises Busy, UsageError."""
+    return lock_writer(run, writer, used_writers(run) if writer is None else ())
 
 
 def removed_rows(header: dict[str, Any]) -> list[tuple[int, int, int, int]]:

@@ -38,11 +38,11 @@ from expkit.runs.layout import (
     shard_file,
     write_run_info,
 )
-from expkit.runs.locks import READERS_LOCK, Lock, live_writers, lock_writer, taking_turns
+from expkit.runs.locks import READERS_LOCK, Lock, live_writers, taking_turns
 from expkit.runs.manifest import update_manifest
 from expkit.runs.requests import pending_rotations
 from expkit.runs.reserve import keep_reserve
-from expkit.runs.superseding import next_shard_number
+from expkit.runs.superseding import claim_writer, next_shard_number
 from expkit.schema import Schema
 
 Sync = Literal["none", "interval", "block"]
@@ -152,7 +152,7 @@ class RunWriter:
             self.info = read_run_info(run)
             check_same(run, self.info, schema, players)
             self.guard.start(run)
-            self.writer, self._lock_file = held = lock_writer(run, writer) if not isinstance(writer, tuple) else writer
+            self.writer, self._lock_file = held = writer if isinstance(writer, tuple) else claim_writer(run, writer)
             self.ledger = Ledger(run, self.writer, players)
             self._number = next_shard_number(run, self.writer)
             with DiskErrors(run, "make a folder for shards"):

@@ -193,7 +193,7 @@ def test_maintenance_on_a_full_disk(small_disk: Path, tried) -> None:
     fill(small_disk)
     refused(expkit("prune", "run", "--keep-episodes", 10, "--yes", cwd=small_disk), 7, "prune")
     assert visible_rows(run) == before
-    fill(small_disk, leave=128 << 10)
+    fill(small_disk, leave=256 << 10)
     keep_reserve(run)
     fill(small_disk)
     assert free_bytes(small_disk) == 0
