@@ -88,9 +88,9 @@ def test_hostile_files_raise_what_is_documented_and_nothing_else(name, tried, te
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_guided_by_coverage(name, tmp_path, tried, tell):
-    """For EXPKIT_FUZZ_SECONDS each, 60 by default; memory is bounded by the system, 512 MiB above the start."""
+    """For EXPKIT_FUZZ_SECONDS each, 20 by default; memory is bounded by the system, 512 MiB above the start."""
     pytest.importorskip("atheris", reason="atheris has no wheel for this Python")
-    seconds = os.environ.get("EXPKIT_FUZZ_SECONDS", "60")
+    seconds = os.environ.get("EXPKIT_FUZZ_SECONDS", "20")
     done = subprocess.run(
         [sys.executable, str(FUZZER), name, f"-max_total_time={seconds}", "-seed=1"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300 + int(seconds),
