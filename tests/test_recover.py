@@ -583,11 +583,6 @@ def test_a_recovery_can_be_killed_and_run_again(tmp_path, killed, tell):
     kill_recoveries(killed, tmp_path, 4, tell)
 
 
-@pytest.mark.slow
-def test_a_recovery_can_be_killed_at_200_moments(tmp_path, killed, tell):
-    kill_recoveries(killed, tmp_path, 67, tell)
-
-
 def test_the_command_says_what_was_lost(tmp_path, run):
     with ShardReader(run / FIRST) as reader:
         block, head = reader.blocks[1], reader.head(1)
