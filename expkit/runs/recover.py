@@ -19,13 +19,7 @@ from typing import Any
 
 from expkit.episodes import WRITER_BITS, EpisodeEnd
 from expkit.errors import Busy, CheckFailed, NotThere, OutputExists
-from expkit.files import (
-    DiskErrors,
-    disk,
-    make_folder,
-    remove_tree,
-    unlink_quietly,
-)
+from expkit.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
@@ -45,7 +39,7 @@ from expkit.runs.layout import (
     write_run_info,
 )
 from expkit.runs.locks import READERS_LOCK, ReaderLock, live_writers, lock_writer, maintenance
-from expkit.runs.manifest import entry, is_damaged, read_manifest, update_manifest, write_manifest
+from expkit.runs.manifest import entry, is_damaged, read_manifest, rebuild_manifest, update_manifest
 from expkit.runs.quarantine import copy_file, quarantine_file, write_reasons
 from expkit.runs.read import open_run
 from expkit.runs.recovered_ledger import restore_ledger, settle_writer
@@ -59,7 +53,6 @@ from expkit.runs.validate import validate_run
 from expkit.runs.write import shard_header
 
 Progress = Callable[[int], None]
-_CHUNK = 8 << 20
 
 
 def plan_recovery(
@@ -292,7 +285,7 @@ def _list_shards(path: Path) -> None:
                     reader.close()
                 listed.pop(shard.name, None)
         if is_damaged(path) or not (path / MANIFEST_FILE).exists():
-            write_manifest(path, {name: entry(reader) for name, reader in readers.items()})
+            rebuild_manifest(path, readers)
         elif readers or listed:
             update_manifest(path, {**readers, **dict.fromkeys(listed)})
 
