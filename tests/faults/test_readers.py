@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from accounts import balances, ledger_words, rows_of_scan
+from accounts import balances, rows_of_scan
 from known_rows import wrong_rows
 from warm_processes import Server
 
 from expkit import open_run
 from expkit.errors import NotThere
 from expkit.runs.layout import list_shards
+from expkit.runs.locks import live_writers
 
 
 def read_until_stopped(path, result, seed):
@@ -103,7 +104,7 @@ def together(folder, tried, seconds, seed, *, pruning=True):
                 os.kill(recorders[-1], signal.SIGKILL)
                 assert server.wait(recorders[-1]) == -signal.SIGKILL
                 recorders.append(server.start("known_rows:record_until_killed", run, 300, 0.005))
-                while not any(writer for writer in ledger_words(run)):
+                while not live_writers(run):  # rotate refuses a run that nobody records
                     time.sleep(0.01)
         (folder / "stop").touch()
         assert server.wait(recorders[-1]) == 0
