@@ -21,7 +21,7 @@ from expkit import Recorder
 from expkit.errors import Busy, NotThere
 from expkit.runs.generation import Generation
 from expkit.runs.guard import shards_bytes
-from expkit.runs.layout import list_shards
+from expkit.runs.layout import ACTIVE_SUFFIX, ShardPath, list_shards
 from expkit.runs.prune import PrunePlan, Retention, plan_prune, prune
 from expkit.runs.read import open_run
 from expkit.runs.summary import balance
@@ -203,6 +203,25 @@ def test_a_recorder_prunes_instead_of_stopping(tmp_path: Path) -> None:
         (player,) = balance(run) or []
         assert (player.produced, player.stored, player.lost) == (60 * 101, 60 * 101, 0)
         assert [finding for finding in validate_run(run) if finding.severity != "info"] == []
+
+
+def test_a_shard_that_is_published_while_bytes_are_counted_counts(tmp_path: Path, monkeypatch) -> None:
+    """Its bytes were left out, nothing was pruned for want of need, and the recorder stopped for want of room."""
+    with Recorder(tmp_path / "run", VECTOR_SCHEMA, min_free=0) as recorder:
+        recorder.add(episode=0, step=0, observation=[1, 2, 3], action=1, reward=0)
+        recorder.flush()
+    (shard,) = list_shards(tmp_path / "run")
+    published, active = shard.path, shard.path.with_suffix(ACTIVE_SUFFIX)
+    expected = published.stat().st_size
+    published.rename(active)
+
+    def publish_afterwards(run: Path) -> list[ShardPath]:
+        found = list_shards(run)
+        active.rename(published)
+        return found
+
+    monkeypatch.setattr("expkit.runs.guard.list_shards", publish_afterwards)
+    assert shards_bytes(tmp_path / "run") == expected > 0
 
 
 def test_prune_asks_and_says_what_it_did(tmp_path: Path) -> None:

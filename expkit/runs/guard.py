@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from expkit.errors import NoSpace
-from expkit.runs.layout import find_runs, is_run, list_shards
+from expkit.runs.layout import SHARD_SUFFIX, find_runs, is_run, list_shards
 from expkit.units import format_size
 
 DEFAULT_MIN_FREE = 2 << 30
@@ -59,13 +60,14 @@ class DiskGuard:
 
 
 def shards_bytes(run: Path) -> int:
-    """Bytes of all shard files of a run; files that vanish meanwhile count nothing."""
+    """Bytes of all shard files of a run; files that vanish meanwhile count nothing, published ones count."""
     total = 0
     for shard in list_shards(run):
-        try:
-            total += shard.path.stat().st_size
-        except OSError:
-            continue
+        published = shard.path.with_suffix(SHARD_SUFFIX)
+        for path in (shard.path, published) if shard.active else (shard.path,):
+            with suppress(OSError):
+                total += path.stat().st_size
+                break
     return total
 
 

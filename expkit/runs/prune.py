@@ -178,13 +178,14 @@ def prune(path: Path, retention: Retention, now_ns: int | None = None) -> PruneP
 def make_room(path: Path, excess: int) -> bool:
     """Prune the oldest episodes of a run that is being recorded until `excess` bytes are free, and some more, so
     that this is not needed again at once. False when less could be freed. Raises as `prune`, but for Busy: while
-    other maintenance is at work the answer is True, and the question comes again."""
+    other maintenance is at work, or when the run has become smaller since, the answer is True, and the question comes
+    again."""
     total = shards_bytes(path)
     try:
         plan = prune(path, Retention(max_total=max(total - excess - total // _SPARE, 0)))
     except Busy:
         return True
-    return plan.bytes >= excess
+    return plan.bytes >= excess or not plan.short
 
 
 def _publish_tombstone(run: Run, generation: Generation, plan: PrunePlan) -> None:

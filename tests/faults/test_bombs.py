@@ -103,6 +103,10 @@ def test_a_deep_description_does_not_end_the_process(tmp_path):
     command = [sys.executable, "-m", "expkit.commands", "validate", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, 4), done.stderr
+    # The libyaml of PyYAML 6.0.4 and later refuses so many by itself.
+    with pytest.raises(CheckFailed, match="more than 200 levels deep|while increasing flow level"):
+        read_run_info(tmp_path / "run")
+    (tmp_path / "run" / "run.yaml").write_text(f"run: {'[' * 250}")
     with pytest.raises(CheckFailed, match="more than 200 levels deep"):
         read_run_info(tmp_path / "run")
 
