@@ -181,7 +181,8 @@ def test_replay_gives_the_rows_asked_for(dtype, count, items, data):
     wanted = np.array(sorted(data.draw(st.sets(st.integers(0, count - 1)))), np.int64)
     out = np.zeros((len(wanted), items), dtype)
     frame = np.array([[payload.ctypes.data, len(payload), count, 0, len(wanted)]])
-    assert replay_frames(frame, items * rows.itemsize, rows.itemsize, wanted, out.ctypes.data) == -1
+    places = np.arange(len(wanted))
+    assert replay_frames(frame, items * rows.itemsize, rows.itemsize, wanted, places, out.ctypes.data) == -1
     assert np.array_equal(out, rows[wanted])
 
 
@@ -191,7 +192,7 @@ def test_replay_of_hostile_payloads_stays_inside(body, changes, gaps):
     payload = np.frombuffer(changes.to_bytes(4, "little") + gaps.to_bytes(4, "little") + body, np.uint8)
     out = np.full(3 * 16 + 32, 7, np.uint8)
     frame = np.array([[payload.ctypes.data, len(payload), 3, 0, 3]])
-    assert replay_frames(frame, 16, 2, np.arange(3), out.ctypes.data + 16) in (-1, 0)
+    assert replay_frames(frame, 16, 2, np.arange(3), np.arange(3), out.ctypes.data + 16) in (-1, 0)
     assert (out[:16] == 7).all()
     assert (out[-16:] == 7).all()
 

@@ -41,7 +41,11 @@ class Game(Protocol):
     schema: Schema
     players: int
     num_envs: int
-    illegal_actions: int
+
+    @property
+    def illegal_actions(self) -> int:
+        """Actions so far that the rules did not allow and that were played as a pass."""
+        ...
 
     @property
     def idle(self) -> bool:

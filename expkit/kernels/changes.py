@@ -240,11 +240,13 @@ def encode_columns(tasks, rows, order, start, hashes, zeros, positions, values, 
 
 
 @kernel
-def replay_frame(payload, size, width, itemsize, frame_rows, wanted, target):
+def replay_frame(payload, size, width, itemsize, frame_rows, wanted, places, target):
     """Rebuild rows of one frame of changes. Everything in the payload is checked: it may be hostile.
 
     payload, size  address and bytes of the payload
-    wanted         int64, rows in the frame to give, rising; row i of it goes to `target` + i * width
+    wanted         int64, rows in the frame to give, rising
+    places         int64, as long: row i of `wanted` goes to `target` + places[i] * width. So rows can be rebuilt where
+                   they are to end up, in whatever order that is, without another copy.
     Returns 0, or 1 for a malformed payload.
     """
     if size < 8:
@@ -261,13 +263,15 @@ def replay_frame(payload, size, width, itemsize, frame_rows, wanted, target):
     item = np.int64(-1)
     change = 0
     pending = False
+    before = target
     for place in range(wanted.shape[0]):
-        here = target + place * width
+        here = target + places[place] * width
         if place == 0:
             for byte in range(width):
                 store1(here, byte, np.uint64(0))
         else:
-            copy_bytes(here, here - width, width)
+            copy_bytes(here, before, width)
+        before = here
         # apply every change up to the end of row wanted[place]
         while True:
             if not pending:
@@ -301,9 +305,9 @@ def replay_frame(payload, size, width, itemsize, frame_rows, wanted, target):
 
 
 @kernel
-def replay_frames(frames, width, itemsize, wanted, target):
+def replay_frames(frames, width, itemsize, wanted, places, target):
     """`replay_frame` over many frames. `frames`: int64 (n, 5) of address, bytes, rows in the frame, first index in
-    `wanted` and the index after the last. Returns the first malformed frame, or -1."""
+    `wanted` and `places` and the index after the last. Returns the first malformed frame, or -1."""
     for frame in range(frames.shape[0]):
         begin, end = frames[frame, 3], frames[frame, 4]
         bad = replay_frame(
@@ -313,7 +317,8 @@ def replay_frames(frames, width, itemsize, wanted, target):
             itemsize,
             frames[frame, 2],
             wanted[begin:end],
-            target + begin * width,
+            places[begin:end],
+            target,
         )
         if bad:
             return frame

@@ -10,6 +10,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +20,8 @@ from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
+from expkit.runs import batches
+from expkit.runs.batches import BatchDecoder, Piece, Rows, stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, ShardEntry, annotation, info_from_header
 from expkit.runs.index import RunIndex
@@ -26,9 +29,9 @@ from expkit.runs.layout import SHARD_SUFFIX, RunInfo, ShardPath, is_run, list_sh
 from expkit.runs.locks import ReaderLock, live_writers
 from expkit.runs.superseding import VisibleBlock, shards_of, visible_block
 from expkit.schema import KEY_NAMES, Schema
+from expkit.units import parse_size
 
 State = Literal["recording", "closed", "killed"]
-Rows = Literal["transitions", "all"]
 _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
 OPEN_READERS = 256  # below the usual limit of 1,024 open files
 
@@ -157,7 +160,7 @@ class Run:
         if reader is None:
             reader = self._readers[shard] = self._open(self.shard_paths[shard])
             if len(self._readers) > OPEN_READERS:
-                self._readers.popitem(last=False)[1].close()
+                self._readers.popitem(last=False)  # closed when nobody reads from it any more
         self._readers.move_to_end(shard)
         return reader
 
@@ -202,6 +205,15 @@ class Run:
             block = visible_block(self.superseding, position, path, reader, info)
             if block is not None:
                 yield block
+
+    def visible(self, position: int, index: int) -> VisibleBlock:
+        """A block by the position of its shard and its own in that, with the rows that count. Raises NotThere when
+        none does, ShardError."""
+        reader = self.reader(position)
+        block = visible_block(self.superseding, position, self.shard_paths[position], reader, reader.blocks[index])
+        if block is None:
+            raise NotThere(f"{self.shard_paths[position].name} block {index}: nothing in it counts any more")
+        return block
 
     @cached_property
     def index(self) -> RunIndex:
@@ -289,7 +301,7 @@ class Run:
         if not len(segments):
             have = sorted(self.find_episode(episode).rows)
             raise NotThere(f"{self.path}: episode {episode} has no rows of player {player}; it has players {have}")
-        names = self._names(columns)
+        names = stored_names(self.schema, columns)
         parts = []
         for s in segments.tolist():
             first, count = int(self.index.first_row[s]), int(self.index.rows[s])
@@ -322,7 +334,7 @@ class Run:
             steps = reader.read_block(block, ["step"], slice(first, first + count))["step"]
             at = np.flatnonzero(steps == step)
             if len(at):
-                stored = reader.read_rows(block, np.array([first + int(at[0])]), self._names(None))
+                stored = reader.read_rows(block, np.array([first + int(at[0])]), stored_names(self.schema, None))
                 return {name: values[0] for name, values in self._logical(stored, player).items()}
         have = self.rows(episode, player, ["step"])["step"]
         raise NotThere(
@@ -344,68 +356,64 @@ class Run:
         batch_size: int = 4096,
         rows: Rows = "transitions",
         damaged: Literal["raise", "skip"] = "raise",
+        threads: int = 1,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `batch_size` rows (the last one smaller), block after block, players mixed between batches.
 
         columns   field or group names (`observation`), all when left out; the keys and `player` always come along
         rows      `transitions`, or `all` with the last rows, whose action, reward and the like are absent (zero)
         damaged   `skip` leaves out blocks in which a wanted column cannot be read, instead of raising ShardError
+        threads   that read and decode, two batches ahead each; one is the caller's own
         """
-        names = self._names(columns)
-        wanted = names if "is_last" in names else [*names, "is_last"]
-        held: list[dict[str, np.ndarray]] = []
-        count = 0
-        for block in self.blocks():
-            try:
-                stored = block.read(wanted)
-            except ShardError:
-                if damaged == "raise":
-                    raise
-                continue
-            if rows == "transitions" and stored["is_last"].any():
-                keep = ~stored["is_last"]
-                stored = {name: values[keep] for name, values in stored.items()}
-            held.append(self._logical({name: stored[name] for name in names}, block.info.player))
-            count += len(stored["is_last"])
-            while count >= batch_size:
-                batch, held = _cut(held, batch_size)
-                count -= batch_size
-                yield batch
-        if count:
-            yield _cut(held, count)[0]
+        names = stored_names(self.schema, columns)
+        return batches.scan(self, names, batch_size, rows, damaged == "skip", threads)
+
+    def shuffled(
+        self,
+        batch_size: int = 256,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        columns: Sequence[str] | None = None,
+        rows: Rows = "transitions",
+        memory: str | int = "256MiB",
+        threads: int = 1,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Every row exactly once, in batches of `batch_size` (the last one smaller): an epoch of training.
+
+        Pieces of 512 rows are read in random order, as many at a time as fit `memory`, and their rows are mixed: a
+        pure function of (seed, epoch, memory, the files), whatever the number of `threads` that decode. Batches are
+        parts of larger arrays: copy what is kept for long. Columns as for `scan`. Raises ShardError.
+        """
+        names = stored_names(self.schema, columns)
+        return batches.shuffled(self, names, batch_size, seed, epoch, rows, parse_size(memory), threads)
 
     def sample(
         self, count: int, rng: np.random.Generator | None = None, columns: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         """`count` transitions drawn uniformly with replacement. Raises NotThere when the run holds none."""
         rng = rng or np.random.default_rng()
-        names = self._names(columns)
-        wanted = names if "is_last" in names else [*names, "is_last"]
         total = int(self.index.rows.sum())
         if total == 0 or self.steps == 0:
             raise NotThere(f"{self.path}: no transitions to sample from")
+        decoder = BatchDecoder(self.schema, stored_names(self.schema, columns))
+        stored = decoder.empty(count)
         bounds = np.cumsum(self.index.rows)
-        out: dict[str, np.ndarray] = {}
         todo = np.arange(count)
         while len(todo):
-            draws = rng.integers(0, total, len(todo))
+            draws = np.sort(rng.integers(0, total, len(todo)))
             segments = np.searchsorted(bounds, draws, "right")
-            within = draws - (bounds[segments] - self.index.rows[segments]) + self.index.first_row[segments]
-            places = np.stack([self.index.shard[segments], self.index.block[segments]], 1)
-            refused = []
-            for shard, block in np.unique(places, axis=0).tolist():
-                mine = np.flatnonzero((places[:, 0] == shard) & (places[:, 1] == block))
-                reader = self.reader(shard)
-                stored = reader.read_rows(block, within[mine], wanted)
-                last = stored["is_last"]
-                part = self._logical({name: stored[name] for name in names}, reader.blocks[block].player)
-                for name, values in part.items():
-                    if name not in out:
-                        out[name] = np.zeros((count, *values.shape[1:]), values.dtype)
-                    out[name][todo[mine[~last]]] = values[~last]
-                refused.append(todo[mine[last]])
-            todo = np.concatenate(refused)
-        return out
+            rows = draws - (bounds[segments] - self.index.rows[segments]) + self.index.first_row[segments]
+            rng.shuffle(todo)  # or the rows of a batch would be in the order of the run
+            order = np.lexsort((rows, self.index.block[segments], self.index.shard[segments]))
+            place = np.stack([self.index.shard[segments], self.index.block[segments]], 1)[order]
+            starts = np.flatnonzero(np.diff(place, axis=0, prepend=-1).any(1))
+            for begin, end in pairwise([*starts.tolist(), len(order)]):
+                shard, block = place[begin].tolist()
+                mine = order[begin:end]
+                decoder.fill(stored, Piece(self.reader(shard), block, rows[mine], todo[mine]))
+            todo = todo[stored["is_last"][todo]]
+        return decoder.finish(stored)
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
@@ -422,18 +430,6 @@ class Run:
             if block.info.player == player:
                 yield Batch(player, block.rows, block.read(), block.info.dropped)
 
-    def _names(self, columns: Sequence[str] | None) -> list[str]:
-        """Stored columns to read for the wanted ones: the keys, the fields, their validity."""
-        wanted = [f.name for f in self.schema.fields] if columns is None else self.schema.expand_names(columns)
-        names = list(KEY_NAMES)
-        for name in wanted:
-            if name in names or name == "player":
-                continue
-            names.append(name)
-            if self.schema[name].nullable:
-                names.append(f"valid:{name}")
-        return names
-
     def _logical(self, stored: dict[str, np.ndarray], player: int) -> dict[str, np.ndarray]:
         batch = {name: self.schema.unpack(name, values) for name, values in stored.items()}
         batch["player"] = np.full(len(stored["episode"]), player, np.uint16)
@@ -446,25 +442,6 @@ def _is_unborn(shard: ShardPath) -> bool:
         return shard.active and shard.path.stat().st_size == 0
     except OSError:
         return False  # published since
-
-
-def _cut(parts: list[dict[str, np.ndarray]], size: int) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
-    """The first `size` rows of `parts`, and the rest."""
-    taken: list[dict[str, np.ndarray]] = []
-    left = size
-    rest = list(parts)
-    while left:
-        part = rest.pop(0)
-        rows = len(part["episode"])
-        if rows > left:
-            taken.append({name: values[:left] for name, values in part.items()})
-            rest.insert(0, {name: values[left:] for name, values in part.items()})
-            break
-        taken.append(part)
-        left -= rows
-    if len(taken) == 1:
-        return taken[0], rest
-    return {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}, rest
 
 
 def _some(names: list[str]) -> str:

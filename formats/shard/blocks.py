@@ -232,12 +232,25 @@ class ColumnPlan:
         """The stored array of the wanted rows from the decompressed frames. Raises ShardError."""
         column, wanted = self.column, self.wanted
         count = self.rows if wanted is None else len(wanted)
-        if self.filter == CONSTANT:
+        if self.filter in (CONSTANT, CHANGES):
             out = POOL.empty(column.shape(count), column.dtype)
-            out[...] = payloads[0].view(column.dtype).reshape(column.shape(1))
+            self.decode_into(payloads, out, np.arange(count))
             return out
-        if self.filter == CHANGES:
-            return self._replay(payloads, count)
+        whole = self._plain(payloads)
+        return whole if wanted is None else whole[self._inside(wanted)]
+
+    def decode_into(self, payloads: Sequence[np.ndarray], out: np.ndarray, places: np.ndarray) -> None:
+        """Wanted row i to out[places[i]]; `out` is a contiguous stored array. Raises ShardError."""
+        if self.filter == CONSTANT:
+            out[places] = payloads[0].view(self.column.dtype).reshape(self.column.shape(1))
+        elif self.filter == CHANGES:
+            self._replay(payloads, out, places)
+        else:
+            whole = self._plain(payloads)
+            out[places] = whole if self.wanted is None else whole[self._inside(self.wanted)]
+
+    def _plain(self, payloads: Sequence[np.ndarray]) -> np.ndarray:
+        """All rows of the frames at hand."""
         if self.filter == BITS:
             flags = [np.unpackbits(p, count=n, bitorder="little") for p, n in zip(payloads, self.inside, strict=True)]
             raw = _join(flags)
@@ -245,13 +258,12 @@ class ColumnPlan:
             raw = self._number(payloads)
         else:
             raw = _join(payloads)
-        whole = raw.view(column.dtype).reshape(column.shape(sum(self.inside)))
-        if wanted is None:
-            return whole
-        # rows of the frames at hand: all but the last frame of a block have frame_rows
-        return whole[
-            np.searchsorted(self.frames, wanted // self.frame_rows) * self.frame_rows + wanted % self.frame_rows
-        ]
+        return raw.view(self.column.dtype).reshape(self.column.shape(sum(self.inside)))
+
+    def _inside(self, wanted: np.ndarray) -> np.ndarray:
+        """Places of rows of the block among those of the frames at hand, of which all but the block's last have
+        `frame_rows`."""
+        return np.searchsorted(self.frames, wanted // self.frame_rows) * self.frame_rows + wanted % self.frame_rows
 
     def _number(self, payloads: Sequence[np.ndarray]) -> np.ndarray:
         """Bytes of the numbers in frames of planes."""
@@ -264,7 +276,7 @@ class ColumnPlan:
             at += rows * width
         return raw[:-8]
 
-    def _replay(self, payloads: Sequence[np.ndarray], count: int) -> np.ndarray:
+    def _replay(self, payloads: Sequence[np.ndarray], out: np.ndarray, places: np.ndarray) -> None:
         wanted = np.arange(self.rows) if self.wanted is None else self.wanted
         frames = np.array(self.frames)
         table = np.empty((len(payloads), 5), np.int64)
@@ -273,12 +285,10 @@ class ColumnPlan:
         table[:, 2] = self.inside
         table[:, 3] = np.searchsorted(wanted, frames * self.frame_rows)
         table[:, 4] = np.searchsorted(wanted, (frames + 1) * self.frame_rows)
-        out = POOL.empty(self.column.shape(count), self.column.dtype)
         itemsize = self.column.dtype.itemsize
-        bad = replay_frames(table, self.column.row_bytes, itemsize, wanted % self.frame_rows, out.ctypes.data)
+        bad = replay_frames(table, self.column.row_bytes, itemsize, wanted % self.frame_rows, places, out.ctypes.data)
         if bad >= 0:
             raise ShardError(f"frame {self.frames[bad]} is malformed")
-        return out
 
 
 def _join(payloads: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from threading import Lock
 from types import TracebackType
@@ -310,6 +310,39 @@ class ShardReader:
             return found
         return {name: values[back] for name, values in found.items()}
 
+    def read_into(self, index: int, rows: np.ndarray, out: Mapping[str, np.ndarray], places: np.ndarray) -> None:
+        """Row rows[i] of a block to place places[i] of every array in `out`, which are contiguous stored arrays by
+        column name. `rows` (int64) rise. Each row is decoded where it is to be, in whatever order the places are.
+
+        Raises ShardError as `read_block` does, NotThere for a row that does not exist; `out` is then half filled.
+        """
+        head, info = self.head(index), self.blocks[index]
+        if not len(rows):
+            return
+        if rows[0] < 0 or rows[-1] >= head.rows:
+            raise NotThere(f"{self.path} block {index} has {head.rows:,} rows; row {rows[-1]:,} is not among them")
+        plans = []
+        for name, target in out.items():
+            self._refuse_lost(info, head, name)
+            plan = ColumnPlan(self.schema.column(name), self._names[name], head, rows)
+            kept = self._kept.get((index, name)) if plan.narrow else None
+            if kept is None:
+                plans.append(plan)
+            else:
+                target[places] = kept[rows]
+        for plan, frames in zip(plans, self._expanded(info, plans, self._verified(info, head, plans)), strict=True):
+            name = plan.column.name
+            try:
+                if plan.narrow:
+                    plan.wanted = None
+                    whole = plan.decode(frames)
+                    self._keep(index, name, whole)
+                    out[name][places] = whole[rows]
+                else:
+                    plan.decode_into(frames, out[name], places)
+            except ShardError as error:
+                raise self._lost(info, name, error) from None
+
     def _read(
         self, index: int, head: BlockHead, columns: Iterable[str] | None, wanted: np.ndarray | None
     ) -> dict[str, np.ndarray]:
@@ -344,7 +377,8 @@ class ShardReader:
     def _keep(self, index: int, name: str, values: np.ndarray) -> None:
         """Remember a narrow column: reading other rows of its block would decompress all of it again."""
         with self._lock:
-            self._kept_bytes += values.nbytes
+            before = self._kept.pop((index, name), None)  # two threads may have read it at a time
+            self._kept_bytes += values.nbytes - (0 if before is None else before.nbytes)
             self._kept[index, name] = values
             while self._kept_bytes > _NARROW_KEPT:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
@@ -353,6 +387,15 @@ class ShardReader:
         self, info: BlockInfo, head: BlockHead, plans: list[ColumnPlan]
     ) -> Iterator[tuple[ColumnPlan, np.ndarray]]:
         """Read, verify, decompress and decode what the plans need. Raises ShardError."""
+        payloads = self._verified(info, head, plans)
+        for plan, arrays in zip(plans, self._expanded(info, plans, payloads), strict=True):
+            try:
+                yield plan, plan.decode(arrays)
+            except ShardError as error:
+                raise self._lost(info, plan.column.name, error) from None
+
+    def _verified(self, info: BlockInfo, head: BlockHead, plans: list[ColumnPlan]) -> list[list[memoryview]]:
+        """The stored frames of the plans, checksums compared. Raises ShardError."""
         payloads = [self._pieces(info.body_offset, head, plan) for plan in plans]
         if self.verify:
             for plan, pieces in zip(plans, payloads, strict=True):
@@ -360,15 +403,16 @@ class ShardReader:
                     verify_frames(head, plan, pieces)
                 except ShardError as error:
                     raise self._lost(info, plan.column.name, error) from None
+        return payloads
+
+    def _expanded(
+        self, info: BlockInfo, plans: list[ColumnPlan], payloads: list[list[memoryview]]
+    ) -> list[list[np.ndarray]]:
+        """The frames of the plans, decompressed. Raises ShardError."""
         try:
-            expanded = expand(plans, payloads)
+            return expand(plans, payloads)
         except ShardError as error:
             raise self._lost(info, None, error) from None
-        for plan, arrays in zip(plans, expanded, strict=True):
-            try:
-                yield plan, plan.decode(arrays)
-            except ShardError as error:
-                raise self._lost(info, plan.column.name, error) from None
 
     def _refuse_lost(self, info: BlockInfo, head: BlockHead, name: str) -> None:
         """ShardError for a column that was lost: no damage, so no finding."""

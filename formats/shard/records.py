@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import weakref
 from collections.abc import Iterator
 from os import PathLike
 from typing import Annotated, Any
@@ -97,6 +98,8 @@ class RecordFile:
             raise NotThere(f"there is no shard {self.path}") from None
         except OSError as error:
             raise ShardError(f"{self.path} cannot be opened: {error.strerror}") from None
+        # Closed with the last reader of the file, which may still be at work when it has left the run's list.
+        self._closing = weakref.finalize(self, os.close, self._fd)
         try:
             self.size = os.fstat(self._fd).st_size
             self._effort = _EFFORT + self.size
@@ -110,8 +113,7 @@ class RecordFile:
             raise
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        self._closing()
         self._fd = -1
 
     def note(

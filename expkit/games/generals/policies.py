@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,25 +10,9 @@ import numpy as np
 
 from expkit.errors import UsageError
 from expkit.kernels import generals_policy as kinds
+from expkit.plugins import load_callable
 
 BUILT_IN = {"hunter": kinds.HUNTER, "expander": kinds.EXPANDER, "random": kinds.RANDOM}
-
-
-def load_callable(spec: str) -> Callable[..., Any]:
-    """The callable that `module:name` names. Raises UsageError."""
-    module_name, _, name = spec.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"policy {spec!r}: no module {error.name!r}; is its folder on PYTHONPATH?") from None
-    except AttributeError:
-        raise UsageError(f"policy {spec!r}: module {module_name!r} has no {name!r}") from None
-    if not callable(found):
-        raise UsageError(f"policy {spec!r} is a {type(found).__name__}, not a callable")
-    policy: Callable[..., Any] = found
-    return policy
 
 
 def resolve(
