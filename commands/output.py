@@ -184,18 +184,19 @@ def histogram(counts: Sequence[int], cells: int) -> str:
     group = -(-len(counts) // max(cells, 1))
     joined = [sum(counts[start : start + group]) for start in range(0, len(counts), group)]
     top = max(joined)
-    blocks = " ▁▂▃▄▅▆▇█" if _can_show("█") else " .:-=+*#@"
+    blocks = " ▁▂▃▄▅▆▇█" if can_show("█") else " .:-=+*#@"
     return "".join(blocks[-(-count * 8 // top) if top else 0] for count in joined)
 
 
 def bar(share: float, cells: int) -> str:
     """A horizontal bar, `share` 0..1 of `cells` characters."""
     full = min(max(share, 0.0), 1.0) * cells
-    mark, half = ("━", "╸") if _can_show("━") else ("#", "")
+    mark, half = ("━", "╸") if can_show("━") else ("#", "")
     return (mark * int(full) + (half if full - int(full) >= 0.5 else "")).ljust(cells)
 
 
-def _can_show(sample: str) -> bool:
+def can_show(sample: str) -> bool:
+    """Whether stdout's encoding has these characters."""
     try:
         sample.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

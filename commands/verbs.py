@@ -36,11 +36,12 @@ VERBS: tuple[Verb, ...] = (
     Verb("merge", "merge", "merge", "Change", "Join runs into a new one; every episode keeps its origin."),
     Verb("rewrite", "rewrite", "rewrite", "Change", "Write runs anew with other rows, columns, or split into parts."),
     Verb("prune", "prune", "prune", "Change", "Take the oldest episodes out: by size, age, number, free space."),
+    Verb("bench", "bench", "bench", "Measure", "How fast each part is here, beside the machine and other libraries."),
     Verb("config", "config", "app", "Set up", "Show, write and check settings."),
 )
 
 # Groups in the order of the root help; a group without verbs is left out.
-GROUPS = ("Record", "Look", "Keep", "Change", "Exchange", "Set up")
+GROUPS = ("Record", "Look", "Keep", "Change", "Exchange", "Measure", "Set up")
 
 # Options every verb takes, before or after its name: (option, line of help).
 COMMON_OPTIONS = (

@@ -18,10 +18,11 @@ import numpy as np
 
 from expkit.buffers.budget import plan_blocks
 from expkit.collect.background import BackgroundCollector
+from expkit.collect.row_lane import RowLane
 from expkit.collect.subscribe import Subscription
 from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
 from expkit.errors import BufferClosed, SchemaError, UsageError
-from expkit.rows import RowFactory
+from expkit.rows import Progress, RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
 from expkit.runs.locks import Lock
@@ -32,23 +33,18 @@ from expkit.schema import Schema
 from expkit.units import parse_duration, parse_size
 
 Mode = Literal["x", "a", "w"]
+_COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer counts
 
 
 class _Episode:
-    """An episode that is being recorded: rows so far and how each player's part ended."""
+    """An episode that is being recorded: each player's part, and how those that are over ended."""
 
-    __slots__ = ("ended", "length", "outcome", "rows")
+    __slots__ = ("ended", "outcome", "parts")
 
     def __init__(self) -> None:
+        self.parts: dict[int, Progress] = {}
         self.ended: dict[int, Ended] = {}
         self.outcome: dict[str, float | None] = {}
-        self.rows: dict[str, int] = {}
-        self.length = 0
-
-    def count(self, player: int, rows: int) -> None:
-        total = self.rows.get(str(player), 0) + rows
-        self.rows[str(player)] = total
-        self.length = max(self.length, total)
 
 
 class _Finished:
@@ -156,6 +152,8 @@ class Recorder:
         self._source = source
         self._factory = RowFactory(schema, len(names))
         self._feed = self.collector.feed()
+        self._lanes = [RowLane(self._feed, self._factory, player) for player in range(len(self.players))]
+        self._open: dict[tuple[int, int], Progress] = {}  # by player, and episode as it was given to add
         self._episodes: dict[int, _Episode] = {}
         self._finished = _Finished(episode_number(self.writer, 0), self._counter)
         self._block_rows = plan.block_rows
@@ -190,20 +188,21 @@ class Recorder:
             self._check()
             index = self._writer.add_policy(PolicyInfo(name, checkpoint, digest))
             self._factory.set_policy(player, index, version)
+            self._lanes[player].set_policy(index, version)
 
     def add(self, *, player: int = 0, episode: int, step: int, **fields: Any) -> None:
         """One transition: the observation before the action, the action, and what it caused. Raises SchemaError."""
         with self._lock:
+            progress = self._open.get((player, episode))
+            if progress is not None and not self._closed and self._lanes[player].add(progress, step, fields):
+                return
             self._check()
             self._factory.check_player(player)
             number = self._number(episode)
-            known = self._episodes.get(number)
             self._refuse_ended(number, player)
             views, index = self._feed.reserve(player, 1)
             self._factory.transition(views, index, player, number, step, fields)
-            if known is None:
-                known = self._begin(number, {}, {})
-            known.count(player, 1)
+            self._open[player, episode] = self._note_part(number, player)
             self._feed.sink.position[player] += 1
             self._feed.commit()
 
@@ -228,9 +227,8 @@ class Recorder:
                 views, start = self._feed.reserve(player, rows)
                 sliced = {name: _slice(value, part) for name, value in fields.items()}
                 self._factory.batch(views, start, player, numbers[part], steps[part], sliced)
-                for number, count in zip(*np.unique(numbers[part], return_counts=True), strict=True):
-                    known = self._episodes.get(int(number)) or self._begin(int(number), {}, {})
-                    known.count(player, int(count))
+                for number in np.unique(numbers[part]).tolist():
+                    self._note_part(number, player)
                 self._feed.sink.position[player] += rows
                 self._feed.commit()
 
@@ -321,6 +319,15 @@ class Recorder:
         self._feed.commit((start,))
         return known
 
+    def _note_part(self, number: int, player: int) -> Progress:
+        """The player's part of an episode, to which rows were written; the episode begins if it is new."""
+        known = self._episodes.get(number) or self._begin(number, {}, {})
+        progress = known.parts.get(player)
+        if progress is None:
+            progress = known.parts[player] = self._factory.progress(number, player)  # type: ignore[assignment]
+        assert progress is not None
+        return progress
+
     def _number(self, episode: int) -> int:
         """The whole number of an episode: what a writer counts by itself gets the writer put in front."""
         writer, counter = int(episode) >> WRITER_BITS, int(episode)
@@ -347,12 +354,13 @@ class Recorder:
         progress = self._factory.final(views, index, player, episode, observation, step)
         self._feed.sink.position[player] += 1
         known = self._episodes[episode]
-        known.rows[str(player)] += 1
+        for given in (episode, episode & _COUNTER):
+            self._open.pop((player, given), None)
         how: Ended = "terminated" if progress.terminated else "truncated" if progress.truncated else "interrupted"
         known.ended[player] = ended or how
         known.outcome[str(player)] = None if outcome is None else float(outcome)
         ends: tuple[EpisodeEnd, ...] = ()
-        if len(known.ended) == len(known.rows):
+        if len(known.ended) == len(known.parts):
             del self._episodes[episode]
             self._finished.add(episode)
             hows = set(known.ended.values())
@@ -363,7 +371,9 @@ class Recorder:
         self._feed.commit((), ends)
 
     def _end_record(self, number: int, known: _Episode, now: int, ended: Ended) -> EpisodeEnd:
-        return EpisodeEnd(number, now, ended, known.length, known.outcome, known.rows)
+        rows = {str(player): part.rows for player, part in known.parts.items()}
+        steps = [part.rows - (player in known.ended) for player, part in known.parts.items()]
+        return EpisodeEnd(number, now, ended, max(steps, default=0), known.outcome, rows)
 
 
 def _slice(value: Any, part: slice) -> Any:

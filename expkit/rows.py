@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,12 @@ from expkit.schema import KEY_NAMES, Column, Schema
 
 
 @dataclass(slots=True)
-class _Progress:
+class Progress:
     """How far one player of one open episode has come."""
 
+    episode: int
     last_step: int
+    rows: int = 0
     terminated: bool = False
     truncated: bool = False
 
@@ -38,10 +40,12 @@ class RowFactory:
         self.schema = schema
         self.players = players
         self.policy = np.zeros((players, 2), np.int64)
-        self._open: dict[tuple[int, int], _Progress] = {}
-        self._columns = {column.name: column for column in schema.columns}
+        self._open: dict[tuple[int, int], Progress] = {}
+        self.columns = {column.name: column for column in schema.columns}
         self._fields = [schema.column(field.name) for field in schema.fields]
         self._names = {field.name for field in schema.fields}
+        optional = {field.name for field in schema.fields if field.nullable} | {"terminated", "truncated"}
+        self._required = self._names - optional
         self._optional_group = _group_aliases(schema)
 
     def set_policy(self, player: int, index: int, version: int) -> None:
@@ -52,6 +56,19 @@ class RowFactory:
     def check_player(self, player: int) -> None:
         if not 0 <= player < self.players:
             raise SchemaError(f"player {player} is out of range; the run has players 0 to {self.players - 1}")
+
+    def absent(self, names: Collection[str]) -> list[str] | None:
+        """Stored columns that rows of these fields leave out, and that are then zero; None when `names` has what is no
+        field, or lacks one that must be given."""
+        given = set(names)
+        if not self._required <= given <= self._names:
+            return None
+        left_out = [name for name in self.columns if name in self._names and name not in given]
+        return left_out + [f"valid:{name}" for name in left_out if f"valid:{name}" in self.columns]
+
+    def progress(self, episode: int, player: int) -> Progress | None:
+        """Of an open (episode, player), None where there is none."""
+        return self._open.get((episode, player))
 
     def open_players(self, episode: int) -> list[int]:
         """Players with rows and no last row yet in that episode."""
@@ -81,7 +98,7 @@ class RowFactory:
         for column in self._fields:
             self._assign(views, index, column, values)
         self._stamp(views, index, player, episode, step, first=progress is None, last=False)
-        self._advance(views, index, player, episode, step)
+        self._advance(views, index, player, episode, step, 1)
 
     def final(
         self,
@@ -91,7 +108,7 @@ class RowFactory:
         episode: int,
         values: Mapping[str, Any],
         step: int | None = None,
-    ) -> _Progress:
+    ) -> Progress:
         """Write the last row of (episode, player): only what belongs to the observation; the rest stays zero.
 
         Returns how the player's episode went. Raises SchemaError.
@@ -115,6 +132,7 @@ class RowFactory:
         if step <= progress.last_step:
             raise SchemaError(f"episode {episode} player {player}: last step {step} does not rise")
         self._stamp(views, index, player, episode, step, first=False, last=True)
+        progress.rows += 1
         del self._open[episode, player]
         return progress
 
@@ -162,13 +180,16 @@ class RowFactory:
         views["is_first"][part] = firsts
         views["is_last"][part] = False
         for number, turn in ends.items():
-            last = start + int(np.flatnonzero(episode == number)[-1])
-            self._advance(views, last, player, number, turn)
+            mine = np.flatnonzero(episode == number)
+            self._advance(views, start + int(mine[-1]), player, number, turn, len(mine))
 
-    def _advance(self, views: Mapping[str, np.ndarray], index: int, player: int, episode: int, step: int) -> None:
-        """Row `index` is the player's newest one of the episode."""
-        progress = self._open.setdefault((episode, player), _Progress(step))
+    def _advance(
+        self, views: Mapping[str, np.ndarray], index: int, player: int, episode: int, step: int, rows: int
+    ) -> None:
+        """Row `index` is the player's newest one of the episode, the last of `rows` new ones."""
+        progress = self._open.setdefault((episode, player), Progress(episode, step))
         progress.last_step = step
+        progress.rows += rows
         progress.terminated = bool(views["terminated"][index])
         progress.truncated = bool(views["truncated"][index])
 

@@ -1,4 +1,4 @@
-"""Sizes, durations and rates as people write them: `64MiB`, `90s`, `8h`, `2x`."""
+"""Sizes, durations, rates and shares as people write them: `64MiB`, `90s`, `8h`, `2x`, `40%`."""
 
 from __future__ import annotations
 
@@ -58,6 +58,15 @@ def parse_rate(text: str | int | float) -> float:
     if unit not in ("", "x") or number <= 0:
         raise UsageError(f"rate '{text}' is not understood; write it like 2x or 0.5x")
     return number
+
+
+def parse_share(text: str | int | float) -> float:
+    """0..1 of `40%` or `0.4`, both ends left out. Raises UsageError."""
+    number, unit = _split(text, "share", "40% or 0.4")
+    share = number / 100 if unit == "%" else number
+    if unit not in ("", "%") or not 0 < share < 1:
+        raise UsageError(f"share '{text}' is not between 0 and 1; write it like 40% or 0.4")
+    return share
 
 
 def parse_board_size(text: str) -> tuple[int, int]:

@@ -35,7 +35,8 @@ def path(tmp_path_factory) -> Path:
             for player in (0, 1):
                 seen = np.stack([steps + 1000 * player + item for item in range(12)], 1).astype(np.float32)
                 recorder.add_batch(
-                    player=player, episode=episode, step=steps, observation=seen, mask=(seen[:, :1] + np.arange(21)) % 3 == 0,
+                    player=player, episode=episode, step=steps, observation=seen,
+                    mask=(seen[:, :1] + np.arange(21)) % 3 == 0,
                     action=steps * 7, reward=steps * 0.5, value=steps if episode % 2 else None,
                 )  # fmt: skip
             recorder.end(episode=episode, observation=np.zeros((2, 12)), mask=np.ones((2, 21)))

@@ -341,7 +341,7 @@ def test_proof_reads_what_the_disk_holds(run: Path, monkeypatch: pytest.MonkeyPa
     before, append = facts(run), ShardWriter.append_block
 
     def store_other_bytes(self: ShardWriter, block: EncodedBlock) -> int:
-        return append(self, replace(block, body=block.body[:-1] + bytes([block.body[-1] ^ 1])))
+        return append(self, replace(block, pieces=(block.body[:-1] + bytes([block.body[-1] ^ 1]),)))
 
     monkeypatch.setattr(ShardWriter, "append_block", store_other_bytes)
     with pytest.raises(ShardError, match="checksum"):

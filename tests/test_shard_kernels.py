@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from expkit.kernels.bits import delta_pays, from_planes, gather_scalar, gather_vector, to_bits, to_planes
+from expkit.kernels.bits import delta_pays, from_planes, gather_scalar, gather_vector, pack_flags, to_bits, to_planes
 from expkit.kernels.bytes_at import copy_bytes, differ8, differ64, load1, load2, load4, load8, store1, store8
 from expkit.kernels.changes import replay_frames
 from expkit.kernels.digest import hash_rows, key_stream, mix, nh_row, sum_runs
@@ -46,6 +46,16 @@ def test_hash_rows_sums_columns_and_mixes():
     sums = np.empty(2, np.uint64)
     sum_runs(out, np.array([0, 4]), np.array([4, 7]), 2, sums)
     assert sums.tolist() == [sum(out[:4].tolist()) % 2**64, sum(out[4:].tolist()) % 2**64]
+
+
+@FAST
+@given(arrays(np.uint8, st.integers(1, 300), elements=st.sampled_from([0, 0, 1, 2, 128, 255])))
+def test_pack_flags(raw):
+    """As np.packbits, also of bytes that are no proper bools; what lies behind stays."""
+    out = np.full((len(raw) + 7) // 8 + 1, 0xAA, np.uint8)
+    pack_flags(raw.view(bool), len(raw), out.ctypes.data)
+    assert out[:-1].tobytes() == np.packbits(raw != 0, bitorder="little").tobytes()
+    assert out[-1] == 0xAA
 
 
 def ordered(episodes, steps):
@@ -182,7 +192,7 @@ def test_replay_gives_the_rows_asked_for(dtype, count, items, data):
     out = np.zeros((len(wanted), items), dtype)
     frame = np.array([[payload.ctypes.data, len(payload), count, 0, len(wanted)]])
     places = np.arange(len(wanted))
-    assert replay_frames(frame, items * rows.itemsize, rows.itemsize, wanted, places, out.ctypes.data) == -1
+    assert replay_frames(frame, items * rows.itemsize, rows.itemsize, wanted, places, out.ctypes.data, 0) == -1
     assert np.array_equal(out, rows[wanted])
 
 
@@ -192,7 +202,7 @@ def test_replay_of_hostile_payloads_stays_inside(body, changes, gaps):
     payload = np.frombuffer(changes.to_bytes(4, "little") + gaps.to_bytes(4, "little") + body, np.uint8)
     out = np.full(3 * 16 + 32, 7, np.uint8)
     frame = np.array([[payload.ctypes.data, len(payload), 3, 0, 3]])
-    assert replay_frames(frame, 16, 2, np.arange(3), np.arange(3), out.ctypes.data + 16) in (-1, 0)
+    assert replay_frames(frame, 16, 2, np.arange(3), np.arange(3), out.ctypes.data + 16, 0) in (-1, 0)
     assert (out[:16] == 7).all()
     assert (out[-16:] == 7).all()
 

@@ -222,7 +222,7 @@ def test_a_lost_column_that_claims_anything_else_is_malformed(tmp_path, byte):
     assert block.head[place] == LOST
     head = bytearray(block.head)
     head[place + byte] ^= 1
-    bad = type(block)(0, 12, bytes(head), block.body, block.episodes, block.index)
+    bad = type(block)(0, 12, bytes(head), block.pieces, block.episodes, block.index)
     path = written(tmp_path / "a.exp", TINY, bad)
     assert "file/block" in {finding.rule for finding in check_shard(path)}
     with ShardReader(path) as reader, pytest.raises(ShardError, match="malformed"):

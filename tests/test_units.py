@@ -10,6 +10,7 @@ from expkit.units import (
     parse_board_size,
     parse_duration,
     parse_rate,
+    parse_share,
     parse_size,
 )
 
@@ -33,6 +34,17 @@ def test_sizes(text, expected):
 @pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("250ms", 0.25), ("8h", 28800), ("2", 2), ("5m", 300)])
 def test_durations(text, expected):
     assert parse_duration(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("40%", 0.4), ("0.4", 0.4), (".5", 0.5), ("12.5 %", 0.125)])
+def test_shares(text, expected):
+    assert parse_share(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["40", "0", "0%", "100%", "1", "-5%", "40x", "half", "", "nan", "1e999"])
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(UsageError, match="share .*40% or 0.4|too large"):
+        parse_share(text)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("2x", 2), ("0.5", 0.5), (".25X", 0.25)])

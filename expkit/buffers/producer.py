@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from expkit.buffers.row_writer import UNFIT, RowWriter, compile_batch_writer, compile_writer
 from expkit.errors import BufferClosed, Busy, UsageError
 from expkit.kernels import ring as words
 from expkit.kernels.ring_add import next_block, producer_state
-from expkit.schema import Field
 
 if TYPE_CHECKING:
     from expkit.buffers.ring import BlockRing
@@ -25,19 +25,11 @@ _RETRY_PAUSE = 0.00005
 
 
 class _Plan(NamedTuple):
-    """How rows of certain keys are written into a certain block.
-
-    fields     number of keys, -1 if only some rows may have these keys: those with is_last
-    targets    where values go, by key: memoryviews by row for scalars, else arrays or converters
-    checks     (key, dtype, shape) of the arrays, into which NumPy would broadcast or cast other values silently
-    marks      (column, value) of the validity of nullable fields among the keys, true, and of wide columns that the
-               keys leave out, zero; narrow ones are zero already
-    """
+    """How rows of certain keys are written into a certain block: `fields` is the number of keys, -1 if only some rows
+    may have these keys: those with is_last."""
 
     fields: int
-    targets: dict[str, Any]
-    checks: list[tuple[str, np.dtype[Any], tuple[int, ...]]]
-    marks: list[tuple[np.ndarray, int]]
+    write: RowWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,9 @@ class Producer:
         self._ring = ring
         self.state = producer_state(ring.layout.offsets, ring.layout.widths)
         self._control = memoryview(ring.control)  # type: ignore[arg-type]
-        self._fields, self._targets, self._checks, self._marks = _Plan(-1, {}, [], [])
+        self._fields, self._write = -1, compile_writer({}, {}, ())
+        self._batch: _Plan | None = None  # of the open block, for batches as the one before
+        self._batch_plans: dict[tuple[int, tuple[str, ...]], _Plan] = {}
         self._plans: dict[tuple[int, tuple[str, ...]], _Plan] = {}
         self._zeroed = False  # whether the free rows of the open block are zero where a row may leave columns out
         self._one = np.zeros(1, np.int64)
@@ -75,7 +69,7 @@ class Producer:
     def _follow_state(self) -> None:
         """Copy the kernel's view of the open block to plain numbers, which are faster to reach from Python."""
         self._block, self._word, self._capacity = self.state[:3].tolist()
-        self._fields, self._zeroed = -1, False
+        self._fields, self._batch, self._zeroed = -1, None, False
         if self._control[words.CLOSED]:
             self.stop()
 
@@ -190,20 +184,8 @@ class Producer:
         if len(row) != self._fields:
             self._prepare(row)
         try:
-            targets = self._targets
-            # Memoryviews refuse what the type cannot hold, and take two thirds of the time of an array's element.
-            for name, value in row.items():
-                targets[name][at] = value
-            for name, dtype, shape in self._checks:
-                value = row[name]
-                if value.shape != shape or (
-                    value.dtype is not dtype and (value.dtype.kind != "f" or dtype.kind != "f")
-                ):
-                    raise TypeError
-            if self._marks:
-                for target, mark in self._marks:
-                    target[at] = mark
-        except (TypeError, ValueError, AttributeError, KeyError):
+            self._write(row, at)
+        except UNFIT:
             self._add_carefully(row, at)
         if _STORES_KEEP_ORDER:
             self._control[self._word] = at + 1
@@ -239,34 +221,36 @@ class Producer:
         form.check_required(row, final_only=final_only and bool(row.get("is_last")))
         plan = self._plans.get((self._block, keys))
         if plan is None:
-            targets, checks = {}, []
-            for name in keys:
-                targets[name], shape = self._target(name, views)
-                if shape is not None:
-                    checks.append((name, views[name].dtype, shape))
-            marks = [(views[f"valid:{name}"], 1) for name in keys if f"valid:{name}" in views]
-            marks += [(views[name], 0) for name in form.wide_defaults.difference(keys)]
-            plan = _Plan(-1 if final_only else len(keys), targets, checks, marks)
+            marks = [(f"valid:{name}", 1) for name in keys if f"valid:{name}" in views]
+            marks += [(name, 0) for name in form.wide_defaults.difference(keys)]  # narrow ones are zero already
+            write = compile_writer(form.columns, views, [self._known(name) for name in keys], marks=marks)
+            plan = _Plan(-1 if final_only else len(keys), write)
             if len(self._plans) >= _MAX_PLANS:
                 self._plans.clear()
             self._plans[self._block, keys] = plan
-        self._fields, self._targets, self._checks, self._marks = plan
+        self._fields, self._write = plan
 
-    def _target(self, name: str, views: dict[str, np.ndarray]) -> tuple[Any, tuple[int, ...] | None]:
-        """Where values of this name go, and the shape of values that are to be checked."""
-        column = self._ring.schema.column(name)
-        field, view = column.field, views[name]
-        if not column.items:
-            if column.dtype.itemsize == 2 and column.dtype.kind == "f":
-                return _HalfFloats(view), None
-            return memoryview(view), None  # type: ignore[arg-type]
-        assert field is not None  # all keys are scalars
-        if column.packed:
-            return _PackedBits(view, field), None
-        return view.reshape(-1, *field.shape), field.shape
+    def _known(self, name: str) -> str:
+        """The name of a stored column. Raises SchemaError."""
+        return self._ring.schema.column(name).name
 
     def add_batch(self, columns: Mapping[str, Any]) -> None:
         """Add and publish rows block by block; see ExperienceBuffer.add_batch."""
+        plan = self._batch
+        if plan is not None and len(columns) == plan.fields:
+            at = self._control[self._word]
+            try:
+                stop = at + len(next(iter(columns.values())))
+                if stop <= self._capacity:
+                    plan.write(columns, at, stop)
+                    self.publish(stop)
+                    return
+            except UNFIT:
+                self._batch = None
+        self._add_batch_carefully(columns)
+
+    def _add_batch_carefully(self, columns: Mapping[str, Any]) -> None:
+        """Convert what is not as it is stored, or say what is wrong; cut what does not fit the open block."""
         form = self._ring.form
         rows, stored = form.stored(columns)
         done = 0
@@ -285,6 +269,24 @@ class Producer:
                     views[name][at:stop] = 0
             self.publish(stop)
             done += count
+        if rows and form.required <= columns.keys():
+            self._batch = self._plan_batch(tuple(columns))
+
+    def _plan_batch(self, names: tuple[str, ...]) -> _Plan:
+        """How batches of these columns, as they are stored, go into the open block; narrow columns left out are zero
+        there already."""
+        plan = self._batch_plans.get((self._block, names))
+        if plan is None:
+            form, views = self._ring.form, self._ring.views(self._block)
+            marks = [
+                (f"valid:{name}", 1) for name in names if f"valid:{name}" in views and f"valid:{name}" not in names
+            ]
+            marks += [(name, 0) for name in form.wide_defaults.difference(names)]
+            plan = _Plan(len(names), compile_batch_writer(form.columns, views, names, marks))
+            if len(self._batch_plans) >= _MAX_PLANS:
+                self._batch_plans.clear()
+            self._batch_plans[self._block, names] = plan
+        return plan
 
     def _make_room(self, rows: int) -> bool:
         """Open the next block, or count `rows` as refused and return False. Raises Busy when waiting was in vain."""
@@ -301,36 +303,3 @@ class Producer:
             raise Busy(f"ring of player {self._ring.player} stayed full for {self._ring.timeout:g} s; drain it")
         self.refuse(rows)
         return False
-
-
-class _HalfFloats:
-    """A float16 column by row; memoryviews of half floats need Python 3.12."""
-
-    __slots__ = ("_view",)
-
-    def __init__(self, view: np.ndarray):
-        self._view = view
-
-    def __setitem__(self, at: int, value: Any) -> None:
-        if not isinstance(value, (float, int, np.floating)):
-            raise TypeError
-        self._view[at] = value
-
-
-class _PackedBits:
-    """A column of packed bits by row: takes bool arrays of the field's shape, or the bytes as they are stored."""
-
-    __slots__ = ("_full", "_items", "_shape", "_stored", "_view")
-
-    def __init__(self, view: np.ndarray, field: Field):
-        self._view, self._items = view, field.items
-        self._shape, self._full, self._stored = field.shape, field.logical_shape, view.shape[1:]
-
-    def __setitem__(self, at: int, value: Any) -> None:
-        shape = value.shape
-        if value.dtype == bool and (shape == self._shape or shape == self._full):
-            self._view[at] = np.packbits(value.reshape(-1)[: self._items], None, "little")
-        elif value.dtype == np.uint8 and shape == self._stored != self._shape:
-            self._view[at] = value
-        else:
-            raise TypeError

@@ -14,7 +14,7 @@ import numpy as np
 
 from expkit.kernels import ring as words
 from expkit.kernels.gather import gather_rows
-from expkit.layout import BlockLayout, aligned_empty
+from expkit.layout import BlockLayout
 
 if TYPE_CHECKING:
     from expkit.buffers.ring import BlockRing
@@ -32,14 +32,14 @@ def copy_rows(ring: BlockRing, choose: Choice, include_drained: bool) -> dict[st
     ranges = np.empty((ring.blocks, 6), np.int64)
     for _ in range(COPY_TRIES):
         found = ring.until_unlocked(lambda: words.readable_rows(ring.control, include_drained, ranges))
-        columns = _gather(ring, ranges[:found], choose)
-        if words.unchanged(ring.control, ranges, found):
+        columns, whole = _gather(ring, ranges[:found], choose)
+        if whole:
             return columns
     # While it is locked, what is held stays; what is drained may go, so it is left out here.
     ring.until_unlocked(lambda: words.lock_taking(ring.control, True))
     try:
         found = words.readable_rows(ring.control, False, ranges)
-        return _gather(ring, ranges[: max(found, 0)], choose)
+        return _gather(ring, ranges[: max(found, 0)], choose)[0]
     finally:
         words.lock_taking(ring.control, False)
 
@@ -72,14 +72,15 @@ def copy_spilled(ring: BlockRing, spill: SpillBuffer, choose: Choice, include_dr
         return out
 
 
-def _gather(ring: BlockRing, ranges: np.ndarray, choose: Choice) -> dict[str, np.ndarray]:
+def _gather(ring: BlockRing, ranges: np.ndarray, choose: Choice) -> tuple[dict[str, np.ndarray], bool]:
+    """The chosen rows, and whether no block was opened anew while they were copied."""
     chosen = choose(int(ranges[-1, 5]) if len(ranges) else 0)
-    target = _target(ring.layout, len(chosen))
-    out = aligned_empty(target.nbytes)
+    target, whole = _target(ring.layout, len(chosen)), True
+    out = np.empty(target.nbytes, np.uint8)
     if len(chosen):
         place = np.empty((2, len(chosen)), np.int64)
-        gather_rows(ring.control, ring.memory, ranges, chosen, place, target.tables, out)
-    return {name: np.ndarray(shape, dtype, out, offset) for name, shape, dtype, offset in target.columns}
+        whole = gather_rows(ring.control, ring.memory, ranges, chosen, place, target.tables, out)
+    return {name: np.ndarray(shape, dtype, out, offset) for name, shape, dtype, offset in target.columns}, whole
 
 
 class _Target(NamedTuple):

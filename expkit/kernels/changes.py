@@ -32,11 +32,13 @@ from expkit.kernels.bytes_at import (
     copy_bytes,
     differ8,
     differ64,
+    fence,
     load1,
     load4,
     prefetch,
     store1,
     store4,
+    stream64,
     trailing_zeros,
 )
 from expkit.kernels.digest import mix, nh_row
@@ -240,13 +242,15 @@ def encode_columns(tasks, rows, order, start, hashes, zeros, positions, values, 
 
 
 @kernel
-def replay_frame(payload, size, width, itemsize, frame_rows, wanted, places, target):
+def replay_frame(payload, size, width, itemsize, frame_rows, wanted, places, target, scratch):
     """Rebuild rows of one frame of changes. Everything in the payload is checked: it may be hostile.
 
     payload, size  address and bytes of the payload
     wanted         int64, rows in the frame to give, rising
     places         int64, as long: row i of `wanted` goes to `target` + places[i] * width. So rows can be rebuilt where
                    they are to end up, in whatever order that is, without another copy.
+    scratch        0; or address of a row's bytes: rows are then rebuilt there and streamed to the target, past the
+                   caches. Target, scratch and width are multiples of 64.
     Returns 0, or 1 for a malformed payload.
     """
     if size < 8:
@@ -264,13 +268,19 @@ def replay_frame(payload, size, width, itemsize, frame_rows, wanted, places, tar
     change = 0
     pending = False
     before = target
+    far = 1 if width > 1024 else 6  # rows, so that a line has some 200 ns to come
     for place in range(wanted.shape[0]):
-        here = target + places[place] * width
+        here = scratch if scratch else target + places[place] * width
         if place == 0:
             for byte in range(width):
                 store1(here, byte, np.uint64(0))
-        else:
+        elif not scratch:
             copy_bytes(here, before, width)
+            if place + far < wanted.shape[0] and places[place + 1] != places[place] + 1:
+                # Nothing else foresees where rows go.
+                ahead = target + places[place + far] * width
+                for line in range(0, width, 64):
+                    prefetch(ahead, line)
         before = here
         # apply every change up to the end of row wanted[place]
         while True:
@@ -299,13 +309,16 @@ def replay_frame(payload, size, width, itemsize, frame_rows, wanted, places, tar
                 store1(here, item * itemsize + plane, load1(values, plane * changes + change))
             change += 1
             pending = False
+        if scratch:
+            for line in range(0, width, 64):
+                stream64(target + places[place] * width, scratch, line)
     if wanted.shape[0] and wanted[wanted.shape[0] - 1] == frame_rows - 1 and (change != changes or gap_at != gap_end):
         return 1
     return 0
 
 
 @kernel
-def replay_frames(frames, width, itemsize, wanted, places, target):
+def replay_frames(frames, width, itemsize, wanted, places, target, scratch):
     """`replay_frame` over many frames. `frames`: int64 (n, 5) of address, bytes, rows in the frame, first index in
     `wanted` and `places` and the index after the last. Returns the first malformed frame, or -1."""
     for frame in range(frames.shape[0]):
@@ -319,7 +332,10 @@ def replay_frames(frames, width, itemsize, wanted, places, target):
             wanted[begin:end],
             places[begin:end],
             target,
+            scratch,
         )
         if bad:
             return frame
+    if scratch:
+        fence()
     return -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from expkit.kernels import kernel
 from expkit.kernels.atomics import copy_1, copy_2, copy_4, copy_8, copy_bytes
-from expkit.kernels.ring import ARENA, BLOCK_BYTES
+from expkit.kernels.ring import ARENA, BLOCK_BYTES, unchanged
 
 
 @kernel(_nrt=False)
@@ -14,6 +14,7 @@ def gather_rows(ctl, memory, ranges, chosen, place, tables, out):
     `ctl` and `memory` are the ring's; `ranges` int64 (n, 6) comes from `readable_rows`; `chosen` int64 (rows,);
     `place` int64 (2, rows) is overwritten with each row's block offset and row in it; `tables` int64 (3, columns):
     byte offset of a column in a block, bytes of its row, byte offset of the column in `out`, which is uint8.
+    Returns what `unchanged` then says: whether what was copied is of one time.
     """
     count = len(chosen)
     blocks, rows = place[0], place[1]
@@ -49,3 +50,4 @@ def gather_rows(ctl, memory, ranges, chosen, place, tables, out):
         else:
             for i in range(count):
                 copy_bytes(out, to + i * width, memory, blocks[i] + offset + rows[i] * width, width)
+    return unchanged(ctl, ranges, len(ranges))

@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from expkit.files import write_atomic
 from expkit.runs.layout import MANIFEST_FILE
@@ -31,6 +31,19 @@ class ShardCounts(Protocol):
     def rows_by_player(self) -> dict[int, int]: ...
     @property
     def header(self) -> dict[str, Any]: ...
+
+
+class Listed(NamedTuple):
+    """What an entry is made of, without the shard itself."""
+
+    rows: int
+    nbytes: int
+    rows_by_player: dict[int, int]
+    header: dict[str, Any]
+
+    @classmethod
+    def of(cls, shard: ShardCounts) -> Listed:
+        return cls(shard.rows, shard.nbytes, shard.rows_by_player, {"removed": shard.header.get("removed")})
 
 
 def read_manifest(run: Path) -> dict[str, dict[str, Any]]:

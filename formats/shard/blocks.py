@@ -31,7 +31,12 @@ from expkit.formats.shard.layout import (
 from expkit.formats.shard.pool import POOL
 from expkit.kernels.bits import BITS, CHANGES, CONSTANT, DELTA, PLANES, from_planes
 from expkit.kernels.changes import replay_frames
+from expkit.layout import ALIGN, aligned_empty
 from expkit.schema import Column, Schema
+
+# Arrays that no cache holds for long are written past the caches, rows of some length at a time.
+_STREAM_FROM = 4 << 20
+_STREAM_ROW = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +290,13 @@ class ColumnPlan:
         table[:, 2] = self.inside
         table[:, 3] = np.searchsorted(wanted, frames * self.frame_rows)
         table[:, 4] = np.searchsorted(wanted, (frames + 1) * self.frame_rows)
-        itemsize = self.column.dtype.itemsize
-        bad = replay_frames(table, self.column.row_bytes, itemsize, wanted % self.frame_rows, places, out.ctypes.data)
+        width, itemsize = self.column.row_bytes, self.column.dtype.itemsize
+        target = out.ctypes.data
+        streams = out.nbytes >= _STREAM_FROM and width >= _STREAM_ROW and (width | target) % ALIGN == 0
+        scratch = aligned_empty(width) if streams else None
+        inside = wanted % self.frame_rows
+        at = 0 if scratch is None else scratch.ctypes.data
+        bad = replay_frames(table, width, itemsize, inside, places, target, at)
         if bad >= 0:
             raise ShardError(f"frame {self.frames[bad]} is malformed")
 

@@ -45,7 +45,7 @@ def copy_block(
         found |= zeros_for(reader.schema, gone, head.rows)
         hashes = (hasher or RowHasher(reader.schema)).rows(found, info.player)
         runs["digest"] = sum_by_run(hashes, runs["first_row"], runs["rows"])
-    return pack_block(info.player, head.rows, head.ranges, head.dropped, runs, columns, frames, b"".join(body))
+    return pack_block(info.player, head.rows, head.ranges, head.dropped, runs, columns, frames, body)
 
 
 def keys_of_runs(runs: np.ndarray) -> dict[str, np.ndarray]:

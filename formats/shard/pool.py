@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from expkit.layout import ALIGN
+
 _SMALL = 1 << 20  # the C library's allocator recycles these itself
-_KEPT = 256 << 20  # bytes of memory kept, in use or not
+_KEPT = 512 << 20  # bytes of memory kept, in use or not
 _UNUSED = 3  # references to a buffer nobody uses: the list, the loop variable, getrefcount's argument
 
 
 class ArrayPool:
-    """Gives uninitialised arrays; a buffer is free again when every view of it is gone. Safe between threads."""
+    """Gives uninitialised arrays, large ones aligned to cache lines; a buffer is free again when every view of it is
+    gone. Safe between threads."""
 
     def __init__(self, kept: int = _KEPT):
         self._kept = kept
@@ -33,12 +36,15 @@ class ArrayPool:
             return np.empty(shape, dtype)
         with self._lock:
             for buffer in self._buffers:
-                if need <= len(buffer) <= 2 * need and sys.getrefcount(buffer) == _UNUSED:
+                if need + ALIGN <= len(buffer) <= 2 * need and sys.getrefcount(buffer) == _UNUSED:
                     break
             else:
-                buffer = np.empty(need, np.uint8)
+                # A little more than is needed now, for the next one is seldom of the very same size.
+                step = 1 << max(0, need.bit_length() - 4)
+                buffer = np.empty(-(-need // step) * step + ALIGN, np.uint8)
                 self._remember(buffer)
-            return buffer[:need].view(dtype).reshape(shape)
+            shift = -buffer.ctypes.data % ALIGN
+            return buffer[shift : shift + need].view(dtype).reshape(shape)
 
     def forget(self) -> None:
         """Keep nothing: between two kinds of work whose arrays are of other sizes."""

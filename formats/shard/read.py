@@ -266,6 +266,11 @@ class ShardReader:
         """The block's rows by episode: a table of episode, first_row, rows, first_step, last_step, digest."""
         return self.head(index).runs
 
+    def statistics_of(self, index: int, name: str) -> Statistics:
+        """Statistics of one scalar column of a block."""
+        place = self._names[name]
+        return statistics_of(self.schema.columns[place], self.head(index).columns[place])
+
     def statistics(self, index: int) -> dict[str, Statistics]:
         """Statistics of the block's scalar columns."""
         head = self.head(index)
@@ -322,14 +327,15 @@ class ShardReader:
         if rows[0] < 0 or rows[-1] >= head.rows:
             raise NotThere(f"{self.path} block {index} has {head.rows:,} rows; row {rows[-1]:,} is not among them")
         plans = []
+        # A stretch of rows, which they nearly always are, is a view.
+        part: Any = slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows
         for name, target in out.items():
+            kept = self._kept.get((index, name))
+            if kept is not None:
+                target[places] = kept[part]
+                continue
             self._refuse_lost(info, head, name)
-            plan = ColumnPlan(self.schema.column(name), self._names[name], head, rows)
-            kept = self._kept.get((index, name)) if plan.narrow else None
-            if kept is None:
-                plans.append(plan)
-            else:
-                target[places] = kept[rows]
+            plans.append(ColumnPlan(self.schema.columns[self._names[name]], self._names[name], head, rows))
         for plan, frames in zip(plans, self._expanded(info, plans, self._verified(info, head, plans)), strict=True):
             name = plan.column.name
             try:
@@ -337,7 +343,7 @@ class ShardReader:
                     plan.wanted = None
                     whole = plan.decode(frames)
                     self._keep(index, name, whole)
-                    out[name][places] = whole[rows]
+                    out[name][places] = whole[part]
                 else:
                     plan.decode_into(frames, out[name], places)
             except ShardError as error:

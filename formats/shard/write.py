@@ -138,7 +138,7 @@ class ShardWriter:
             if envelope.kind == KIND_BLOCK:
                 parsed = parse_head(head, envelope.body_bytes, self.schema)
                 episodes = {run[0]: (run[2], run[5]) for run in parsed.runs.tolist()}
-                block = EncodedBlock(parsed.player, parsed.rows, head, b"", episodes, parsed.ranges, parsed.dropped)
+                block = EncodedBlock(parsed.player, parsed.rows, head, (), episodes, parsed.ranges, parsed.dropped)
                 self._count_block(block, envelope.offset, envelope.sequence, envelope.body_bytes)
                 continue
             self._records.append([envelope.offset, envelope.kind])
@@ -156,7 +156,7 @@ class ShardWriter:
         else:
             self.abandon()
 
-    def _write(self, pieces: list[bytes]) -> None:
+    def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Append whole `pieces` with one call where the system allows it."""
         if self.closed:
             raise WriteFailed(f"{self.name} is closed; nothing more can be written to it")
@@ -172,10 +172,11 @@ class ShardWriter:
             raise _failed(error, "append to the shard", self.name) from None
         self.nbytes += total
 
-    def _append(self, kind: int, flags: int, head: bytes, body: bytes = b"") -> int:
+    def _append(self, kind: int, flags: int, head: bytes, body: Sequence[bytes | memoryview] = ()) -> int:
         """Write a record; returns the offset it begins at."""
         offset = self.nbytes
-        self._write([pack_envelope(kind, flags, head, self._sequence, len(body)), head, body])
+        envelope = pack_envelope(kind, flags, head, self._sequence, sum(map(len, body)))
+        self._write([envelope, head, *body])
         if kind != KIND_BLOCK:
             self._records.append([offset, kind])
         self._sequence += 1
@@ -212,8 +213,8 @@ class ShardWriter:
 
     def append_block(self, block: EncodedBlock) -> int:
         """Append an encoded block; returns its offset in the file."""
-        offset = self._append(KIND_BLOCK, 0, block.head, block.body)
-        self._count_block(block, offset, self._sequence - 1, len(block.body))
+        offset = self._append(KIND_BLOCK, 0, block.head, block.pieces)
+        self._count_block(block, offset, self._sequence - 1, block.body_bytes)
         return offset
 
     def _count_block(self, block: EncodedBlock, offset: int, sequence: int, body_bytes: int) -> None:

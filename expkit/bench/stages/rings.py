@@ -1,0 +1,250 @@
+"""The ring of blocks: rows added from kernels and from Python, sampled, handed from one thread to another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from expkit.bench.lab import Lab
+from expkit.bench.measure import latencies
+from expkit.bench.reference import CircularColumns
+from expkit.bench.stage import Goal, Trial, Values, stage
+from expkit.bench.workloads import Workload
+from expkit.buffers.producer import Producer
+from expkit.buffers.ring import BlockRing
+from expkit.kernels import bench_rows
+from expkit.layout import BlockLayout
+
+BLOCKS = 8
+BATCH = 256
+KERNEL_ROWS = 200_000
+COLUMNS = "NumPy columns"
+_TINY_COLUMNS = ("episode", "step", "time_ns", "is_first", "reward", "terminated", "observation", "action")
+
+
+def ring_of(work: Workload, overflow: str = "drop-oldest") -> BlockRing:
+    """A ring whose memory is about 64 MiB, and at least 256 rows a block."""
+    rows = max(BATCH, min(4096, (8 << 20) // work.schema.row_bytes // BATCH * BATCH))
+    ring = BlockRing(BlockLayout(work.schema, rows), BLOCKS, overflow=overflow)
+    ring.memory.fill(0)  # or its pages would be made when they are first written to
+    return ring
+
+
+def capacity(ring: BlockRing) -> int:
+    return ring.blocks * ring.layout.rows
+
+
+def given_rows(work: Workload, count: int) -> list[dict[str, Any]]:
+    """Rows as a training loop has them: arrays and Python numbers."""
+    fields = {**work.logical, "episode": work.columns["episode"], "step": work.columns["step"]}
+    return [
+        {name: values[row] if values.ndim > 1 else values[row].item() for name, values in fields.items()}
+        for row in range(count)
+    ]
+
+
+def _ring_values(ring: BlockRing) -> Values:
+    stats = ring.stats()
+    return {"dropped": float(sum(stats.dropped.values())), "added": float(stats.added)}
+
+
+@stage(
+    "ring/kernel-add",
+    "add in a kernel, column by column",
+    workloads=("tiny",),
+    limit="memcpy of packed rows",
+    goals={"tiny": Goal("rows_per_second", least=100e6)},
+    clock="thread",
+)
+def kernel_add(lab: Lab, workload: str) -> Trial:
+    work = lab.workload(workload)
+    names = [column.name for column in work.schema.columns]
+    columns = np.array([names.index(name) for name in _TINY_COLUMNS])
+    return _in_kernel(
+        work, lambda ring, producer: bench_rows.put_rows(
+            ring.control, ring.memory, producer.state, columns, 0, KERNEL_ROWS
+        ),
+    )  # fmt: skip
+
+
+@stage(
+    "ring/kernel-add-packed",
+    "add in a kernel, packed row",
+    workloads=("tiny",),
+    limit="memcpy of packed rows",
+    clock="thread",
+)
+def kernel_add_packed(lab: Lab, workload: str) -> Trial:
+    work = lab.workload(workload)
+    packed = np.zeros(work.schema.row_bytes, np.uint8)
+    return _in_kernel(
+        work, lambda ring, producer: bench_rows.add_rows(
+            ring.control, ring.memory, producer.state, packed, 0, KERNEL_ROWS
+        ),
+    )  # fmt: skip
+
+
+def _in_kernel(work: Workload, add: Callable[[BlockRing, Producer], int]) -> Trial:
+    ring = ring_of(work)
+    producer = ring.producer()
+    width = work.schema.row_bytes
+    source, target = np.zeros(width, np.uint8), np.zeros_like(ring.memory)
+
+    def run() -> None:
+        if add(ring, producer) != KERNEL_ROWS:
+            raise RuntimeError("the ring took fewer rows than it was given")
+
+    return Trial(
+        run=run,
+        rows=KERNEL_ROWS,
+        nbytes=KERNEL_ROWS * width,
+        limit=lambda: bench_rows.copy_rows(source, target, width, KERNEL_ROWS),
+        finish=lambda: _ring_values(ring),
+    )
+
+
+@stage(
+    "ring/add-1",
+    "add one row from Python",
+    workloads=("W", "tiny"),
+    limit=COLUMNS,
+    goals={"W": Goal("ratio", least=1.0), "tiny": Goal("ratio", least=1.0)},
+    clock="thread",
+)
+def add_one(lab: Lab, workload: str) -> Trial:
+    work = lab.workload(workload)
+    ring, rows = ring_of(work), given_rows(work, BATCH)
+    columns = CircularColumns(_stored_alike(work), capacity(ring))
+    producer, turn = ring.producer(), [0]
+
+    def run() -> None:
+        add = producer.add
+        for row in rows:
+            add(row)
+
+    def limit() -> None:
+        add = columns.add
+        for row in rows:
+            add(row)
+
+    def one() -> None:
+        producer.add(rows[turn[0] % BATCH])
+        turn[0] += 1
+
+    return Trial(
+        run=run,
+        rows=BATCH,
+        nbytes=BATCH * work.row_bytes,
+        limit=limit,
+        finish=lambda: {**latencies(one, 20_000), **_ring_values(ring)},
+    )
+
+
+def _stored_alike(work: Workload) -> dict[str, np.ndarray]:
+    """The same fields and the two keys that are given, as plain arrays of their logical types."""
+    return {**work.logical, "episode": work.columns["episode"], "step": work.columns["step"]}
+
+
+@stage(
+    "ring/add-256",
+    "add 256 rows",
+    workloads=("W", "tiny"),
+    limit="memcpy of the columns",
+    goals={"W": Goal("ratio", least=0.9), "tiny": Goal("rows_per_second", least=69e6)},
+    clock="thread",
+)
+def add_batch(lab: Lab, workload: str) -> Trial:
+    work = lab.workload(workload)
+    ring = ring_of(work)
+    batch = {name: values[:BATCH] for name, values in work.columns.items()}
+    columns = CircularColumns(work.columns, capacity(ring))
+    producer = ring.producer()
+    return Trial(
+        run=lambda: producer.add_batch(batch),
+        rows=BATCH,
+        nbytes=BATCH * work.row_bytes,
+        limit=lambda: columns.add_batch(batch, BATCH),
+        finish=lambda: _ring_values(ring),
+    )
+
+
+@stage(
+    "ring/sample-256",
+    "sample 256 rows",
+    workloads=("W", "tiny"),
+    limit=COLUMNS,
+    goals={"W": Goal("ratio", least=1.0), "tiny": Goal("ratio", least=1.5)},
+    clock="thread",
+)
+def sample(lab: Lab, workload: str) -> Trial:
+    work, rng = lab.workload(workload), np.random.default_rng(0)
+    ring = ring_of(work)
+    columns = CircularColumns(work.columns, capacity(ring))
+    while columns.size < columns.capacity:
+        part = {name: values[:BATCH] for name, values in work.columns.items()}
+        ring.add_batch(part)
+        columns.add_batch(part, BATCH)
+    return Trial(
+        run=lambda: ring.sample(BATCH, rng, include_drained=True),
+        rows=BATCH,
+        nbytes=BATCH * work.row_bytes,
+        limit=lambda: columns.sample(BATCH, rng),
+    )
+
+
+@stage(
+    "ring/hand-over",
+    "from one thread to another, none lost or torn",
+    workloads=("tiny",),
+    limit="memcpy of packed rows",
+    goals={"tiny": Goal("rows_per_second", least=20e6)},
+    steady=False,
+    traced=False,
+)
+def hand_over(lab: Lab, workload: str) -> Trial:
+    work, rows = lab.workload(workload), 4_000_000
+    ring = BlockRing(BlockLayout(work.schema, 16384), 16, overflow="block")
+    width = work.schema.row_bytes
+    source, target = np.zeros(width, np.uint8), np.zeros_like(ring.memory)
+    seen = np.zeros(2, np.int64)
+
+    def produce() -> None:
+        producer, packed, at = ring.producer(), np.zeros(width, np.uint8), 0
+        while at < rows:
+            at = bench_rows.add_rows(ring.control, ring.memory, producer.state, packed, at, rows)
+            if at < rows and not producer.wait_for_room(60):
+                raise RuntimeError("nobody took rows for a minute")
+        producer.hand_over()
+
+    def run() -> float:
+        seen[0] = 0
+        thread = threading.Thread(target=produce)
+        begun = time.perf_counter()
+        thread.start()
+        taken = 0
+        while taken < rows:
+            claim = ring.claim()
+            if claim is None:
+                ring.wait_full(0.02)
+                continue
+            with claim:
+                bench_rows.count_in_order(claim.columns["episode"], seen)
+                taken += claim.rows
+        seconds = time.perf_counter() - begun
+        thread.join()
+        if seen[1] or seen[0] != rows:
+            raise RuntimeError(f"{seen[1]} rows out of order, {rows - seen[0]} lost")
+        return seconds
+
+    return Trial(
+        run=run,
+        rows=rows,
+        nbytes=rows * width,
+        limit=lambda: bench_rows.copy_rows(source, target, width, rows),
+        finish=lambda: _ring_values(ring),
+        repeatable=False,
+    )

@@ -1,0 +1,73 @@
+"""Single rows from Python, on their short way: what `Recorder.add` does for all but the first row of an episode.
+
+The long way, through `RowFactory.transition`, looks at every column with NumPy and takes 12 us a row; it says what is
+wrong with a row and converts what can be. Here a compiled writer takes the row as it is, or leaves it to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import time_ns
+from typing import Any
+
+from expkit.buffers.row_writer import UNFIT, RowWriter, compile_writer
+from expkit.collect.sharded import RowPlace, ShardedFeed
+from expkit.rows import Progress, RowFactory
+
+_KEYS = ("episode", "step", "policy", "policy_version", "time_ns")
+
+
+class RowLane:
+    """One player's rows into the open block of a feed. Its caller holds a lock or is alone."""
+
+    def __init__(self, feed: ShardedFeed, factory: RowFactory, player: int):
+        self._place, self._factory = RowPlace(feed, player), factory
+        self._views: Any = None
+        self._fields = -1
+        self._writers: dict[tuple[int, tuple[str, ...]], RowWriter] = {}
+        self._write: RowWriter = compile_writer({}, {}, ())
+        self.set_policy(0, 0)
+
+    def set_policy(self, index: int, version: int) -> None:
+        """What rows are stamped with from now on."""
+        self._policy, self._version = index, version
+
+    def add(self, progress: Progress, step: int, fields: Mapping[str, Any]) -> bool:
+        """Write and commit the next row of an open episode. False, and nothing is done, for one that has to be looked
+        at more closely. Raises what `ShardedFeed.reserve` does."""
+        if step <= progress.last_step:
+            return False
+        place = self._place
+        at = place.at()
+        if (place.views is not self._views or len(fields) != self._fields) and not self._prepare(place.views, fields):
+            return False
+        try:
+            self._write(fields, at, progress.episode, step, self._policy, self._version, time_ns())
+        except UNFIT:
+            self._fields = -1  # as many names perhaps, but others
+            return False
+        progress.last_step = step
+        progress.rows += 1
+        progress.terminated = bool(self._terminated[at])
+        progress.truncated = bool(self._truncated[at])
+        place.commit()
+        return True
+
+    def _prepare(self, views: Any, fields: Mapping[str, Any]) -> bool:
+        """Choose the writer for rows of these fields into that block. False when they are not simply all there."""
+        names = tuple(fields)
+        absent = self._factory.absent(names)
+        if absent is None:
+            return False
+        key = (views["episode"].ctypes.data, names)
+        write = self._writers.get(key)
+        if write is None:
+            nullable = [f"valid:{name}" for name in names if f"valid:{name}" in views]
+            marks = [*((name, 1) for name in nullable), *((name, 0) for name in absent)]
+            write = compile_writer(
+                self._factory.columns, views, names, _KEYS, [*marks, ("is_first", 0), ("is_last", 0)]
+            )
+            self._writers[key] = write
+        self._views, self._fields, self._write = views, len(names), write
+        self._terminated, self._truncated = memoryview(views["terminated"]), memoryview(views["truncated"])
+        return True
