@@ -21,6 +21,7 @@ EXAMPLES = (
     ("expkit compact runs/a --dry-run", "what it would do, and the room it takes meanwhile"),
     ("expkit compact runs/a --prove", "reads source and result again and compares all rows before deleting"),
     ("expkit compact runs/a --level 12", "smaller, at a third of the speed"),
+    ("expkit compact runs/a --frame-rows 32", "larger, and three times as many single rows a second at random"),
 )
 
 
@@ -30,6 +31,10 @@ def compact(
         bool, typer.Option("--prove", help="Decode source and result again, compare digests, then publish.")
     ] = False,
     level: Annotated[int | None, typer.Option("--level", metavar="N", min=1, max=22, help="zstd level (6).")] = None,
+    frame_rows: Annotated[
+        int | None,
+        typer.Option("--frame-rows", metavar="N", min=1, max=65536, help="Rows compressed together (512)."),
+    ] = None,
     shard_size: Annotated[
         str, typer.Option("--shard-size", metavar="SIZE", help="About this large do shards become.")
     ] = "256MiB",
@@ -45,7 +50,8 @@ def compact(
     size = parse_size(shard_size)
     if size < 1 << 20:
         raise UsageError(f"--shard-size {shard_size} is too small; 1MiB is the least")
-    encoding = Encoding() if level is None else Encoding(level=level)
+    default = Encoding()
+    encoding = Encoding(level or default.level, frame_rows or default.frame_rows)
     if dry_run:
         _plan_only(runs[0], encoding, size, json)
     else:

@@ -75,6 +75,9 @@ def record(
     shard_rows: Annotated[int | None, typer.Option(metavar="N", help="Close a shard at so many rows.")] = None,
     shard_age: Annotated[str | None, typer.Option(metavar="T", help="Close a shard at this age (1h).")] = None,
     level: Annotated[int | None, typer.Option(metavar="N", help="zstd level (1).")] = None,
+    frame_rows: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows compressed together (512); 32 suit single rows at random.")
+    ] = None,
     min_free: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Stop before less is free on the disk (2GiB).")
     ] = None,
@@ -99,6 +102,7 @@ def record(
         "ruleset": ruleset, "seed": seed, "policy": ",".join(policy) if policy else None, "state": state,
         "representation": representation, "overflow": overflow, "memory": memory, "flush_interval": flush_interval,
         "sync": sync, "shard_size": shard_size, "shard_rows": shard_rows, "shard_age": shard_age, "level": level,
+        "frame_rows": frame_rows,
         "min_free": min_free, "max_total": max_total, "on_full": on_full,
     }  # fmt: skip
     resolved = resolve(flags, config)

@@ -92,6 +92,9 @@ class ShardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sync: Annotated[Literal["none", "interval", "block"], _about("when rows are made durable", "--sync")] = "interval"
     flush_interval: Annotated[Duration, _about("time between syncs under interval", "--flush-interval")] = Duration(1)
     level: Annotated[int, Meta(ge=1, le=19), _about("zstd level", "--level")] = 1
+    frame_rows: Annotated[
+        int, Meta(ge=1, le=65536), _about("rows of a wide column that are compressed together", "--frame-rows")
+    ] = 512
 
 
 class GuardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

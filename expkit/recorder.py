@@ -75,6 +75,7 @@ class Recorder:
     players   names, or how many
     memory    of all buffers together, as bytes or `512MiB`
     on_full   when `min_free` or `max_total` is reached: `stop`, or `prune` the run's oldest episodes
+    frame_rows  of a wide column that are compressed together: 32 make single rows cheaper to read and files larger
     overflow  `block` (the caller waits for the disk), `drop-oldest`, `drop-newest`, `spill`
 
     Thread-safe. Leaving the `with` block ends open episodes as interrupted and publishes everything. Rows are
@@ -107,6 +108,7 @@ class Recorder:
         on_full: Literal["stop", "prune"] = "stop",
         concurrent_episodes: int = 16,
         drain_threads: int = 1,
+        frame_rows: int = 512,
     ):
         if mode not in ("x", "a", "w"):
             raise UsageError(f"mode {mode!r} is not one of 'x' (new), 'w' (replace), 'a' (join)")
@@ -148,6 +150,7 @@ class Recorder:
             overflow=overflow,
             drain_threads=drain_threads,
             flush_interval=parse_duration(flush_interval),
+            frame_rows=frame_rows,
         )
         self._source = source
         self._factory = RowFactory(schema, len(names))

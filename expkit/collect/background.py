@@ -37,6 +37,7 @@ class BackgroundCollector:
     """Rings, drain threads and a `RunWriter` behind the Collector protocol.
 
     schema    of the rows as producers give them; `writer.schema` is what `convert` makes of them
+    level, frame_rows   of blocks, see `BlockEncoder`
     convert   (stored columns, rows, player) -> stored columns of `writer.schema`, called in drain threads
     """
 
@@ -52,6 +53,7 @@ class BackgroundCollector:
         drain_threads: int = 1,
         flush_interval: float = 1.0,
         level: int = 1,
+        frame_rows: int = 512,
         convert: Convert | None = None,
     ):
         self.schema = schema
@@ -62,7 +64,7 @@ class BackgroundCollector:
             schema, players, plan, writer.ledger, producers=producers, overflow=overflow, spill_dir=self._spill_dir
         )
         self._flush_interval = flush_interval
-        self._level = level
+        self._level, self._frame_rows = level, frame_rows
         self._convert = convert
         self._flush_lock = threading.Lock()
         self._flush_encoder: BlockEncoder | None = None
@@ -159,8 +161,11 @@ class BackgroundCollector:
         except BaseException as error:  # a user's conversion may raise anything; it must reach the caller
             self.shards.fail(error)
 
+    def _new_encoder(self) -> BlockEncoder:
+        return BlockEncoder(self.writer.schema, self._level, self._frame_rows)
+
     def _drain_loop(self) -> None:
-        encoder = BlockEncoder(self.writer.schema, level=self._level)
+        encoder = self._new_encoder()
         while not self._stop.is_set():
             if not self._drain_one(encoder):
                 self.shards.wait_full(IDLE_WAIT_SECONDS)
@@ -187,7 +192,7 @@ class BackgroundCollector:
         """Write everything that has been committed before the call, half-filled blocks included."""
         with self._flush_lock:
             if self._flush_encoder is None:
-                self._flush_encoder = BlockEncoder(self.writer.schema, level=self._level)
+                self._flush_encoder = self._new_encoder()
             for lane in self.shards.lanes:
                 with lane.lock:
                     # Bounded by what is there now: a fast game would otherwise keep the flusher here for ever.

@@ -203,6 +203,7 @@ class Session:
             drain_threads=self._drain_threads,
             flush_interval=float(self.config.shards.flush_interval),
             level=self.config.shards.level,
+            frame_rows=self.config.shards.frame_rows,
             convert=convert,
         )
         budgets = _split(self.config.recording.rows, self.threads)

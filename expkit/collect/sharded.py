@@ -16,6 +16,7 @@ import numpy as np
 
 from expkit.buffers.budget import Plan
 from expkit.buffers.group import PlayerBuffers
+from expkit.buffers.producer import Producer
 from expkit.buffers.ring import BlockRing
 from expkit.buffers.waiting import Doorbell
 from expkit.collect.protocol import CollectorStats, LedgerArrays
@@ -205,11 +206,11 @@ class ShardedFeed:
         layout, players = collector.layout, collector.players
         self._layout = layout
         self._producers = [lane.ring.producer() for lane in group.lanes]
-        self._published = np.zeros(players, np.int64)
-        self._views: list[dict[str, np.ndarray] | None] = [None] * players
+        self.published = np.zeros(players, np.int64)
+        self.views: list[dict[str, np.ndarray] | None] = [None] * players
         # Under drop-newest a game goes on without a block: its rows go to this one and are counted as dropped.
         self._discard = collector.overflow == "drop-newest"
-        self._discarding = np.zeros(players, bool)
+        self.discarding = np.zeros(players, bool)
         self._discard_base = group.buffers.scratch_offset if self._discard else 0
         self.sink = RowSink(
             memory=group.buffers.arena,
@@ -222,16 +223,20 @@ class ShardedFeed:
         )
         self._block_views: dict[int, dict[str, np.ndarray]] = {}
 
+    def row_words(self, player: int) -> tuple[ShardedCollector, Producer, Lane]:
+        """What single rows of the player touch; see `expkit.collect.row_lane`."""
+        return self._collector, self._producers[player], self._group.lanes[player]
+
     def ready(self, rows: int) -> None:
         for player in range(self._collector.players):
-            if self.sink.position[player] + rows > self.sink.capacity[player] or self._discarding[player]:
+            if self.sink.position[player] + rows > self.sink.capacity[player] or self.discarding[player]:
                 self._open(player, rows)
 
     def reserve(self, player: int, rows: int) -> tuple[dict[str, np.ndarray], int]:
         self._collector.check()
-        if self.sink.position[player] + rows > self.sink.capacity[player] or self._discarding[player]:
+        if self.sink.position[player] + rows > self.sink.capacity[player] or self.discarding[player]:
             self._open(player, rows)
-        views = self._views[player]
+        views = self.views[player]
         assert views is not None
         start = int(self.sink.position[player])
         return views, start
@@ -239,7 +244,7 @@ class ShardedFeed:
     def _open(self, player: int, rows: int) -> None:
         """Open the player's next block, as the overflow policy says."""
         collector, producer = self._collector, self._producers[player]
-        self._discarding[player] = False
+        self.discarding[player] = False
         while True:
             collector.check()
             block = producer.open(rows, timeout=WAIT_SECONDS)
@@ -248,75 +253,30 @@ class ShardedFeed:
                 break
             if self._discard:
                 offset, position, capacity = self._discard_base, 0, self._layout.rows
-                self._discarding[player] = True
+                self.discarding[player] = True
                 break
         self.sink.base[player] = offset + self._layout.offsets
-        self.sink.position[player] = self._published[player] = position
+        self.sink.position[player] = self.published[player] = position
         self.sink.capacity[player] = capacity
         views = self._block_views.get(offset)
         if views is None:
             views = self._layout.views(self.sink.memory[offset : offset + self._layout.nbytes])
             self._block_views[offset] = views
-        self._views[player] = views
+        self.views[player] = views
 
     def commit(self, starts: Sequence[EpisodeStart] = (), ends: Sequence[EpisodeEnd] = ()) -> None:
-        fresh = self.sink.position - self._published
+        fresh = self.sink.position - self.published
         # Before publishing: whoever sees a row finds it counted and its episode announced.
         self._collector.announce(self._group, fresh.tolist(), starts, ends)
         for player in np.flatnonzero(fresh).tolist():
             rows = int(fresh[player])
-            if self._discarding[player]:
+            if self.discarding[player]:
                 self._producers[player].refuse(rows)
                 self.sink.position[player] = 0
             else:
                 self._producers[player].publish(int(self.sink.position[player]))
-        self._published[:] = self.sink.position
+        self.published[:] = self.sink.position
 
     def close(self) -> None:
         for producer in self._producers:
             producer.hand_over()
-
-
-class RowPlace:
-    """Where single rows of one player go in a feed: as `reserve` and `commit`, without NumPy on the way, for an
-    element of an array costs 100 ns each time.
-
-    at     asks for the place of the next row; `views` are then the columns of its block, another object when it is
-           another block
-    commit makes that row visible
-    """
-
-    def __init__(self, feed: ShardedFeed, player: int):
-        self._feed, self._player = feed, player
-        self._collector, self._producer = feed._collector, feed._producers[player]
-        self._lane = feed._group.lanes[player]
-        self._positions, self._capacities, self._published, self._discarding, self._produced = (
-            memoryview(words)  # type: ignore[arg-type]
-            for words in (
-                feed.sink.position, feed.sink.capacity, feed._published, feed._discarding,
-                self._collector.ledger.produced,
-            )
-        )  # fmt: skip
-        self.views: dict[str, np.ndarray] | None = None
-
-    def at(self) -> int:
-        """Raises as `ShardedFeed.reserve`."""
-        player = self._player
-        at = self._positions[player]
-        if at >= self._capacities[player] or self._collector.failure is not None or self._discarding[player]:
-            at = self._feed.reserve(player, 1)[1]
-        self.views = self._feed._views[player]
-        return at
-
-    def commit(self) -> None:
-        player, lane = self._player, self._lane
-        at = self._positions[player] + 1
-        with self._collector._lock:  # counted before it can be seen
-            lane.produced += 1
-            self._produced[player] += 1
-        if self._discarding[player]:
-            self._producer.refuse(1)
-            at = 0
-        else:
-            self._producer.publish(at)
-        self._positions[player] = self._published[player] = at

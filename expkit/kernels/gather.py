@@ -1,9 +1,10 @@
-"""Copying scattered rows of a ring's blocks into one new block of columns."""
+"""Copying rows into and out of a ring's blocks: wide ones one by one, scattered ones into a new block of columns."""
 
 from __future__ import annotations
 
 from expkit.kernels import kernel
 from expkit.kernels.atomics import copy_1, copy_2, copy_4, copy_8, copy_bytes
+from expkit.kernels.bytes_at import fence, stream64
 from expkit.kernels.ring import ARENA, BLOCK_BYTES, unchanged
 
 
@@ -51,3 +52,12 @@ def gather_rows(ctl, memory, ranges, chosen, place, tables, out):
             for i in range(count):
                 copy_bytes(out, to + i * width, memory, blocks[i] + offset + rows[i] * width, width)
     return unchanged(ctl, ranges, len(ranges))
+
+
+@kernel(_nrt=False)
+def stream_array(values, target):
+    """A contiguous array of a multiple of 64 bytes to address `target`, a multiple of 64, past the caches."""
+    source = values.ctypes.data
+    for at in range(0, values.nbytes, 64):
+        stream64(target, source, at)
+    fence()

@@ -78,6 +78,12 @@ TAKE_OUT = 16  # words that `take` fills: block, start, stop, sequence, generati
 _SPINS = 20_000
 
 
+def control_kernel(function):
+    """A kernel of some hundred nanoseconds that Python calls between others: it keeps the GIL, for to get it back
+    beside a busy loop takes 5 ms. What waits in one gives up after a moment."""
+    return kernel(function, nogil=False, _nrt=False)
+
+
 @kernel(_nrt=False)
 def _lock(ctl):
     spins = _SPINS
@@ -149,7 +155,7 @@ def _drop(ctl, block, cause):
     return alone
 
 
-@kernel(_nrt=False)
+@control_kernel
 def open_block(ctl, producer):
     """Claim a block for `producer`, which has none open, by the ring's overflow policy.
 
@@ -199,7 +205,7 @@ def open_block(ctl, producer):
     return DONE
 
 
-@kernel(_nrt=False)
+@control_kernel
 def hand_over_block(ctl, producer):
     """Queue the producer's open block as full; an empty one is free again. Returns its rows, 0 for none open."""
     block = producer[P_BLOCK]
@@ -222,7 +228,7 @@ def hand_over_block(ctl, producer):
     return rows
 
 
-@kernel(_nrt=False)
+@control_kernel
 def publish_rows(ctl, words, rows):
     """Publish `rows[i]` rows in the block whose count is control word `words[i]`; a negative word is skipped."""
     for i in range(len(words)):
@@ -230,14 +236,14 @@ def publish_rows(ctl, words, rows):
             store_release(ctl, words[i], rows[i])
 
 
-@kernel(_nrt=False)
+@control_kernel
 def refuse_rows(ctl, producer, rows):
     """Count rows that found no room; they are the gap in front of the producer's next block."""
     atomic_add(ctl, DROPPED_NEWEST, rows)
     producer[P_GAP] += rows
 
 
-@kernel(_nrt=False)
+@control_kernel
 def take(ctl, out, max_rows, partial, stop_at_gap):
     """Take up to `max_rows` rows of the oldest full block, or, if `partial`, of one that is still filling.
 
@@ -300,7 +306,7 @@ def take(ctl, out, max_rows, partial, stop_at_gap):
     return DONE
 
 
-@kernel(_nrt=False)
+@control_kernel
 def release_block(ctl, block):
     """Give a taken batch back; a block taken whole and read by nobody is free. Returns DONE or LOCKED."""
     if not _lock(ctl):
@@ -313,7 +319,7 @@ def release_block(ctl, block):
     return DONE
 
 
-@kernel(_nrt=False)
+@control_kernel
 def clear_ring(ctl):
     """Drop all published rows, counted as cleared, and forget drained ones. Returns DONE or LOCKED."""
     if not _lock(ctl):
@@ -344,7 +350,7 @@ def clear_ring(ctl):
     return DONE
 
 
-@kernel(_nrt=False)
+@control_kernel
 def ring_counts(ctl, out):
     """`out` (9,) int64: rows held, added, drained, dropped by cause (oldest, newest, cleared, spill), high water,
     full blocks. Added is drained + dropped + held, counted on its own. Returns DONE or LOCKED."""
@@ -374,7 +380,7 @@ def ring_counts(ctl, out):
     return DONE
 
 
-@kernel(_nrt=False)
+@control_kernel
 def readable_rows(ctl, drained, out):
     """List readable row ranges in `out` (blocks, 6) int64, oldest first: block, generation, start, stop, age
     (oldest smallest), rows up to here.
@@ -422,7 +428,7 @@ def _sort_by_age(ranges, count):
         ranges[i, 5] = total
 
 
-@kernel(_nrt=False)
+@control_kernel
 def lock_taking(ctl, locked):
     """Take (`locked`) or release the taking end, so that nothing held is dropped or drained. Returns DONE or LOCKED."""
     if locked:
@@ -431,7 +437,7 @@ def lock_taking(ctl, locked):
     return DONE
 
 
-@kernel(_nrt=False)
+@control_kernel
 def unchanged(ctl, ranges, count):
     """Whether none of the first `count` ranges of `readable_rows` was opened anew since."""
     fence_acquire()

@@ -41,6 +41,7 @@ from expkit.kernels.ring import (
     P_OFFSET,
     P_WORD,
     PRODUCER_WORDS,
+    control_kernel,
     hand_over_block,
     open_block,
     refuse_rows,
@@ -76,7 +77,7 @@ def producer_state(offsets: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.array([*head, len(offsets), start, *counts, 0, *table, *listed], np.int64)
 
 
-@kernel(_nrt=False)
+@control_kernel
 def next_block(ctl, producer):
     """Hand the full block over and open the next one. Returns what `open_block` does."""
     hand_over_block(ctl, producer)

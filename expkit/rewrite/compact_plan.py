@@ -123,7 +123,9 @@ def _look_at(run: Run, position: int, encoding: Encoding, shard_size: int) -> _S
 
 def _is_compact(reader: ShardReader, encoding: Encoding) -> bool:
     made = reader.header.get(MADE_BY)
-    return isinstance(made, dict) and isinstance(made.get("level"), int) and made["level"] >= encoding.level
+    if not isinstance(made, dict) or not isinstance(made.get("level"), int):
+        return False
+    return made["level"] >= encoding.level and made.get("frame_rows") == encoding.frame_rows
 
 
 def _busy_episodes(run: Run, shards: Sequence[_Shard], segments: Segments) -> set[int]:

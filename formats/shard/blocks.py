@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 import zstandard
@@ -27,6 +26,7 @@ from expkit.formats.shard.layout import (
     RUN,
     STATS,
     ZSTD,
+    checksum,
 )
 from expkit.formats.shard.pool import POOL
 from expkit.kernels.bits import BITS, CHANGES, CONSTANT, DELTA, PLANES, from_planes
@@ -202,8 +202,12 @@ class ColumnPlan:
         self.wanted = wanted
         self.frames = list(range(entry.frames))
         if wanted is not None and entry.frames > 1:
-            touched = wanted // frame_rows
-            self.frames = touched[np.diff(touched, prepend=-1) > 0].tolist()
+            first, last = int(wanted[0]) // frame_rows, int(wanted[-1]) // frame_rows
+            if first == last:
+                self.frames = [first]
+            else:
+                touched = wanted // frame_rows
+                self.frames = touched[np.diff(touched, prepend=-1) > 0].tolist()
         base = head.first_frame[index]
         self.places = [base + frame for frame in self.frames]
         self.inside = [min(frame_rows, head.rows - frame * frame_rows) for frame in self.frames]
@@ -283,18 +287,22 @@ class ColumnPlan:
 
     def _replay(self, payloads: Sequence[np.ndarray], out: np.ndarray, places: np.ndarray) -> None:
         wanted = np.arange(self.rows) if self.wanted is None else self.wanted
-        frames = np.array(self.frames)
-        table = np.empty((len(payloads), 5), np.int64)
-        table[:, 0] = [payload.__array_interface__["data"][0] for payload in payloads]
-        table[:, 1] = [len(payload) for payload in payloads]
-        table[:, 2] = self.inside
-        table[:, 3] = np.searchsorted(wanted, frames * self.frame_rows)
-        table[:, 4] = np.searchsorted(wanted, (frames + 1) * self.frame_rows)
+        starts = [(payload.__array_interface__["data"][0], len(payload)) for payload in payloads]
+        if len(payloads) == 1:
+            table = np.array([[*starts[0], self.inside[0], 0, len(wanted)]], np.int64)
+            inside = wanted - self.frames[0] * self.frame_rows
+        else:
+            frames = np.array(self.frames)
+            table = np.empty((len(payloads), 5), np.int64)
+            table[:, :2] = starts
+            table[:, 2] = self.inside
+            table[:, 3] = np.searchsorted(wanted, frames * self.frame_rows)
+            table[:, 4] = np.searchsorted(wanted, (frames + 1) * self.frame_rows)
+            inside = wanted % self.frame_rows
         width, itemsize = self.column.row_bytes, self.column.dtype.itemsize
         target = out.ctypes.data
         streams = out.nbytes >= _STREAM_FROM and width >= _STREAM_ROW and (width | target) % ALIGN == 0
         scratch = aligned_empty(width) if streams else None
-        inside = wanted % self.frame_rows
         at = 0 if scratch is None else scratch.ctypes.data
         bad = replay_frames(table, width, itemsize, inside, places, target, at)
         if bad >= 0:
@@ -356,6 +364,6 @@ def verify_frames(head: BlockHead, plan: ColumnPlan, pieces: Sequence[memoryview
     """Compare each frame with its checksum. Raises ShardError."""
     crcs = head.crcs
     for place, piece in zip(plan.places, pieces, strict=True):
-        if crc32(piece) != crcs[place]:
+        if checksum(piece) != crcs[place]:
             rows = plan.rows if plan.filter == CONSTANT else min(plan.frame_rows, plan.rows)
             raise ShardError(f"checksum of frame {place - plan.places[0] + plan.frames[0]} ({rows:,} rows) differs")

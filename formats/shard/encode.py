@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from zlib import crc32
 
 import numpy as np
 import zstandard
@@ -25,6 +24,7 @@ from expkit.formats.shard.layout import (
     RUN,
     STATS,
     ZSTD,
+    checksum,
 )
 from expkit.kernels.bits import BITS, CONSTANT, DELTA, NONE, PLANES
 from expkit.kernels.changes import encode_columns
@@ -258,7 +258,7 @@ class BlockEncoder:
             at += count
         table_of_runs = self._run_table(runs)
         ranges = self._ranges(table, lost)
-        crcs = [(len(frame), crc32(frame)) for frame in body]
+        crcs = [(len(frame), checksum(frame)) for frame in body]
         return pack_block(player, rows, ranges, dropped, table_of_runs, table, crcs, body)
 
     def _gathered(self, index: int, column: Column, rows: int) -> np.ndarray:

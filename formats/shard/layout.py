@@ -67,6 +67,21 @@ MAX_ROWS = 1 << 24  # of a block
 MAX_BLOCK_BYTES = 1 << 31  # of a block's stored columns, before compression
 MAX_FRAME_BYTES = 1 << 30
 
+_HELD = 5 << 10  # zlib.crc32 lets go of the GIL for more
+_WORTH_LETTING_GO = 256 << 10
+
+
+def checksum(data: bytes | memoryview) -> int:
+    """crc32 of a frame. Of frames of usual size without letting go of the GIL: beside a busy Python loop a thread
+    that does has to wait 5 ms each time to get it back, and a block has some thirty frames of 10 KB."""
+    if len(data) > _WORTH_LETTING_GO:
+        return crc32(data)
+    view, crc = memoryview(data), 0
+    for at in range(0, len(data), _HELD):
+        crc = crc32(view[at : at + _HELD], crc)
+    return crc
+
+
 Severity = Literal["error", "warning", "info"]
 
 

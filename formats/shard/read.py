@@ -305,15 +305,13 @@ class ShardReader:
 
         Raises ShardError as `read_block` does, NotThere for a row that does not exist.
         """
-        head = self.head(index)
         rows = np.asarray(rows, np.int64)
-        wanted, back = np.unique(rows, return_inverse=True)
-        if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < head.rows):
-            raise NotThere(f"{self.path} block {index} has {head.rows:,} rows; row {wanted[-1]:,} is not among them")
-        found = self._read(index, head, columns, wanted)
-        if np.array_equal(wanted, rows):
-            return found
-        return {name: values[back] for name, values in found.items()}
+        names = list(dict.fromkeys(self._names if columns is None else columns))
+        wanted = [self.schema.column(name) for name in names]
+        out = {column.name: np.empty(column.shape(len(rows)), column.dtype) for column in wanted}
+        order = np.argsort(rows, kind="stable") if len(rows) > 1 else np.zeros(len(rows), np.int64)
+        self.read_into(index, rows[order], out, order)
+        return out
 
     def read_into(self, index: int, rows: np.ndarray, out: Mapping[str, np.ndarray], places: np.ndarray) -> None:
         """Row rows[i] of a block to place places[i] of every array in `out`, which are contiguous stored arrays by
@@ -328,7 +326,8 @@ class ShardReader:
             raise NotThere(f"{self.path} block {index} has {head.rows:,} rows; row {rows[-1]:,} is not among them")
         plans = []
         # A stretch of rows, which they nearly always are, is a view.
-        part: Any = slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows
+        together = len(rows) == 1 or (rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all())
+        part: Any = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
         for name, target in out.items():
             kept = self._kept.get((index, name))
             if kept is not None:

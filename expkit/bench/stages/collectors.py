@@ -19,7 +19,6 @@ from expkit.recorder import Recorder
 from expkit.runs.counters import Ledger
 
 THREADS = 2
-MEMORY = 128 << 20
 TICK_ROWS = 64
 
 
@@ -29,11 +28,12 @@ TICK_ROWS = 64
     workloads=("W", "tiny"),
     limit=COLUMNS,
     goals={"W": Goal("ratio", least=0.5), "tiny": Goal("ratio", least=0.5)},
+    clock="thread",
 )
 def recorder_add(lab: Lab, workload: str) -> Trial:
     work = lab.workload(workload)
     path = lab.path("run")
-    recorder = Recorder(path, work.schema, memory=MEMORY, overflow="drop-newest", min_free=0, flush_interval=3600)
+    recorder = Recorder(path, work.schema, min_free=0, flush_interval=3600)
     rows = [{name: value for name, value in row.items() if name not in ("episode", "step")}
             for row in given_rows(work, BATCH)]  # fmt: skip
     alike = {**work.logical, "episode": work.columns["episode"], "step": work.columns["step"]}

@@ -19,6 +19,7 @@ from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
 
 RANDOM_ROWS = 512
+SMALL_FRAMES = 32  # rows, as `--frame-rows 32` makes them
 REFERENCE = "zstd-1 blocks of 256"
 HEADER: dict[str, Any] = {"run": "bench", "players": ["player0"]}
 BOARDS = ("W", "R", "noise")
@@ -173,29 +174,46 @@ def scan(lab: Lab, workload: str) -> Trial:
     return Trial(run, work.rows, work.rows * work.row_bytes, limit, close=close)
 
 
-def _both(lab: Lab, work: Workload) -> tuple[ShardReader, Path, BlockFile]:
+def _both(lab: Lab, work: Workload, frame_rows: int = 512) -> tuple[ShardReader, Path, BlockFile]:
     path, reference = lab.path("shard.exp"), BlockFile(lab.path("reference"))
-    write_shard(path, work, [BlockEncoder(work.schema)])
+    write_shard(path, work, [BlockEncoder(work.schema, frame_rows=frame_rows)])
     reference.write(work.ordered)
     return ShardReader(path), path, reference
 
 
 @stage(
     "shard/random-rows",
-    "single rows by number, all checksums",
+    "rows by number, one a call, all checksums",
+    workloads=("W",),
+    limit=REFERENCE,
+    clock="thread",
+)
+def random_rows(lab: Lab, workload: str) -> Trial:
+    return _random_rows(lab, workload, 1)
+
+
+@stage(
+    "shard/random-16",
+    "rows by number, 16 a call, all checksums",
     workloads=("W",),
     limit=REFERENCE,
     goals={"W": (Goal("rows_per_second", least=25e3), Goal("bytes_per_row", most=55))},
     clock="thread",
 )
-def random_rows(lab: Lab, workload: str) -> Trial:
+def random_rows_16(lab: Lab, workload: str) -> Trial:
+    return _random_rows(lab, workload, 16)
+
+
+def _random_rows(lab: Lab, workload: str, at_once: int) -> Trial:
+    """From a file with frames for that purpose: of 256 of them, 16 rows touch 15.5."""
     work, rng = lab.workload(workload), np.random.default_rng(0)
-    reader, path, reference = _both(lab, work)
+    reader, path, reference = _both(lab, work, SMALL_FRAMES)
     wanted = rng.integers(0, work.rows, RANDOM_ROWS)
+    calls = np.split(wanted, RANDOM_ROWS // at_once)
 
     def run() -> None:
-        for row in wanted.tolist():
-            reader.read_rows(0, np.array([row]))
+        for rows in calls:
+            reader.read_rows(0, rows)
 
     def limit() -> None:
         reference.rows(wanted)
