@@ -307,7 +307,7 @@ def test_a_terminal_shows_progress_that_a_pipe_does_not(tmp_path):
     assert "serialize/mask" in out
 
 
-def test_a_signal_leaves_no_files(tmp_path):
+def test_a_signal_ends_it_after_a_measurement_and_leaves_no_files(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "expkit.commands", "bench", "--stage", "shard/write", "--suite", "full"], cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -317,8 +317,7 @@ def test_a_signal_leaves_no_files(tmp_path):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert out == ""
-    assert err.splitlines()[-1] == "expkit bench: stopped by SIGTERM"
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert re.search(r"^\d results? in ", out, re.M), "what was measured is told, and nothing else is begun"
     assert list(tmp_path.iterdir()) == []

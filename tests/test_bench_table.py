@@ -26,7 +26,7 @@ from expkit.errors import NotThere, UsageError
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / ".ci/bench.json"
 README = ROOT / "README.md"
-ANEW = table.REGENERATE.format(suite="quick")
+ANEW = table.REGENERATE.format(suite="quick", peers=" --peers")
 
 
 def test_the_readme_shows_the_report_of_the_repository():

@@ -23,7 +23,7 @@ from expkit.bench.words import (
 from expkit.errors import NotThere, UsageError
 
 BEGIN, END = "<!-- bench -->", "<!-- end bench -->"
-REGENERATE = "expkit bench --suite {suite} --peers --save-baseline .ci/bench.json --readme README.md"
+REGENERATE = "expkit bench --suite {suite}{peers} --save-baseline .ci/bench.json --readme README.md"
 _NONE = "–"
 
 
@@ -106,7 +106,7 @@ def _origin(report: Report) -> str:
         f"({', '.join(format_limits(report.machine))}), {format_versions(report.machine)}. A ratio is a stage's rows a "
         "second by those of what stands beside it, in the same minute on the same rows; seconds are processor time "
         "where one thread works without waiting, else wall time. Made by "
-        f"`{REGENERATE.format(suite=report.suite)}`.\n"
+        f"`{REGENERATE.format(suite=report.suite, peers=' --peers' if report.peers else '')}`.\n"
     )
 
 

@@ -71,7 +71,7 @@ def _scan(lab: Lab, workload: str, threads: int) -> Trial:
 
 @stage(
     "run/scan",
-    "scanned in batches of 4,096, one thread",
+    "scanned, batches as the files have them, one thread",
     workloads=("W", "R"),
     limit=REFERENCE,
     clock="thread",
