@@ -19,6 +19,7 @@ import numpy as np
 from expkit.buffers.budget import plan_blocks
 from expkit.collect.background import BackgroundCollector
 from expkit.collect.row_lane import RowLane
+from expkit.collect.sharded import ShardedFeed
 from expkit.collect.subscribe import Subscription
 from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
 from expkit.errors import BufferClosed, SchemaError, UsageError
@@ -155,7 +156,9 @@ class Recorder:
         self._source = source
         self._factory = RowFactory(schema, len(names))
         self._feed = self.collector.feed()
-        self._lanes = [RowLane(self._feed, self._factory, player) for player in range(len(self.players))]
+        self._lanes: list[RowLane] = []
+        if isinstance(self._feed, ShardedFeed):
+            self._lanes = [RowLane(self._feed, self._factory, player) for player in range(len(self.players))]
         self._open: dict[tuple[int, int], Progress] = {}  # by player, and episode as it was given to add
         self._episodes: dict[int, _Episode] = {}
         self._finished = _Finished(episode_number(self.writer, 0), self._counter)
@@ -191,13 +194,19 @@ class Recorder:
             self._check()
             index = self._writer.add_policy(PolicyInfo(name, checkpoint, digest))
             self._factory.set_policy(player, index, version)
-            self._lanes[player].set_policy(index, version)
+            if self._lanes:
+                self._lanes[player].set_policy(index, version)
 
     def add(self, *, player: int = 0, episode: int, step: int, **fields: Any) -> None:
         """One transition: the observation before the action, the action, and what it caused. Raises SchemaError."""
         with self._lock:
             progress = self._open.get((player, episode))
-            if progress is not None and not self._closed and self._lanes[player].add(progress, step, fields):
+            if (
+                progress is not None
+                and not self._closed
+                and self._lanes
+                and self._lanes[player].add(progress, step, fields)
+            ):
                 return
             self._check()
             self._factory.check_player(player)

@@ -264,6 +264,7 @@ def test_a_killed_and_a_live_input(tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         wait_for(lambda: path.exists() and any(s.active and s.path.stat().st_size > 40_000 for s in list_shards(path)))
+        wait_for(lambda: any(episode.end is not None for episode in open_run(path).episodes()))
         done = join([path], tmp_path / "early")
         assert any("still being recorded" in note for note in done.notes)
         assert done.episodes

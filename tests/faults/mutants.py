@@ -95,7 +95,7 @@ MUTANTS = {
     "column-unchecked": Mutant(
         "flip",
         "expkit.formats.shard.blocks:verify_frames",
-        "if crc32(piece) != crcs[place]:",
+        "if checksum(piece) != crcs[place]:",
         "if False:",
         "faults/test_damage.py::test_flipped_bits_of_a_shard_are_noticed",
     ),
