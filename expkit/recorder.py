@@ -214,7 +214,9 @@ class Recorder:
             self._refuse_ended(number, player)
             views, index = self._feed.reserve(player, 1)
             self._factory.transition(views, index, player, number, step, fields)
-            self._open[player, episode] = self._note_part(number, player)
+            progress = self._note_part(number, player)
+            if self._lanes:
+                self._open[player, episode] = progress
             self._feed.sink.position[player] += 1
             self._feed.commit()
 
