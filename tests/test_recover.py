@@ -518,13 +518,14 @@ def test_a_killed_recording(tmp_path, killed):
     before = contents(run)
     produced = sum(player.produced for player in read_ledger(run)[0].players)
     dropped = sum(player.dropped_rows for player in read_ledger(run)[0].players)
-    assert expkit("validate", run).returncode == 3
+    lost = produced - dropped - len(before)  # none, once in a while: then everything had just been written
+    assert expkit("validate", run).returncode == (3 if lost else 0)
     done = expkit("recover", run, "--json")
     body = json.loads(done.stdout)
-    assert done.returncode == (3 if body["rows_lost"] else 0), done.stderr
+    assert done.returncode == (3 if lost else 0), done.stderr
     assert body["schema"] == "expkit.recover/1"
     assert body["rows_kept"] == len(before)
-    assert body["rows_lost"] == produced - dropped - len(before)
+    assert body["rows_lost"] == lost
     assert (body["values_lost"], body["blocks_quarantined"], body["output"]) == (0, 0, str(run))
     assert missing(before, contents(run)) == ([], [], [])
     checked = expkit("validate", run, "--json")

@@ -38,8 +38,8 @@ def test_hash_rows_sums_columns_and_mixes():
     columns = [rng.integers(0, 256, (11, width), np.uint8) for width in (1, 8, 13, 200)]
     keys = [key_stream(f"c{place}", values.shape[1]) for place, values in enumerate(columns)]
     table = np.array([(c.ctypes.data, c.shape[1], k.ctypes.data) for c, k in zip(columns, keys, strict=True)])
-    out = np.empty(11, np.uint64)
-    hash_rows(table, 11, np.uint64(77), out)
+    out = np.full(11, 77, np.uint64)
+    hash_rows(table, 11, out)
     for row in range(11):
         total = 77 + sum(python_nh(c[row].tobytes(), k) for c, k in zip(columns, keys, strict=True))
         assert out[row] == mix(np.uint64(total % 2**64))

@@ -77,7 +77,8 @@ def validate_run(
     """Every finding, as it is found and always in the same order. Nothing in the run is changed, and nothing in it
     makes this raise.
 
-    jobs      threads that read and decode, 0 for as many as there are cores; each holds one decoded block
+    jobs      threads that read and decode, 0 for as many as there are cores; each holds one block, its wide columns as
+              the changes from row to row that are stored of them
     progress  called now and then with the number of rows looked at so far (`full` only)
     totals    filled in, for a caller who wants them
     """

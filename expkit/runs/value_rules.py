@@ -10,7 +10,7 @@ import numpy as np
 from expkit.runs.finding import Finding
 from expkit.schema import Field, Schema
 
-MASK, ACTION = "action_mask", "action"
+MASK, ACTION, REWARD = "action_mask", "action", "reward"
 
 
 def columns_for_values(schema: Schema) -> list[str]:
@@ -20,6 +20,25 @@ def columns_for_values(schema: Schema) -> list[str]:
         names += [name for name in (ACTION, MASK) if name not in names]
     names += [f"valid:{name}" for name in names if schema[name].nullable]
     return names
+
+
+def judged_by_extremes(schema: Schema) -> list[str]:
+    """Stored columns of which these rules need no more than the smallest and the largest value, as long as that is
+    within the declared bounds: `breaks_bounds`."""
+    return [field.name for field in schema.fields if field.shape and _has_bounds(field) and field.name != REWARD]
+
+
+def breaks_bounds(field: Field, values: np.ndarray) -> bool:
+    """Whether a value is outside of the declared bounds. Values among which is NaN never are."""
+    return len(values) > 0 and (_is_below(field, values) or _is_above(field, values))
+
+
+def _is_below(field: Field, values: np.ndarray) -> bool:
+    return field.low is not None and bool(values.min() < field.low)
+
+
+def _is_above(field: Field, values: np.ndarray) -> bool:
+    return field.high is not None and bool(values.max() > field.high)
 
 
 def _has_bounds(field: Field) -> bool:
@@ -68,14 +87,14 @@ def check_values(schema: Schema, shard: str, block: int, player: int, rows: dict
         values = rows[name].reshape(len(given), -1)
         if not values.shape[0]:
             continue
-        if name == "reward" and (bad := given & ~np.isfinite(values).all(axis=1)).any():
+        if name == REWARD and (bad := given & ~np.isfinite(values).all(axis=1)).any():
             yield finding("value/reward", name, bad, f"reward {values[bad][0, 0]} is no number")
         # The extremes of the whole block settle nearly every block, at an eighth of the cost of those of each row.
-        if field.low is not None and values.min() < field.low:
+        if _is_below(field, values):
             low = values.min(axis=1)
             if (bad := given & (low < field.low)).any():
                 yield finding("value/bounds", name, bad, f"{low[bad][0]} is below {field.low:g}")
-        if field.high is not None and values.max() > field.high:
+        if _is_above(field, values):
             high = values.max(axis=1)
             if (bad := given & (high > field.high)).any():
                 yield finding("value/bounds", name, bad, f"{high[bad][0]} is above {field.high:g}")

@@ -31,6 +31,8 @@ from expkit.formats.shard.layout import (
 from expkit.formats.shard.pool import POOL
 from expkit.kernels.bits import BITS, CHANGES, CONSTANT, DELTA, PLANES, from_planes
 from expkit.kernels.changes import replay_frames
+from expkit.kernels.digest import nh_row
+from expkit.kernels.replay_sums import extremes_of, order_of, sum_frames
 from expkit.layout import ALIGN, aligned_empty
 from expkit.schema import Column, Schema
 
@@ -243,7 +245,10 @@ class ColumnPlan:
         count = self.rows if wanted is None else len(wanted)
         if self.filter in (CONSTANT, CHANGES):
             out = POOL.empty(column.shape(count), column.dtype)
-            self.decode_into(payloads, out, np.arange(count))
+            if self.filter == CONSTANT:
+                out[:] = self._one_row(payloads)
+            else:
+                self.decode_into(payloads, out, np.arange(count))
             return out
         whole = self._plain(payloads)
         return whole if wanted is None else whole[self._inside(wanted)]
@@ -251,12 +256,16 @@ class ColumnPlan:
     def decode_into(self, payloads: Sequence[np.ndarray], out: np.ndarray, places: np.ndarray) -> None:
         """Wanted row i to out[places[i]]; `out` is a contiguous stored array. Raises ShardError."""
         if self.filter == CONSTANT:
-            out[places] = payloads[0].view(self.column.dtype).reshape(self.column.shape(1))
+            out[places] = self._one_row(payloads)
         elif self.filter == CHANGES:
             self._replay(payloads, out, places)
         else:
             whole = self._plain(payloads)
             out[places] = whole if self.wanted is None else whole[self._inside(self.wanted)]
+
+    def _one_row(self, payloads: Sequence[np.ndarray]) -> np.ndarray:
+        """The row that all rows of a constant column are equal to, as an array of one."""
+        return payloads[0].view(self.column.dtype).reshape(self.column.shape(1))
 
     def _plain(self, payloads: Sequence[np.ndarray]) -> np.ndarray:
         """All rows of the frames at hand."""
@@ -284,6 +293,35 @@ class ColumnPlan:
             from_planes(payload.ctypes.data, rows * width // itemsize, itemsize, stride, at)
             at += rows * width
         return raw[:-8]
+
+    @property
+    def summable(self) -> bool:
+        """Whether `sum` can do without the rows."""
+        return self.filter in (CONSTANT, CHANGES)
+
+    def sum(self, payloads: Sequence[np.ndarray], keys: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        """Add to uint64 `sums` (rows,) what a `summable` column adds to the sum of each row (SPEC.md, "Digest"),
+        without building the rows. `keys`: its key stream.
+
+        Gives the smallest and the largest value, NaN left out; nothing where all is NaN. Raises ShardError; `sums` then
+        mean nothing.
+        """
+        column = self.column
+        width, itemsize = column.row_bytes, column.dtype.itemsize
+        if self.filter == CONSTANT:
+            row = payloads[0].view(column.dtype)
+            sums += np.uint64(nh_row(row.ctypes.data, width, keys.ctypes.data))
+            numbers = row[row == row]
+            return np.array([numbers.min(), numbers.max()]) if len(numbers) else numbers
+        table = np.empty((len(payloads), 4), np.int64)
+        table[:, :2] = [(payload.__array_interface__["data"][0], len(payload)) for payload in payloads]
+        table[:, 2] = self.inside
+        table[:, 3] = np.arange(len(payloads)) * self.frame_rows
+        order, scratch = order_of(column.dtype), aligned_empty(len(keys) * 8)
+        bad = sum_frames(table, width, itemsize, keys.ctypes.data, scratch.ctypes.data, sums, order)
+        if bad >= 0:
+            raise ShardError(f"frame {bad} is malformed")
+        return extremes_of(order, column.dtype)
 
     def _replay(self, payloads: Sequence[np.ndarray], out: np.ndarray, places: np.ndarray) -> None:
         wanted = np.arange(self.rows) if self.wanted is None else self.wanted

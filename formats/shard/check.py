@@ -7,7 +7,7 @@ file/lost-values, file/unknown-kind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from os import PathLike
 
 import numpy as np
@@ -40,7 +40,7 @@ def check_shard(path: str | PathLike[str], deep: bool = True, schema: Schema | N
         yield from check_records(reader)
         hasher = RowHasher(reader.schema) if deep else None
         for block in reader.blocks:
-            yield from check_block(reader, block, hasher)[0]
+            yield from check_block(reader, block, hasher, wanted=())[0]
 
 
 def cannot_open(path: str | PathLike[str], error: ShardError) -> Finding:
@@ -57,24 +57,65 @@ def check_records(reader: ShardReader) -> Iterator[Finding]:
 
 
 def check_block(
-    reader: ShardReader, block: BlockInfo, hasher: RowHasher | None
+    reader: ShardReader,
+    block: BlockInfo,
+    hasher: RowHasher | None,
+    wanted: Collection[str] | None = None,
+    extremes: dict[str, np.ndarray] | None = None,
 ) -> tuple[list[Finding], dict[str, np.ndarray]]:
     """Findings in one block's head and columns, and the stored columns that could be decoded. Without a hasher only
-    checksums are compared and no column is decoded. Safe to call from several threads."""
+    checksums are compared and no column is decoded. Safe to call from several threads.
+
+    wanted    columns that the caller needs, None for all. Others are checked all the same, but not given where that can
+              be done without building their rows: columns of many bytes a row, which hardly change from row to row.
+    extremes  filled in for those columns: the smallest and the largest value, as `ShardReader.sum_columns` gives them
+    """
     try:
         head = reader.head(block.index)
     except ShardError as error:
         return [_finding(reader, "file/block", str(error).split(": ", 1)[-1], block)], {}
     if hasher is None:
         return list(_check_columns(reader, block, None)), {}
-    found: dict[str, np.ndarray] = {}
     findings: list[Finding] = []
+    columns = _Columns(reader, block, hasher, wanted)
     try:
-        found = reader.read_block(block.index)
+        columns.take(reader.names)
     except ShardError:
-        findings += _check_columns(reader, block, found)
-    findings += _check_rows(reader, block, head, found, hasher)
-    return findings, found
+        columns = _Columns(reader, block, hasher, wanted)
+        findings += _check_columns(reader, block, columns)
+    findings += _check_rows(reader, block, head, columns)
+    if extremes is not None:
+        extremes |= columns.extremes
+    return findings, columns.decoded
+
+
+class _Columns:
+    """What is taken of one block's columns: decoded, or only added to `sums`, and `extremes` of them kept."""
+
+    def __init__(self, reader: ShardReader, block: BlockInfo, hasher: RowHasher, wanted: Collection[str] | None):
+        self.decoded: dict[str, np.ndarray] = {}
+        self.extremes: dict[str, np.ndarray] = {}
+        self._reader = reader
+        self._block = block
+        self._hasher = hasher
+        self._sums = np.zeros(block.rows, np.uint64)
+        self._unwanted: set[str] = set()
+        if wanted is not None:  # scalars have statistics to be compared, and cost next to nothing
+            self._unwanted = {column.name for column in reader.schema.columns if column.items} - {*wanted}
+
+    def take(self, names: Collection[str]) -> None:
+        """Raises ShardError; the columns `names` are then missing."""
+        unwanted = [name for name in names if name in self._unwanted]
+        summed = self._reader.sum_columns(self._block.index, unwanted, self._hasher.keys, self._sums)
+        self.decoded |= self._reader.read_block(self._block.index, [name for name in names if name not in summed])
+        self.extremes |= summed
+
+    def hashes(self, lost: Collection[str]) -> np.ndarray | None:
+        """uint64 (rows,): of each row, `lost` columns as zeros; None where a column is missing."""
+        if len(self.decoded) + len(self.extremes) + len(lost) < len(self._reader.names):
+            return None
+        columns = self.decoded | zeros_for(self._reader.schema, lost, self._block.rows)
+        return self._hasher.rows(columns, self._block.player, self._sums, self.extremes)
 
 
 def _finding(
@@ -140,8 +181,8 @@ def _walk_records(reader: ShardReader, told: set[tuple[str, str]]) -> Iterator[F
         file.close()
 
 
-def _check_columns(reader: ShardReader, block: BlockInfo, found: dict[str, np.ndarray] | None) -> Iterator[Finding]:
-    """Each column by itself, so that one that is lost hides no other; decoded into `found` when given."""
+def _check_columns(reader: ShardReader, block: BlockInfo, columns: _Columns | None) -> Iterator[Finding]:
+    """Each column by itself, so that one that is lost hides no other; taken into `columns` when given."""
     lost = reader.lost_columns(block.index)
     for name in reader.names:
         if name in lost:
@@ -149,19 +190,18 @@ def _check_columns(reader: ShardReader, block: BlockInfo, found: dict[str, np.nd
             yield _finding(reader, "file/lost-values", message, block, name, "warning")
             continue
         try:
-            if found is None:
+            if columns is None:
                 reader.verify_column(block.index, name)
             else:
-                found |= reader.read_block(block.index, [name])
+                columns.take([name])
         except ShardError as error:
             message = str(error).split(": ", 1)[-1]
             yield _finding(reader, "file/checksum" if "checksum" in message else "file/column", message, block, name)
 
 
-def _check_rows(
-    reader: ShardReader, block: BlockInfo, head: BlockHead, found: dict[str, np.ndarray], hasher: RowHasher
-) -> Iterator[Finding]:
-    """Order, runs, statistics and digests against the decoded rows."""
+def _check_rows(reader: ShardReader, block: BlockInfo, head: BlockHead, columns: _Columns) -> Iterator[Finding]:
+    """Order, runs, statistics and digests against the rows."""
+    found = columns.decoded
     for column, entry in zip(reader.schema.columns, head.columns, strict=True):
         if column.items or column.name not in found:
             continue
@@ -182,8 +222,8 @@ def _check_rows(
         edges = np.array_equal(steps[first], runs["first_step"]) and np.array_equal(steps[last], runs["last_step"])
         if not (rising and same and ordered and edges):
             yield _finding(reader, "file/order", "rows are not in the order the block's runs say", block)
-    lost = reader.lost_columns(block.index)
-    if len(found) + len(lost) == len(reader.names):
-        hashes = hasher.rows(found | zeros_for(reader.schema, lost, block.rows), block.player)
-        if not np.array_equal(sum_by_run(hashes, head.runs["first_row"], head.runs["rows"]), head.runs["digest"]):
-            yield _finding(reader, "file/digest", "the digest of the rows is not the one stored", block)
+    hashes = columns.hashes(reader.lost_columns(block.index))
+    if hashes is None:
+        return
+    if not np.array_equal(sum_by_run(hashes, head.runs["first_row"], head.runs["rows"]), head.runs["digest"]):
+        yield _finding(reader, "file/digest", "the digest of the rows is not the one stored", block)

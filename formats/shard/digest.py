@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from expkit.schema import Schema
 
 
 class RowHasher:
-    """Hashes rows of one schema. Safe to share between threads."""
+    """Hashes rows of one schema. Safe to share between threads. `keys`: the key stream of each column."""
 
     def __init__(self, schema: Schema):
         self._columns = schema.columns
-        self._keys = [key_stream(column.name, column.row_bytes) for column in self._columns]
+        self.keys = {column.name: key_stream(column.name, column.row_bytes) for column in self._columns}
         self._player_key = key_stream("player", 8)
 
     def start(self, player: int) -> np.uint64:
@@ -23,20 +23,27 @@ class RowHasher:
         word = np.array([player], np.uint64)
         return np.uint64(nh_row(word.ctypes.data, 8, self._player_key.ctypes.data))
 
-    def rows(self, columns: Mapping[str, np.ndarray], player: int) -> np.ndarray:
-        """uint64 (rows,): the hash of each row of the stored `columns`, which must be all of the schema's
-        (`zeros_for` gives those whose values were lost)."""
-        arrays = [np.ascontiguousarray(columns[column.name]) for column in self._columns]
-        rows = len(arrays[0])
+    def rows(
+        self,
+        columns: Mapping[str, np.ndarray],
+        player: int,
+        sums: np.ndarray | None = None,
+        summed: Collection[str] = (),
+    ) -> np.ndarray:
+        """uint64 (rows,): the hash of each row of the stored `columns`, which must be all of the schema's (`zeros_for`
+        gives those whose values were lost) but those `summed`: what these add to each row is in uint64 `sums`."""
+        wanted = [column for column in self._columns if column.name not in summed]
+        arrays = [np.ascontiguousarray(columns[column.name]) for column in wanted]
+        rows = len(arrays[0]) if sums is None else len(sums)
         table = np.array(
             [
-                (array.ctypes.data, column.row_bytes, keys.ctypes.data)
-                for array, column, keys in zip(arrays, self._columns, self._keys, strict=True)
+                (array.ctypes.data, column.row_bytes, self.keys[column.name].ctypes.data)
+                for array, column in zip(arrays, wanted, strict=True)
             ],
             np.int64,
         )
-        out = np.empty(rows, np.uint64)
-        hash_rows(table, rows, self.start(player), out)
+        out = np.full(rows, self.start(player)) if sums is None else sums + self.start(player)
+        hash_rows(table.reshape(-1, 3), rows, out)
         return out
 
 
