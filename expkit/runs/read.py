@@ -377,7 +377,7 @@ class Run:
         epoch: int = 0,
         columns: Sequence[str] | None = None,
         rows: Rows = "transitions",
-        memory: str | int = "128MiB",
+        memory: str | int = "64MiB",
         threads: int = 1,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Every row exactly once, in batches of `batch_size` (the last one smaller): an epoch of training.

@@ -363,7 +363,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 999))
     def cut(self, number: int) -> None:
-        """The file that a dead writer left open loses its end, as after a power cut: whole blocks before it stay."""
+        """The file that a dead writer left open loses its end, as after a power cut: whole blocks before it stay, and
+        what a flush made durable."""
         alive = {one.writer for one in self.alive}
         left = [shard for shard in list_shards(self.run) if shard.active and shard.writer not in alive]
         if not left:
@@ -373,6 +374,11 @@ class Machine(RuleBasedStateMachine):
             ends = [block.offset + block.nbytes for block in reader.blocks]
             rows = [block.rows for block in reader.blocks]
             begin = reader.blocks[0].offset if reader.blocks else reader.nbytes
+            for block in reader.blocks:
+                keys = reader.read_block(block.index, ["episode", "step"])
+                pairs = zip(keys["episode"].tolist(), keys["step"].tolist(), strict=True)
+                if any(self.rows.get((episode, block.player, step)) for episode, step in pairs):
+                    begin = block.offset + block.nbytes
         before = self.found()
         size = path.stat().st_size
         place = begin + number % (size - begin + 1)
@@ -507,6 +513,17 @@ def test_a_run_is_what_a_model_says_after_any_operations(unthreaded, tell):
 def test_longer(unthreaded, tell):
     play(400, start=2)
     tell(said())
+
+
+def test_a_cut_takes_nothing_that_was_flushed(unthreaded):
+    """The machine cut durable rows, too, and then had validate find nothing wrong: by chance it seldom did."""
+    machine = Machine()
+    machine.game(bursts=[(0, True, 7, True)], number=0, flush=True)
+    machine.add(bursts=[(0, True, 5, False)])
+    machine.kill(0)
+    machine.cut(0)
+    assert 0 < sum(machine.gone.values()) < len(machine.rows)
+    machine.teardown()
 
 
 def test_an_episode_without_rows_is_compacted_and_proven(tmp_path):
