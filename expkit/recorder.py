@@ -23,6 +23,7 @@ from expkit.collect.sharded import ShardedFeed
 from expkit.collect.subscribe import Subscription
 from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
 from expkit.errors import BufferClosed, SchemaError, UsageError
+from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.rows import Progress, RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
@@ -109,7 +110,7 @@ class Recorder:
         on_full: Literal["stop", "prune"] = "stop",
         concurrent_episodes: int = 16,
         drain_threads: int = 1,
-        frame_rows: int = 512,
+        frame_rows: int = FRAME_ROWS,
     ):
         if mode not in ("x", "a", "w"):
             raise UsageError(f"mode {mode!r} is not one of 'x' (new), 'w' (replace), 'a' (join)")
@@ -159,7 +160,8 @@ class Recorder:
         self._lanes: list[RowLane] = []
         if isinstance(self._feed, ShardedFeed):
             self._lanes = [RowLane(self._feed, self._factory, player) for player in range(len(self.players))]
-        self._open: dict[tuple[int, int], Progress] = {}  # by player, and episode as it was given to add
+        # By player, and episode as it was given to add; empty where there are no lanes.
+        self._open: dict[tuple[int, int], Progress] = {}
         self._episodes: dict[int, _Episode] = {}
         self._finished = _Finished(episode_number(self.writer, 0), self._counter)
         self._block_rows = plan.block_rows
@@ -201,12 +203,7 @@ class Recorder:
         """One transition: the observation before the action, the action, and what it caused. Raises SchemaError."""
         with self._lock:
             progress = self._open.get((player, episode))
-            if (
-                progress is not None
-                and not self._closed
-                and self._lanes
-                and self._lanes[player].add(progress, step, fields)
-            ):
+            if progress is not None and not self._closed and self._lanes[player].add(progress, step, fields):
                 return
             self._check()
             self._factory.check_player(player)

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from bench_reports import goal, peer, report, result
+from terminals import shown_on
 
 from expkit.bench import table
 from expkit.bench.baseline import compare
@@ -289,20 +290,11 @@ def test_a_terminal_shows_progress_that_a_pipe_does_not(tmp_path):
         stdout=subprocess.PIPE, stderr=follower, env={**environ, "TERM": "xterm-256color", "COLUMNS": "80"},
     )  # fmt: skip
     os.close(follower)
-    shown = b""
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    os.close(leader)
+    shown = shown_on(leader)
     out = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 0
-    assert "0/2 measurements" in shown.decode()
-    assert "serialize/planes R" in shown.decode()
+    assert "0/2 measurements" in shown
+    assert "serialize/planes R" in shown
     assert not ANSI.search(out)
     assert "serialize/mask" in out
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from gior_files import gior
+from terminals import shown_on
 from written_runs import flip_bit, write_boards, write_vectors
 
 from expkit.commands import main
@@ -334,18 +335,9 @@ def on_a_terminal(arguments, cwd, **environment):
         stdin=follower, stdout=follower, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(follower)
-    shown = b""
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    os.close(leader)
+    shown = shown_on(leader)
     process.wait(60)
-    return shown.decode()
+    return shown
 
 
 @pytest.mark.parametrize("columns", [80, 200])

@@ -56,11 +56,15 @@ class Workload:
         return {field.name: self.schema.unpack(field.name, self.columns[field.name]) for field in self.schema.fields}
 
     @cached_property
+    def given(self) -> dict[str, np.ndarray]:
+        """As `logical`, with the two keys that callers give."""
+        return {**self.logical, "episode": self.columns["episode"], "step": self.columns["step"]}
+
+    @cached_property
     def ordered(self) -> dict[str, np.ndarray]:
         """As other libraries get the rows: fields and the keys that they store too, episode after episode, step after
         step, which suits their compressors best."""
-        keys = {name: self.columns[name] for name in ("episode", "step")}
-        return {name: np.ascontiguousarray(values[self.order]) for name, values in {**self.logical, **keys}.items()}
+        return {name: np.ascontiguousarray(values[self.order]) for name, values in self.given.items()}
 
 
 def make_workload(name: str) -> Workload:

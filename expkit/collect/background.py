@@ -22,6 +22,7 @@ from expkit.collect.sharded import Lane, ShardedCollector, ShardedFeed
 from expkit.collect.subscribe import Subscription
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.runs.counters import DROP_CAUSES
 from expkit.runs.write import RunWriter
 from expkit.schema import Schema
@@ -53,7 +54,7 @@ class BackgroundCollector:
         drain_threads: int = 1,
         flush_interval: float = 1.0,
         level: int = 1,
-        frame_rows: int = 512,
+        frame_rows: int = FRAME_ROWS,
         convert: Convert | None = None,
     ):
         self.schema = schema

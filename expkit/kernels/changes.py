@@ -241,6 +241,19 @@ def encode_columns(tasks, rows, order, start, hashes, zeros, positions, values, 
     return used
 
 
+@inner
+def read_gap(at, end):
+    """How many items on the next change is, and the address after that; 0 items where the payload ends before."""
+    gap = np.int64(1)
+    while at < end:
+        step = np.int64(load1(at, 0))
+        at += 1
+        gap += step
+        if step < 255:
+            return gap, at
+    return np.int64(0), at
+
+
 @kernel
 def replay_frame(payload, size, width, itemsize, frame_rows, wanted, places, target, scratch):
     """Rebuild rows of one frame of changes. Everything in the payload is checked: it may be hostile.
@@ -287,15 +300,9 @@ def replay_frame(payload, size, width, itemsize, frame_rows, wanted, places, tar
             if not pending:
                 if change == changes:
                     break
-                gap = np.int64(1)
-                while True:
-                    if gap_at >= gap_end:
-                        return 1
-                    step = np.int64(load1(gap_at, 0))
-                    gap_at += 1
-                    gap += step
-                    if step < 255:
-                        break
+                gap, gap_at = read_gap(gap_at, gap_end)
+                if gap == 0:
+                    return 1
                 item += gap
                 while item >= items:
                     item -= items

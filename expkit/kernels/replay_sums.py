@@ -15,6 +15,7 @@ import numpy as np
 
 from expkit.kernels import inner, kernel
 from expkit.kernels.bytes_at import load1, load4, load8, store8
+from expkit.kernels.changes import read_gap
 from expkit.kernels.digest import nh_row, term
 
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -93,15 +94,9 @@ def _sum_frame(payload, size, width, itemsize, frame_rows, keys, total, scratch,
     item = np.int64(-1)
     in_first = changes
     for change in range(changes):
-        gap = np.int64(1)
-        while True:
-            if gap_at >= gap_end:
-                return 1
-            step = np.int64(load1(gap_at, 0))
-            gap_at += 1
-            gap += step
-            if step < 255:
-                break
+        gap, gap_at = read_gap(gap_at, gap_end)
+        if gap == 0:
+            return 1
         item += gap
         while item >= items:
             if row == 0:

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.rewrite.segments import Segments
 
 # Blocks of 24,576 rows of generals 20x20 take 18.2 B a row and give 680 cold rows a second, of 8,192 rows 18.4 and
@@ -36,7 +37,7 @@ class Encoding:
     """
 
     level: int = 6
-    frame_rows: int = 512
+    frame_rows: int = FRAME_ROWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ it is to be. A row of 16 KB is so written to memory once, in whatever order it i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from expkit.errors import ShardError, UsageError
+from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
 from expkit.parallel import in_order
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Rows = Literal["transitions", "all"]
 Batch = dict[str, np.ndarray]
-FRAME_ROWS = 512  # of a wide column, as recorders write it
 # What shuffling keeps together until it is in memory: whole frames, about so many bytes, so many frames at the most.
 # A piece costs 0.3 ms whatever is in it: that is a third of the time of 512 boards of 2.6 KB.
 PIECE_BYTES = 4 << 20
@@ -176,32 +175,26 @@ def shuffled(
     pieces = pieces[np.random.default_rng([seed, epoch]).permutation(len(pieces))]
     at_once = max(1, batch_size // piece, memory // (decoder.row_bytes * piece))
     left: Batch | None = None
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(threads, "expkit-read")) if threads > 1 else None
-        for wave, first in enumerate(range(0, len(pieces), at_once)):
-            parts = _wanted_of(run, pieces[first : first + at_once], piece, rows)
-            carried = 0 if left is None else len(left["player"])
-            total = carried + sum(len(part) for _, part in parts)
-            places = np.random.default_rng([seed, epoch, wave]).permutation(total)
-            stored = decoder.empty(total)
-            if left is not None:
-                for name, values in left.items():
-                    stored[name][places[:carried]] = values
-            todo, at = [], carried
-            for block, part in parts:
-                todo.append(Piece(block.reader, block.info.index, part, places[at : at + len(part)]))
-                at += len(part)
-            for _ in (
-                map(decoder.fill, [stored] * len(todo), todo)
-                if pool is None
-                else pool.map(decoder.fill, [stored] * len(todo), todo)
-            ):
-                pass
-            whole = total // batch_size * batch_size
-            for begin in range(0, whole, batch_size):
-                # Flags are unpacked batch by batch: those of a whole wave would be new memory each time.
-                yield decoder.finish({name: values[begin : begin + batch_size] for name, values in stored.items()})
-            left = {name: values[whole:] for name, values in stored.items()}
+    for wave, first in enumerate(range(0, len(pieces), at_once)):
+        parts = _wanted_of(run, pieces[first : first + at_once], piece, rows)
+        carried = 0 if left is None else len(left["player"])
+        total = carried + sum(len(part) for _, part in parts)
+        places = np.random.default_rng([seed, epoch, wave]).permutation(total)
+        stored = decoder.empty(total)
+        if left is not None:
+            for name, values in left.items():
+                stored[name][places[:carried]] = values
+        todo, at = [], carried
+        for block, part in parts:
+            todo.append(Piece(block.reader, block.info.index, part, places[at : at + len(part)]))
+            at += len(part)
+        for _ in in_order(partial(decoder.fill, stored), todo, threads):
+            pass
+        whole = total // batch_size * batch_size
+        for begin in range(0, whole, batch_size):
+            # Flags are unpacked batch by batch: those of a whole wave would be new memory each time.
+            yield decoder.finish({name: values[begin : begin + batch_size] for name, values in stored.items()})
+        left = {name: values[whole:] for name, values in stored.items()}
     if left is not None and len(left["player"]):
         yield decoder.finish(left)
 

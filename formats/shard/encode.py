@@ -17,6 +17,7 @@ from expkit.formats.shard.layout import (
     CAUSE,
     COLUMN,
     FRAME,
+    FRAME_ROWS,
     HAS_NAN,
     MAX_BLOCK_BYTES,
     MAX_ROWS,
@@ -102,7 +103,7 @@ class BlockEncoder:
     Not to be shared between threads. The heavy parts (sort and filter, compress) release the GIL once each.
     """
 
-    def __init__(self, schema: Schema, level: int = 1, frame_rows: int = 512, narrow_rows: int = 0):
+    def __init__(self, schema: Schema, level: int = 1, frame_rows: int = FRAME_ROWS, narrow_rows: int = 0):
         self.schema = schema
         self.frame_rows = max(1, frame_rows)
         self._compressor = zstandard.ZstdCompressor(level=level)

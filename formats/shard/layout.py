@@ -56,6 +56,8 @@ RAW, ZSTD = 0, 1
 LOST = 6  # a filter beside those of expkit.kernels.bits: the column's values are gone, its rows are not
 STATS, HAS_NAN = 1, 2
 
+FRAME_ROWS = 512  # of a wide column that are compressed together, where nothing else is asked for
+
 MAX_JSON = 16 << 20  # of the file header and of a record, before compression
 MAX_FOOTER = 128 << 20
 # JSON bytes for each byte of a compressed head: a small file shall not unfold to gigabytes of values. Records of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from threading import Lock
 from types import TracebackType
@@ -291,14 +291,25 @@ class ShardReader:
         columns whose values were lost before (see `lost_columns`).
         """
         head = self.head(index)
-        wanted = None
         if rows is not None:
             begin, end, stride = rows.indices(head.rows)
             if stride < 1:
                 raise ShardError(f"rows of a block are read forwards, not by a stride of {stride}")
             if (begin, end, stride) != (0, head.rows, 1):
-                wanted = np.arange(begin, max(begin, end), stride)
-        return self._read(index, head, columns, wanted)
+                return self.read_rows(index, np.arange(begin, max(begin, end), stride), columns)
+        info, plans = self.blocks[index], []
+        for name in dict.fromkeys(self._names if columns is None else columns):
+            column = self.schema.column(name)
+            self._refuse_lost(info, head, name)
+            plans.append(ColumnPlan(column, self._names[name], head, None))
+        frames = self._expanded(info, plans, self._verified(info, head, plans))
+        out = {}
+        for plan, arrays in zip(plans, frames, strict=True):
+            try:
+                out[plan.column.name] = plan.decode(arrays)
+            except ShardError as error:
+                raise self._lost(info, plan.column.name, error) from None
+        return out
 
     def read_rows(self, index: int, rows: np.ndarray, columns: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """Stored arrays of the given rows of a block, in the order given; only the frames touched are decompressed.
@@ -348,37 +359,6 @@ class ShardReader:
             except ShardError as error:
                 raise self._lost(info, name, error) from None
 
-    def _read(
-        self, index: int, head: BlockHead, columns: Iterable[str] | None, wanted: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
-        info = self.blocks[index]
-        out: dict[str, np.ndarray] = {}
-        plans, later = [], []
-        for name in dict.fromkeys(self._names if columns is None else columns):
-            column = self.schema.column(name)
-            if wanted is not None and not len(wanted):
-                out[name] = np.empty(column.shape(0), column.dtype)
-                continue
-            self._refuse_lost(info, head, name)
-            plan = ColumnPlan(column, self._names[name], head, wanted)
-            out[name] = np.empty(0)  # keeps the order that was asked for
-            if wanted is not None and plan.narrow:
-                plan.wanted = None
-                later.append(name)
-                kept = self._kept.get((index, name))
-                if kept is not None:
-                    out[name] = kept
-                    continue
-            plans.append(plan)
-        for plan, values in self._decoded(info, head, plans):
-            name = plan.column.name
-            out[name] = values
-            if wanted is not None and plan.narrow:
-                self._keep(index, name, values)
-        for name in later:
-            out[name] = out[name][wanted]
-        return out
-
     def _keep(self, index: int, name: str, values: np.ndarray) -> None:
         """Remember a narrow column: reading other rows of its block would decompress all of it again."""
         with self._lock:
@@ -387,17 +367,6 @@ class ShardReader:
             self._kept[index, name] = values
             while self._kept_bytes > _NARROW_KEPT:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
-
-    def _decoded(
-        self, info: BlockInfo, head: BlockHead, plans: list[ColumnPlan]
-    ) -> Iterator[tuple[ColumnPlan, np.ndarray]]:
-        """Read, verify, decompress and decode what the plans need. Raises ShardError."""
-        payloads = self._verified(info, head, plans)
-        for plan, arrays in zip(plans, self._expanded(info, plans, payloads), strict=True):
-            try:
-                yield plan, plan.decode(arrays)
-            except ShardError as error:
-                raise self._lost(info, plan.column.name, error) from None
 
     def _verified(self, info: BlockInfo, head: BlockHead, plans: list[ColumnPlan]) -> list[list[memoryview]]:
         """The stored frames of the plans, checksums compared. Raises ShardError."""

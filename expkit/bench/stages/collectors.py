@@ -36,8 +36,7 @@ def recorder_add(lab: Lab, workload: str) -> Trial:
     recorder = Recorder(path, work.schema, min_free=0, flush_interval=3600)
     rows = [{name: value for name, value in row.items() if name not in ("episode", "step")}
             for row in given_rows(work, BATCH)]  # fmt: skip
-    alike = {**work.logical, "episode": work.columns["episode"], "step": work.columns["step"]}
-    columns = CircularColumns(alike, 4096)
+    columns = CircularColumns(work.given, 4096)
     for row in rows:
         row.update(terminated=False, truncated=False)
     step = [0]

@@ -31,7 +31,6 @@ class Playing:
     def __init__(self, game: Game, ticks: int = TICKS):
         self.game, self.ticks = game, ticks
         self.sink = RowSink.scratch(game.schema, game.players, 2 * game.num_envs * (ticks + 1))
-        self.rows = 0
 
     def play(self) -> int:
         """`ticks` ticks; returns the rows written."""
@@ -53,7 +52,7 @@ def play_games(lab: Lab, workload: str) -> Trial:
     nbytes = rows * playing.game.schema.row_bytes
     source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
     return Trial(
-        run=lambda: playing.play(),
+        run=playing.play,
         rows=rows,
         nbytes=nbytes,
         limit=lambda: np.copyto(target, source),

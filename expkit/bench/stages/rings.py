@@ -40,9 +40,8 @@ def capacity(ring: BlockRing) -> int:
 
 def given_rows(work: Workload, count: int) -> list[dict[str, Any]]:
     """Rows as a training loop has them: arrays and Python numbers."""
-    fields = {**work.logical, "episode": work.columns["episode"], "step": work.columns["step"]}
     return [
-        {name: values[row] if values.ndim > 1 else values[row].item() for name, values in fields.items()}
+        {name: values[row] if values.ndim > 1 else values[row].item() for name, values in work.given.items()}
         for row in range(count)
     ]
 
@@ -118,7 +117,7 @@ def _in_kernel(work: Workload, add: Callable[[BlockRing, Producer], int]) -> Tri
 def add_one(lab: Lab, workload: str) -> Trial:
     work = lab.workload(workload)
     ring, rows = ring_of(work), given_rows(work, BATCH)
-    columns = CircularColumns(_stored_alike(work), capacity(ring))
+    columns = CircularColumns(work.given, capacity(ring))
     producer, turn = ring.producer(), [0]
 
     def run() -> None:
@@ -142,11 +141,6 @@ def add_one(lab: Lab, workload: str) -> Trial:
         limit=limit,
         finish=lambda: {**latencies(one, 20_000), **_ring_values(ring)},
     )
-
-
-def _stored_alike(work: Workload) -> dict[str, np.ndarray]:
-    """The same fields and the two keys that are given, as plain arrays of their logical types."""
-    return {**work.logical, "episode": work.columns["episode"], "step": work.columns["step"]}
 
 
 @stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +50,15 @@ def _close(run: Run) -> None:
     shutil.rmtree(run.path, ignore_errors=True)
 
 
+def _scan_all(run: Run, threads: int = 1) -> None:
+    for _ in run.scan(threads=threads):
+        pass
+
+
 def _scan(lab: Lab, workload: str, threads: int) -> Trial:
     work, run, rows = _run_of(lab, workload)
     reference = BlockFile(lab.path("reference"))
     reference.write(work.ordered)
-
-    def scan() -> None:
-        for _ in run.scan(threads=threads):
-            pass
 
     def limit() -> None:
         for _ in reference.read():
@@ -66,6 +68,7 @@ def _scan(lab: Lab, workload: str, threads: int) -> Trial:
         _close(run)
         reference.path.unlink()
 
+    scan = partial(_scan_all, run, threads)
     return Trial(scan, rows, rows * work.row_bytes, limit, limit_rows=work.rows, close=close)
 
 
@@ -103,10 +106,7 @@ def shuffled(lab: Lab, workload: str) -> Trial:
         if count != rows:
             raise RuntimeError(f"an epoch had {count} rows of {rows}")
 
-    def limit() -> None:
-        for _ in run.scan(threads=1):
-            pass
-
+    limit = partial(_scan_all, run)
     return Trial(run_epoch, rows, rows * work.row_bytes, limit, close=lambda: _close(run))
 
 
@@ -121,15 +121,11 @@ def sample(lab: Lab, workload: str) -> Trial:
     work, run, rows = _run_of(lab, workload)
     rng = np.random.default_rng(0)
 
-    def limit() -> None:
-        for _ in run.scan(threads=1):
-            pass
-
     return Trial(
         run=lambda: run.sample(SAMPLE, rng),
         rows=SAMPLE,
         nbytes=SAMPLE * work.row_bytes,
-        limit=limit,
+        limit=partial(_scan_all, run),
         limit_rows=rows,
         close=lambda: _close(run),
     )
@@ -151,10 +147,7 @@ def validate(lab: Lab, workload: str) -> Trial:
         if findings:
             raise RuntimeError(str(findings[0]))
 
-    def limit() -> None:
-        for _ in run.scan(threads=2):
-            pass
-
+    limit = partial(_scan_all, run, 2)
     return Trial(check, rows, rows * work.row_bytes, limit, close=lambda: _close(run))
 
 
@@ -172,7 +165,7 @@ def validate_quick(lab: Lab, workload: str) -> Trial:
         writer = recorder.collector.writer
         for episode in range(EMPTY_SHARDS):
             recorder.add(episode=episode, step=0, observation=np.zeros(4, np.float32), action=0, reward=0.0)
-            recorder.collector._drain_partial()
+            recorder.flush()
             writer.rotate()
     run = open_run(path)
 

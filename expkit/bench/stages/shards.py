@@ -15,6 +15,7 @@ from expkit.bench.reference import BLOCK_ROWS, BlockFile
 from expkit.bench.stage import Goal, Trial, stage
 from expkit.bench.workloads import Workload
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
 
@@ -174,7 +175,7 @@ def scan(lab: Lab, workload: str) -> Trial:
     return Trial(run, work.rows, work.rows * work.row_bytes, limit, close=close)
 
 
-def _both(lab: Lab, work: Workload, frame_rows: int = 512) -> tuple[ShardReader, Path, BlockFile]:
+def _both(lab: Lab, work: Workload, frame_rows: int = FRAME_ROWS) -> tuple[ShardReader, Path, BlockFile]:
     path, reference = lab.path("shard.exp"), BlockFile(lab.path("reference"))
     write_shard(path, work, [BlockEncoder(work.schema, frame_rows=frame_rows)])
     reference.write(work.ordered)
