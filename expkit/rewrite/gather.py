@@ -140,11 +140,10 @@ class Gatherer:
             for name, values in narrow.items():
                 out[name][at : at + stop - start] = values[start:stop]
             at += stop - start
-        wide = [column.name for column in columns if column.row_bytes >= WIDE_BYTES]
+        wide = {column.name: out[column.name] for column in columns if column.row_bytes >= WIDE_BYTES}
         if wide:
             wanted = np.concatenate([np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)])
-            for name, values in reader.read_rows(place[2], wanted, wide).items():
-                out[name][:] = values
+            reader.read_into(place[2], wanted, wide, np.arange(len(wanted)))
 
     def _narrow(self, reader: ShardReader, place: Place, columns: Sequence[Column]) -> Rows:
         """The narrow ones of `columns`, of all rows of a source block."""

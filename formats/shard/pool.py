@@ -16,7 +16,7 @@ import numpy as np
 from expkit.layout import ALIGN
 
 _SMALL = 1 << 20  # the C library's allocator recycles these itself
-_KEPT = 256 << 20  # bytes of memory kept, in use or not; twice that made a compaction of noise take 776 MB
+_KEPT = 256 << 20  # bytes of memory kept, in use or not
 _UNUSED = 3  # references to a buffer nobody uses: the list, the loop variable, getrefcount's argument
 
 

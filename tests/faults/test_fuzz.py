@@ -4,6 +4,7 @@ The short form changes good files at random places and mends their checksums; th
 either of them found once stands in corpus/ (TARGET-what), and is tried again each time.
 """
 
+import base64
 import os
 import re
 import resource
@@ -97,7 +98,8 @@ def test_guided_by_coverage(name, tmp_path, tried, tell):
         env=os.environ | {"MALLOC_ARENA_MAX": "2"},  # so that address space says how much memory is in use
     )  # fmt: skip
     said = done.stdout + done.stderr
-    assert done.returncode == 0, f"{said[-6000:]}\nleft: {[str(path) for path in tmp_path.rglob('crash-*')]}"
+    crashes = {path.name: base64.b64encode(path.read_bytes()).decode() for path in tmp_path.rglob("crash-*")}
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}\nbase64, for corpus/{name}-: {crashes}"
     runs = re.findall(r"stat::number_of_executed_units: (\d+)", said)
     edges = re.findall(r"cov: (\d+)", said)
     slowest = re.findall(r"stat::slowest_unit_time_sec: +(\d+)", said)
