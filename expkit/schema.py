@@ -195,7 +195,7 @@ class Schema:
                 out.append(Column(f"valid:{field.name}", np.dtype(bool), 0, None, is_validity=True))
         return tuple(out)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one stored row, all columns together."""
         return sum(column.row_bytes for column in self.columns)

@@ -10,10 +10,12 @@ import pytest
 from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, flip_bit
 
 from expkit import Field, Recorder, Schema, open_run
-from expkit.errors import ShardError, UsageError
+from expkit.errors import NotThere, ShardError, UsageError
+from expkit.formats.shard import ShardReader
 from expkit.rewrite.compact import compact
 from expkit.runs.prune import Retention, prune
 from expkit.runs.read import Run
+from expkit.runs.validate import validate_run
 
 SCHEMA = Schema(
     [
@@ -179,6 +181,34 @@ def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
         for threads in (1, 4):
             assert_same(by_key(joined(list(run.scan(batch_size=7, threads=threads)))), expected)
             assert_same(by_key(joined(list(run.shuffled(7, threads=threads)))), expected)
+
+
+@pytest.mark.parametrize("field", [
+    Field("observation", "f8", (12,), "observation"), Field("observation", "f4", (24,), "observation"),
+    Field("observation", "f4", (), "observation"), Field("view", "f4", (12,), "observation"),
+], ids=["wider", "longer", "scalar", "another name"])  # fmt: skip
+def test_a_shard_of_another_schema_is_no_array_of_this_one(path, tmp_path, field):
+    """Decoded where the rows of the run are to be, its wider rows would have been written beyond their ends."""
+    run_path, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(path, run_path)
+    schema = Schema([field, *SCHEMA.fields[1:]])
+    with Recorder(other, schema, players=2, min_free=0) as recorder:
+        values = np.ones((500, *field.shape))
+        recorder.add_batch(
+            player=0, episode=99, step=np.arange(500), mask=np.zeros((500, 21), bool), action=np.arange(500),
+            reward=np.zeros(500), **{field.name: values},
+        )  # fmt: skip
+    shutil.copy(other / "shards/w0/000000.exp", run_path / "shards/w0/000099.exp")
+    with open_run(run_path) as run:
+        for read in (lambda: list(run.scan()), lambda: list(run.shuffled()), lambda: run.rows(99, 0)):
+            with pytest.raises((ShardError, NotThere), match="its schema is not that of the run|no episode 99"):
+                read()
+        with pytest.raises(ShardError, match="it is|it has|is not that"):
+            ShardReader(other / "shards/w0/000000.exp").read_into(
+                0, np.arange(3), {"observation": np.zeros((3, 12), np.float32)}, np.arange(3)
+            )
+        assert [finding.rule for finding in validate_run(run) if finding.severity == "error"][:1] == ["file/schema"]
+        assert_same(joined(list(run.scan(batch_size=100, damaged="skip"))), joined(list(open_run(path).scan())))
 
 
 def test_damage_is_raised_or_left_out(path, tmp_path):

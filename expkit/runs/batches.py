@@ -118,7 +118,7 @@ def _in_file_order(
     run: Run, names: Sequence[str], rows: Rows, skip_damaged: bool
 ) -> Iterator[tuple[VisibleBlock, np.ndarray]]:
     """Blocks and their rows that are wanted."""
-    for block in run.blocks():
+    for block in run.blocks(unreadable="skip" if skip_damaged else "raise"):
         try:
             wanted = rows_wanted(block, rows)
             if skip_damaged:

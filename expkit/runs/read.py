@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -33,7 +34,15 @@ from expkit.units import parse_size
 
 State = Literal["recording", "closed", "killed"]
 _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
-OPEN_READERS = 256  # below the usual limit of 1,024 open files
+
+
+def _open_files() -> int:
+    """Half of what the system allows a process: 512 of the usual 1,024."""
+    allowed = getrlimit(RLIMIT_NOFILE)[0]
+    return 4096 if allowed == RLIM_INFINITY else min(4096, max(16, allowed // 2))
+
+
+OPEN_READERS = _open_files()  # to open a shard again takes some 200 us
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -96,7 +105,8 @@ class Run:
         except (NotThere, CheckFailed):
             for shard in range(len(self.shard_paths)):
                 try:
-                    return info_from_header(self.reader(shard))
+                    with self._open(self.shard_paths[shard]) as reader:
+                        return info_from_header(reader)
                 except NewerFormat:
                     raise
                 except ShardError:
@@ -150,7 +160,8 @@ class Run:
         return "closed"
 
     def reader(self, shard: int | str) -> ShardReader:
-        """The reader of a shard, by position or by name `w0/000000`. Raises NotThere, ShardError."""
+        """The reader of a shard, by position or by name `w0/000000`. Raises NotThere, ShardError, also for a shard of
+        another schema: rows of two kinds make no arrays."""
         if isinstance(shard, str):
             names = [path.name for path in self.shard_paths]
             if shard not in names:
@@ -158,7 +169,10 @@ class Run:
             shard = names.index(shard)
         reader = self._readers.get(shard)
         if reader is None:
-            reader = self._readers[shard] = self._open(self.shard_paths[shard])
+            reader = self._open(self.shard_paths[shard])
+            if reader.schema != self.schema:
+                raise ShardError(f"{reader.path}: its schema is not that of the run; see expkit validate {self.path}")
+            self._readers[shard] = reader
             if len(self._readers) > OPEN_READERS:
                 self._readers.popitem(last=False)  # closed when nobody reads from it any more
         self._readers.move_to_end(shard)
@@ -363,7 +377,8 @@ class Run:
 
         columns   field or group names (`observation`), all when left out; the keys and `player` always come along
         rows      `transitions`, or `all` with the last rows, whose action, reward and the like are absent (zero)
-        damaged   `skip` leaves out blocks in which a wanted column cannot be read, instead of raising ShardError
+        damaged   `skip` leaves out shards that cannot be read and blocks in which a wanted column cannot, instead of
+                  raising ShardError
         threads   that read and decode, two batches ahead each; one is the caller's own
         """
         names = stored_names(self.schema, columns)

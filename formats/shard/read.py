@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +22,7 @@ from expkit.formats.shard.blocks import (
     statistics_of,
     verify_frames,
 )
+from expkit.formats.shard.kept import Kept, KeptBytes
 from expkit.formats.shard.layout import (
     KIND_BLOCK,
     KIND_DROPS,
@@ -37,10 +36,12 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.formats.shard.records import RecordFile
-from expkit.schema import Schema
+from expkit.schema import Column, Schema
 
-_HEADS_KEPT = 256
-_NARROW_KEPT = 32 << 20  # bytes of decoded narrow columns kept for read_rows
+# Of all open files together: with a bound each, 256 of them had 8 GiB between them.
+_HEADS = KeptBytes(64 << 20)
+_NARROW = KeptBytes(128 << 20)  # decoded narrow columns, for reading other rows of their blocks
+_PARSED = 8  # bytes of a head in memory for one in the file
 
 
 class EpisodesRecord(msgspec.Struct):
@@ -79,10 +80,8 @@ class ShardReader:
         self.blocks: list[BlockInfo] = []
         self.closed = False
         self._names = {column.name: place for place, column in enumerate(self.schema.columns)}
-        self._heads: OrderedDict[int, BlockHead] = OrderedDict()
-        self._kept: OrderedDict[tuple[int, str], np.ndarray] = OrderedDict()
-        self._kept_bytes = 0
-        self._lock = Lock()
+        self._heads: Kept[int, BlockHead] = Kept()
+        self._narrow: Kept[tuple[int, str], np.ndarray] = Kept()
         self._pending: list[tuple[int, int]] = []
         self._starts: list[EpisodeStart] = []
         self._ends: list[EpisodeEnd] = []
@@ -256,10 +255,7 @@ class ShardReader:
         except ShardError as error:
             self._file.note("file/block", str(error), block=index, player=info.player)
             raise ShardError(f"{self.path} block {index} player {info.player}: {error}") from None
-        with self._lock:
-            self._heads[index] = parsed
-            while len(self._heads) > _HEADS_KEPT:
-                self._heads.popitem(last=False)
+        _HEADS.keep(self._heads, index, parsed, len(record[1]) * _PARSED)
         return parsed
 
     def runs(self, index: int) -> np.ndarray:
@@ -268,8 +264,7 @@ class ShardReader:
 
     def statistics_of(self, index: int, name: str) -> Statistics:
         """Statistics of one scalar column of a block."""
-        place = self._names[name]
-        return statistics_of(self.schema.columns[place], self.head(index).columns[place])
+        return statistics_of(self._column(name), self.head(index).columns[self._names[name]])
 
     def statistics(self, index: int) -> dict[str, Statistics]:
         """Statistics of the block's scalar columns."""
@@ -299,7 +294,7 @@ class ShardReader:
                 return self.read_rows(index, np.arange(begin, max(begin, end), stride), columns)
         info, plans = self.blocks[index], []
         for name in dict.fromkeys(self._names if columns is None else columns):
-            column = self.schema.column(name)
+            column = self._column(name)
             self._refuse_lost(info, head, name)
             plans.append(ColumnPlan(column, self._names[name], head, None))
         frames = self._expanded(info, plans, self._verified(info, head, plans))
@@ -318,7 +313,7 @@ class ShardReader:
         """
         rows = np.asarray(rows, np.int64)
         names = list(dict.fromkeys(self._names if columns is None else columns))
-        wanted = [self.schema.column(name) for name in names]
+        wanted = [self._column(name) for name in names]
         out = {column.name: np.empty(column.shape(len(rows)), column.dtype) for column in wanted}
         order = np.argsort(rows, kind="stable") if len(rows) > 1 else np.zeros(len(rows), np.int64)
         self.read_into(index, rows[order], out, order)
@@ -328,7 +323,8 @@ class ShardReader:
         """Row rows[i] of a block to place places[i] of every array in `out`, which are contiguous stored arrays by
         column name. `rows` (int64) rise. Each row is decoded where it is to be, in whatever order the places are.
 
-        Raises ShardError as `read_block` does, NotThere for a row that does not exist; `out` is then half filled.
+        Raises ShardError as `read_block` does, and for arrays that are not those of the file's columns; NotThere for a
+        row that does not exist. `out` is then half filled.
         """
         head, info = self.head(index), self.blocks[index]
         if not len(rows):
@@ -340,33 +336,30 @@ class ShardReader:
         together = len(rows) == 1 or (rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all())
         part: Any = slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
         for name, target in out.items():
-            kept = self._kept.get((index, name))
+            column = self._column(name)
+            if target.dtype != column.dtype or target.shape[1:] != column.shape(0)[1:]:
+                raise ShardError(
+                    f"{self.path}: {name} is {column.dtype.name} {column.shape(0)[1:]} there, wanted as "
+                    f"{target.dtype.name} {target.shape[1:]}; its schema is not that of the run"
+                )
+            kept = self._narrow.get((index, name))
             if kept is not None:
                 target[places] = kept[part]
                 continue
             self._refuse_lost(info, head, name)
-            plans.append(ColumnPlan(self.schema.columns[self._names[name]], self._names[name], head, rows))
+            plans.append(ColumnPlan(column, self._names[name], head, rows))
         for plan, frames in zip(plans, self._expanded(info, plans, self._verified(info, head, plans)), strict=True):
             name = plan.column.name
             try:
                 if plan.narrow:
                     plan.wanted = None
                     whole = plan.decode(frames)
-                    self._keep(index, name, whole)
+                    _NARROW.keep(self._narrow, (index, name), whole, whole.nbytes)
                     out[name][places] = whole[part]
                 else:
                     plan.decode_into(frames, out[name], places)
             except ShardError as error:
                 raise self._lost(info, name, error) from None
-
-    def _keep(self, index: int, name: str, values: np.ndarray) -> None:
-        """Remember a narrow column: reading other rows of its block would decompress all of it again."""
-        with self._lock:
-            before = self._kept.pop((index, name), None)  # two threads may have read it at a time
-            self._kept_bytes += values.nbytes - (0 if before is None else before.nbytes)
-            self._kept[index, name] = values
-            while self._kept_bytes > _NARROW_KEPT:
-                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def _verified(self, info: BlockInfo, head: BlockHead, plans: list[ColumnPlan]) -> list[list[memoryview]]:
         """The stored frames of the plans, checksums compared. Raises ShardError."""
@@ -402,8 +395,9 @@ class ShardReader:
         head, info = self.head(index), self.blocks[index]
         plans = []
         for name in names:
+            column = self._column(name)
             self._refuse_lost(info, head, name)
-            plan = ColumnPlan(self.schema.column(name), self._names[name], head, None)
+            plan = ColumnPlan(column, self._names[name], head, None)
             if plan.summable:
                 plans.append(plan)
         out: dict[str, np.ndarray] = {}
@@ -414,6 +408,13 @@ class ShardReader:
             except ShardError as error:
                 raise self._lost(info, name, error) from None
         return out
+
+    def _column(self, name: str) -> Column:
+        """A stored column. Raises ShardError for one that the file does not have, which its run may well have."""
+        place = self._names.get(name)
+        if place is None:
+            raise ShardError(f"{self.path} has no column {name!r}; it has {', '.join(self._names)}")
+        return self.schema.columns[place]
 
     def _refuse_lost(self, info: BlockInfo, head: BlockHead, name: str) -> None:
         """ShardError for a column that was lost: no damage, so no finding."""
@@ -430,7 +431,7 @@ class ShardReader:
     def stored_frames(self, index: int, name: str) -> list[memoryview]:
         """The bytes of a column's frames as they are in the file, checksums compared. Raises ShardError."""
         head, info = self.head(index), self.blocks[index]
-        column = self.schema.column(name)
+        column = self._column(name)
         self._refuse_lost(info, head, name)
         plan = ColumnPlan(column, self._names[name], head, None)
         try:

@@ -222,6 +222,7 @@ def use_run(path: Path, levels: Sequence[Level] = ("quick", "full")) -> None:
             lambda: (listed_rows(run), removed_by_player(run, listed=True), balance(run)),
             lambda: [len(batch["step"]) for batch in run.scan(rows="all")],
             lambda: [len(batch["step"]) for batch in run.scan(rows="all", damaged="skip")],
+            lambda: [len(batch["step"]) for batch in run.shuffled(7, threads=1)],
             lambda: [run.rows(e.number, player) for e in run.episodes() for player in e.rows],
             lambda: [(e.length, e.outcome, e.metadata) for e in run.episodes()],
             lambda: distributions(run),
