@@ -13,6 +13,8 @@ WRITER_BITS = 48
 
 # What is read from a file has to be within these bounds.
 _Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+MOST_ROWS = 1 << 48  # of any count: sums of thousands of them stay within 64 bits
+Rows = Annotated[int, Meta(ge=0, le=MOST_ROWS)]
 _Time = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _Player = Annotated[str, Meta(pattern=r"\A[0-9]{1,5}\Z")]
 
@@ -61,7 +63,7 @@ class EpisodeEnd(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: Ended
     length: _Number
     outcome: dict[_Player, float | None] = {}
-    rows: dict[_Player, _Number] = {}
+    rows: dict[_Player, Rows] = {}
     metadata: dict[str, Any] = {}
     cut: bool = False
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.episodes import WRITER_BITS
+from expkit.episodes import MOST_ROWS, WRITER_BITS
 from expkit.errors import CheckFailed, NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
@@ -235,8 +235,12 @@ def removed_rows(header: dict[str, Any]) -> list[tuple[int, int, int, int]]:
     return [
         (row[0], row[1], row[2], row[3])
         for row in told
-        if isinstance(row, list) and len(row) == 4 and all(isinstance(value, int) and value >= 0 for value in row)
+        if isinstance(row, list) and len(row) == 4 and all(map(_is_count, row))
     ]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value <= MOST_ROWS
 
 
 def shards_of(run: Path, shards: Sequence[ShardPath]) -> tuple[list[ShardPath], Superseding]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import zstandard
 
+from expkit.episodes import MOST_ROWS
 from expkit.errors import ShardError
 from expkit.formats.shard.layout import (
     BLOCK,
@@ -135,6 +136,7 @@ def parse_head(head: bytes, body_bytes: int, schema: Schema) -> BlockHead:
     for _ in range(causes):
         _need(at + CAUSE.size <= len(head), "too short for its drops")
         lost, size = CAUSE.unpack_from(head, at)
+        _need(lost <= MOST_ROWS, "it tells of more dropped rows than there can be")
         at += CAUSE.size
         name = head[at : at + size].decode("utf-8", "replace")
         dropped[name] = dropped.get(name, 0) + lost

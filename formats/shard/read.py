@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
+from expkit.episodes import EpisodeEnd, EpisodeStart, Rows
 from expkit.errors import NotThere, ShardError
 from expkit.formats.shard.blocks import (
     BlockHead,
@@ -55,7 +55,7 @@ class DropsRecord(msgspec.Struct):
     """JSON of a record of kind `drops`."""
 
     player: int
-    causes: dict[str, int]
+    causes: dict[str, Rows]
 
 
 class ShardReader:
