@@ -47,6 +47,8 @@ class BlockRing:
     memory     uint8 arena that holds the blocks from byte `offset` on (a multiple of 64); its own if None
     control    zeroed int64 words, `control_words(blocks)` of them; its own if None
     timeout    seconds that `add` waits under `block` before it raises Busy
+    attach     `memory` and `control` are those of a ring that another process made, with the same layout and overflow:
+               each side has a BlockRing of its own over them; not with `spill`
     generation where generations, tickets and sequence numbers start; they wrap at 2**63
     filled, freed  doorbells rung when a block is handed over or released; rings may share them
 
@@ -65,6 +67,7 @@ class BlockRing:
         player: int = 0,
         timeout: float = 60.0,
         spill: SpillBuffer | None = None,
+        attach: bool = False,
         generation: int = 0,
         filled: Doorbell | None = None,
         freed: Doorbell | None = None,
@@ -73,6 +76,8 @@ class BlockRing:
             raise UsageError(f"overflow policy {overflow!r} is not one of {', '.join(OVERFLOWS)}")
         if blocks < 1 or layout.rows < 1:
             raise UsageError(f"a ring needs at least one block of one row, not {blocks} of {layout.rows}")
+        if attach and (memory is None or control is None or spill is not None):
+            raise UsageError("to attach to a ring takes its memory and its control words, and no spill buffer")
         if (overflow == "spill") != (spill is not None):
             raise UsageError("overflow 'spill' and a spill buffer go together; give both or neither")
         self.schema, self.layout, self.blocks = layout.schema, layout, blocks
@@ -93,7 +98,10 @@ class BlockRing:
         self._take_lock = threading.Lock()
         self._add_lock = threading.Lock()
         self._views: dict[int, dict[str, np.ndarray]] = {}
-        self._initialise(offset, generation)
+        if attach:
+            self._check_same(offset)
+        else:
+            self._initialise(offset, generation)
         self._default = self.producer()
 
     def _initialise(self, offset: int, generation: int) -> None:
@@ -109,6 +117,13 @@ class BlockRing:
         control[words.POLICY] = _POLICIES[self.overflow]
         for block in range(self.blocks):
             control[words.HEADER + words.BLOCK_WORDS * block + words.GENERATION] = generation
+
+    def _check_same(self, offset: int) -> None:
+        mine = (self.blocks, self.layout.rows, self.layout.nbytes, offset, _POLICIES[self.overflow])
+        there = self.control[[words.BLOCKS, words.BLOCK_ROWS, words.BLOCK_BYTES, words.ARENA, words.POLICY]]
+        if tuple(there.tolist()) != mine:
+            names = "blocks, rows and bytes of a block, offset and policy"
+            raise UsageError(f"the ring to attach to has {names} {there.tolist()}, not {list(mine)}")
 
     # Producing
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +44,7 @@ def given_rows(work: Workload, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _ring_values(ring: BlockRing) -> Values:
+def ring_values(ring: BlockRing) -> Values:
     stats = ring.stats()
     return {"dropped": float(sum(stats.dropped.values())), "added": float(stats.added)}
 
@@ -102,7 +100,7 @@ def _in_kernel(work: Workload, add: Callable[[BlockRing, Producer], int]) -> Tri
         rows=KERNEL_ROWS,
         nbytes=KERNEL_ROWS * width,
         limit=lambda: bench_rows.copy_rows(source, target, width, KERNEL_ROWS),
-        finish=lambda: _ring_values(ring),
+        finish=lambda: ring_values(ring),
     )
 
 
@@ -139,7 +137,7 @@ def add_one(lab: Lab, workload: str) -> Trial:
         rows=BATCH,
         nbytes=BATCH * work.row_bytes,
         limit=limit,
-        finish=lambda: {**latencies(one, 20_000), **_ring_values(ring)},
+        finish=lambda: {**latencies(one, 20_000), **ring_values(ring)},
     )
 
 
@@ -162,7 +160,7 @@ def add_batch(lab: Lab, workload: str) -> Trial:
         rows=BATCH,
         nbytes=BATCH * work.row_bytes,
         limit=lambda: columns.add_batch(batch, BATCH),
-        finish=lambda: _ring_values(ring),
+        finish=lambda: ring_values(ring),
     )
 
 
@@ -187,58 +185,4 @@ def sample(lab: Lab, workload: str) -> Trial:
         rows=BATCH,
         nbytes=BATCH * work.row_bytes,
         limit=lambda: columns.sample(BATCH, rng),
-    )
-
-
-@stage(
-    "ring/hand-over",
-    "from one thread to another, none lost or torn",
-    workloads=("tiny",),
-    limit="memcpy of packed rows",
-    goals={"tiny": Goal("rows_per_second", least=20e6)},
-    steady=False,
-    traced=False,
-)
-def hand_over(lab: Lab, workload: str) -> Trial:
-    work, rows = lab.workload(workload), 4_000_000
-    ring = BlockRing(BlockLayout(work.schema, 16384), 16, overflow="block")
-    width = work.schema.row_bytes
-    source, target = np.zeros(width, np.uint8), np.zeros_like(ring.memory)
-    seen = np.zeros(2, np.int64)
-
-    def produce() -> None:
-        producer, packed, at = ring.producer(), np.zeros(width, np.uint8), 0
-        while at < rows:
-            at = bench_rows.add_rows(ring.control, ring.memory, producer.state, packed, at, rows)
-            if at < rows and not producer.wait_for_room(60):
-                raise RuntimeError("nobody took rows for a minute")
-        producer.hand_over()
-
-    def run() -> float:
-        seen[0] = 0
-        thread = threading.Thread(target=produce)
-        begun = time.perf_counter()
-        thread.start()
-        taken = 0
-        while taken < rows:
-            claim = ring.claim()
-            if claim is None:
-                ring.wait_full(0.02)
-                continue
-            with claim:
-                bench_rows.count_in_order(claim.columns["episode"], seen)
-                taken += claim.rows
-        seconds = time.perf_counter() - begun
-        thread.join()
-        if seen[1] or seen[0] != rows:
-            raise RuntimeError(f"{seen[1]} rows out of order, {rows - seen[0]} lost")
-        return seconds
-
-    return Trial(
-        run=run,
-        rows=rows,
-        nbytes=rows * width,
-        limit=lambda: bench_rows.copy_rows(source, target, width, rows),
-        finish=lambda: _ring_values(ring),
-        repeatable=False,
     )
