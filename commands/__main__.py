@@ -4,4 +4,5 @@ import sys
 
 from expkit.commands import main
 
-sys.exit(main())
+if __name__ == "__main__":  # spawned workers import this module under another name
+    sys.exit(main())

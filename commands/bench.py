@@ -70,6 +70,14 @@ def bench(
         Path | None,
         typer.Option("--readme", metavar="FILE", help="Put these tables between FILE's <!-- bench --> lines."),
     ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option("--scale", metavar="ROWS", help="Instead: do cost and memory stay flat up to so many rows?"),
+    ] = None,
+    memory_profile: Annotated[
+        Path | None,
+        typer.Option("--memory-profile", metavar="FILE", help="Instead: where one stage's memory goes, by memray."),
+    ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Only list the stages.")] = False,
     folder: Annotated[
         Path, typer.Option("--folder", metavar="DIR", help="Where files go that are measured and removed.")
@@ -88,6 +96,18 @@ def bench(
         raise UsageError(f"--suite '{suite}' is not understood; use quick or full")
     if json and markdown:
         raise UsageError("--json and --markdown are two formats; leave one out")
+    if scale is not None:
+        from expkit.commands.bench_scale import run_scale
+        from expkit.units import parse_count
+
+        others = {"--stage": stage, "--workload": workload, "--source": source, "--peers": peers,
+                  "--baseline": baseline, "--fail-slower": fail_slower, "--list": list_only}  # fmt: skip
+        clash = next((name for name, given in others.items() if given), None)
+        if clash is not None:
+            raise UsageError(f"--scale measures its own series; leave out {clash}")
+        _check_outputs(folder, save_baseline, plot, readme, "scale")
+        run_scale(parse_count(scale), folder=folder, save=save_baseline, plot=plot, readme=readme, markdown=markdown,
+                  json=json, showing=_showing)  # fmt: skip
     if fail_slower is not None and baseline is None:
         raise UsageError(f"--fail-slower {fail_slower} needs --baseline FILE; --save-baseline FILE makes one")
     allowed = None if fail_slower is None else parse_share(fail_slower)
@@ -99,8 +119,14 @@ def bench(
     if list_only:
         bench_report.print_list(chosen, json)
         return
+    if memory_profile is not None:
+        from expkit.commands.bench_memory import run_memory_profile
+
+        _check_outputs(folder, memory_profile, None, None, "bench")
+        run_memory_profile(chosen, memory_profile, folder, source, json)
+        return
     before = None if baseline is None else read_report(baseline)
-    _check_outputs(folder, save_baseline, plot, readme)
+    _check_outputs(folder, save_baseline, plot, readme, "bench")
     if peers:
         _say_missing()
     count = sum(len(one.workloads) for one in chosen)
@@ -126,7 +152,7 @@ def bench(
     raise typer.Exit(request.exit_code if request else code)
 
 
-def _check_outputs(folder: Path, save_baseline: Path | None, plot: Path | None, readme: Path | None) -> None:
+def _check_outputs(folder: Path, save_baseline: Path | None, plot: Path | None, readme: Path | None, part: str) -> None:
     """Whatever can go wrong with them goes wrong before minutes of measuring."""
     for option, given in (("--folder", folder / "-"), ("--save-baseline", save_baseline), ("--plot", plot)):
         if given is not None and not given.parent.is_dir():
@@ -140,7 +166,7 @@ def _check_outputs(folder: Path, save_baseline: Path | None, plot: Path | None, 
     if readme is not None:
         from expkit.bench.table import part_of
 
-        part_of(readme)
+        part_of(readme, part)
 
 
 @contextmanager

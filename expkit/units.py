@@ -60,6 +60,14 @@ def parse_rate(text: str | int | float) -> float:
     return number
 
 
+def parse_count(text: str | int | float) -> int:
+    """The whole number of `250000`, `250_000` or `1e8`. Raises UsageError."""
+    number, unit = _split(text, "number", "250000 or 1e8")
+    if unit or not number.is_integer():
+        raise UsageError(f"'{text}' is no whole number; write it like 250000 or 1e8")
+    return int(number)
+
+
 def parse_share(text: str | int | float) -> float:
     """0..1 of `40%` or `0.4`, both ends left out. Raises UsageError."""
     number, unit = _split(text, "share", "40% or 0.4")

@@ -8,6 +8,7 @@ from expkit.units import (
     format_duration,
     format_size,
     parse_board_size,
+    parse_count,
     parse_duration,
     parse_rate,
     parse_share,
@@ -52,7 +53,18 @@ def test_rates(text, expected):
     assert parse_rate(text) == expected
 
 
-@pytest.mark.parametrize("parse", [parse_size, parse_duration, parse_rate, parse_board_size])
+@pytest.mark.parametrize(("text", "expected"), [("250000", 250_000), ("250_000", 250_000), ("1e8", 10**8), (7, 7)])
+def test_counts(text, expected):
+    assert parse_count(text) == expected
+
+
+@pytest.mark.parametrize("text", ["1.5", "2k", "nan", "inf"])
+def test_what_is_no_count_is_refused(text):
+    with pytest.raises(UsageError):
+        parse_count(text)
+
+
+@pytest.mark.parametrize("parse", [parse_count, parse_size, parse_duration, parse_rate, parse_board_size])
 @pytest.mark.parametrize("text", ["", "fast", "-1", "1e", "3 parsecs", "0x", "20by20"])
 def test_nonsense_is_refused(parse, text):
     with pytest.raises(UsageError):

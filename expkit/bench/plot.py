@@ -21,10 +21,10 @@ _HEAD = 0.75  # of a panel: its title and the figures of its axis
 _EDGES = 0.9  # of the page: its title, the machine
 _FASTER, _SLOWER = "#2a7f9e", "#b4c3cf"
 _MET, _MISSED = "#2f8f4e", "#c0392b"
-_TEXT, _FAINT = "#1f2933", "#7b8794"
-_STYLE = {
+_TEXT, FAINT = "#1f2933", "#7b8794"
+STYLE = {
     "font.family": "sans-serif", "font.size": 9, "text.color": _TEXT, "axes.labelcolor": _TEXT, "xtick.color": _TEXT,
-    "ytick.color": _TEXT, "axes.edgecolor": _FAINT, "axes.spines.top": False, "axes.spines.right": False,
+    "ytick.color": _TEXT, "axes.edgecolor": FAINT, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.titlesize": 10, "ytick.major.size": 0, "axes.axisbelow": True,
     "svg.fonttype": "none",
 }  # fmt: skip
@@ -51,7 +51,7 @@ def plot(report: Report, path: Path) -> None:
 
     stages = [one for one in report.stages if one.ratio is not None]
     peers = [one for one in in_order(report) if one.ratio is not None]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         heights = [count * _ROW + _HEAD for count in (len(stages), len(peers)) if count]
         figure = Figure(figsize=(_WIDTH, sum(heights) + _EDGES), dpi=150, layout="constrained")
         panels: Any = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0] if heights else []
@@ -60,7 +60,7 @@ def plot(report: Report, path: Path) -> None:
         )
         figure.supxlabel(
             f"{format_machine(report.machine)}\n{' · '.join(format_limits(report.machine))}",
-            x=0.01, ha="left", fontsize=8, color=_FAINT,
+            x=0.01, ha="left", fontsize=8, color=FAINT,
         )  # fmt: skip
         if stages:
             _draw_stages(panels[0], stages)
@@ -148,7 +148,7 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
         for text, at, align, color, weight in (
             (format_ratio(one.ratio.median), 1.06, "right", _TEXT, "bold"),
             (one.sign, 1.08, "center", one.color, "bold"),
-            (one.beside, 1.1, "left", _FAINT, "normal"),
+            (one.beside, 1.1, "left", FAINT, "normal"),
         ):
             axes.annotate(
                 text, (at, row), xycoords=("axes fraction", "data"), ha=align, va="center", color=color,

@@ -22,7 +22,7 @@ from expkit.bench.words import (
 )
 from expkit.errors import NotThere, UsageError
 
-BEGIN, END = "<!-- bench -->", "<!-- end bench -->"
+PART = "bench"  # between the lines <!-- bench --> and <!-- end bench -->
 REGENERATE = "expkit bench --suite {suite}{peers} --save-baseline .ci/bench.json --readme README.md"
 _NONE = "–"
 
@@ -53,7 +53,7 @@ def _stages(results: Sequence[Result]) -> str:
             )
         )
     titles = ("stage", "rows", "rows/s", "MB/s", "beside", "ratio", "95%", "goal")
-    return _table(titles, (False, False, True, True, False, True, True, False), rows)
+    return make_table(titles, (False, False, True, True, False, True, True, False), rows)
 
 
 def goal_text(goal: GoalResult) -> str:
@@ -80,7 +80,7 @@ def _peers(report: Report) -> str:
             )
         )
     columns = ("stage", "rows", "library", "its rows/s", "B/row", "expkit is", "95%", "note")
-    return _table(columns, (False, False, False, True, True, True, True, False), rows)
+    return make_table(columns, (False, False, False, True, True, True, True, False), rows)
 
 
 def times(ratio: Spread) -> str:
@@ -110,8 +110,8 @@ def _origin(report: Report) -> str:
     )
 
 
-def _table(titles: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]]) -> str:
-    """Without columns in which no row says anything."""
+def make_table(titles: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, without columns in which no row says anything."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     kept = [at for at in range(len(titles)) if any(row[at] not in ("", _NONE) for row in cells)]
     lines = [[titles[at] for at in kept], ["--:" if right[at] else "---" for at in kept]]
@@ -119,25 +119,26 @@ def _table(titles: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def part_of(path: Path) -> str:
-    """What stands between the two lines of a file. Raises NotThere without the file, UsageError without the lines."""
-    return _split(path)[1]
+def part_of(path: Path, name: str = PART) -> str:
+    """What stands between the lines of a part. Raises NotThere without the file, UsageError without the lines."""
+    return _split(path, name)[1]
 
 
-def replace_part(path: Path, content: str) -> None:
-    """Write `content` between the two lines. Raises as `part_of`."""
+def replace_part(path: Path, content: str, name: str = PART) -> None:
+    """Write `content` between the lines of a part. Raises as `part_of`."""
     from expkit.files import write_atomic
 
-    before, _, after = _split(path)
+    before, _, after = _split(path, name)
     write_atomic(path, f"{before}{content}{after}".encode())
 
 
-def _split(path: Path) -> tuple[str, str, str]:
+def _split(path: Path, name: str) -> tuple[str, str, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NotThere(f"{path}: no such file") from None
-    match = re.fullmatch(rf"(.*{BEGIN}\n)(.*?)({END}.*)", text, re.DOTALL)
+    begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    match = re.fullmatch(rf"(.*{begin}\n)(.*?)({end}.*)", text, re.DOTALL)
     if match is None:
-        raise UsageError(f"{path} has no part for the tables; put a line {BEGIN} and a line {END} where they go")
+        raise UsageError(f"{path} has no part for the tables; put a line {begin} and a line {end} where they go")
     return match[1], match[2], match[3]

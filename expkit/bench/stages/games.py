@@ -14,15 +14,16 @@ TICKS = 64
 MEMCPY = "memcpy of the rows"
 
 
-def make_game(lab: Lab, num_envs: int = GAMES, seed: int = 1) -> Game:
-    """Hunter against hunter on 20x20, or the user's own game."""
+def make_game(lab: Lab, num_envs: int = GAMES, seed: int = 1, players: int = 2, side: int = 20) -> Game:
+    """Hunters against each other on a square board, or the user's own game."""
     if lab.source:
         return lab.make_game(num_envs, seed)
     from expkit.games.generals.config import GeneralsConfig
     from expkit.games.generals.engine import EpisodeCounter, Generals
 
+    config = GeneralsConfig(players=players, height=side, width=side)
     counter = EpisodeCounter(0, 0, -1)
-    return Generals(GeneralsConfig(), num_envs=num_envs, seed=seed, policies=["hunter"] * 2, counter=counter)
+    return Generals(config, num_envs=num_envs, seed=seed, policies=["hunter"] * players, counter=counter)
 
 
 class Playing:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
+from typing import NamedTuple
 
 from expkit.bench.lab import Lab
 from expkit.bench.stage import Goal, Trial, Values, stage
 from expkit.bench.stages.games import Playing, make_game
 from expkit.buffers.budget import plan_blocks
 from expkit.collect.background import BackgroundCollector
+from expkit.games.protocol import Game
 from expkit.runs.layout import RunInfo, new_run_id
 from expkit.runs.write import RunWriter, create_run
 
@@ -18,16 +21,50 @@ MEMORY = 512 << 20
 TICKS_PER_CALL = 16
 
 
+class Shape(NamedTuple):
+    """Games other than 64 at once of two players on 20x20, and how many rows make a pass of about a second."""
+
+    title: str
+    num_envs: int
+    players: int
+    side: int
+    rows: int
+
+
+SHAPES = {
+    "64x64": Shape("self-play on huge boards to durable shards", 8, 2, 64, 40_000),
+    "16-players": Shape("self-play of 16 players to durable shards", 64, 16, 20, 400_000),
+    "one-game": Shape("self-play of one game at a time to durable shards", 1, 2, 20, 200_000),
+    "1000-games": Shape("self-play of 1,000 games at once to durable shards", 1000, 2, 20, 400_000),
+}
+UNRECORDED = "the same games, unrecorded"
+
+
 @stage(
     "record/live",
     "self-play to durable shards, one game thread",
-    limit="the same games, unrecorded",
+    limit=UNRECORDED,
     goals={"": (Goal("ratio", least=0.75), Goal("cpu_ratio", most=2.2), Goal("bytes_per_row", most=25))},
     traced=False,
 )
 def record(lab: Lab, workload: str) -> Trial:
-    playing = Playing(make_game(lab))
-    game = make_game(lab, seed=2)
+    return _record(lab, make_game(lab), make_game(lab, seed=2), ROWS)
+
+
+def record_shape(shape: Shape, lab: Lab, workload: str) -> Trial:
+    unrecorded, game = (make_game(lab, shape.num_envs, seed, shape.players, shape.side) for seed in (1, 2))
+    return _record(lab, unrecorded, game, shape.rows)
+
+
+for _name, _shape in SHAPES.items():
+    stage(f"record/{_name}", _shape.title, limit=UNRECORDED, suites=("full",), traced=False)(
+        partial(record_shape, _shape)
+    )
+
+
+def _record(lab: Lab, unrecorded: Game, game: Game, least: int) -> Trial:
+    """At least so many rows a pass."""
+    playing = Playing(unrecorded, TICKS_PER_CALL)
     schema, players = game.schema, game.players
     path = lab.path("run")
     create_run(path, RunInfo(new_run_id(), "bench", schema, [f"player{p}" for p in range(players)], []))
@@ -37,7 +74,7 @@ def record(lab: Lab, workload: str) -> Trial:
 
     def run() -> float:
         begun, rows = time.perf_counter(), 0
-        while rows < ROWS:
+        while rows < least:
             feed.ready(room)
             before = int(feed.sink.position.sum())
             game.play(feed.sink, TICKS_PER_CALL)
@@ -46,14 +83,14 @@ def record(lab: Lab, workload: str) -> Trial:
         collector.flush()
         seconds = time.perf_counter() - begun
         total[0] += rows
-        # The call that reaches ROWS plays some more: the seconds of ROWS are told.
-        return seconds * ROWS / rows
+        # The call that reaches `least` plays some more: the seconds of `least` rows are told.
+        return seconds * least / rows
 
     def limit() -> float:
         begun, rows = time.perf_counter(), 0
-        while rows < ROWS:
+        while rows < least:
             rows += playing.play()
-        return (time.perf_counter() - begun) * ROWS / rows
+        return (time.perf_counter() - begun) * least / rows
 
     def finish() -> Values:
         stats = collector.stats()
@@ -66,4 +103,4 @@ def record(lab: Lab, workload: str) -> Trial:
         collector.close()
         shutil.rmtree(path, ignore_errors=True)
 
-    return Trial(run, ROWS, ROWS * schema.row_bytes, limit, finish=finish, close=close, repeatable=False)
+    return Trial(run, least, least * schema.row_bytes, limit, finish=finish, close=close, repeatable=False)
