@@ -46,6 +46,7 @@ RESERVE_FILE = "reserve"
 SHARD_SUFFIX = ".exp"
 ACTIVE_SUFFIX = ".active"
 MAX_RUN_FILE_BYTES = 16 << 20
+SHARD_NAME = re.compile(r"[wg]\d{1,9}/\d{6,18}")  # as `ShardPath.name` gives it
 _SHARD = re.compile(r"(\d{6,})(\.exp|\.active)")
 _FOLDER = re.compile(r"([wg])(0|[1-9]\d{0,8})")
 

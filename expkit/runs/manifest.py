@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from expkit.episodes import MOST_ROWS
 from expkit.files import write_atomic
-from expkit.runs.layout import MANIFEST_FILE
+from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME
 from expkit.runs.locks import taking_turns
 
 VERSION = 1
@@ -56,16 +57,22 @@ def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
         body = tree["shards"]
         if tree["version"] != VERSION or tree["crc32"] != _checksum(body):
             return {}
-        return body if all(map(_is_entry, body.values())) else {}
+        return body if all(map(_is_entry, body, body.values())) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def _is_entry(told: Any) -> bool:
-    """Whether an entry is of the form that `entry` makes."""
+def _is_entry(name: str, told: Any) -> bool:
+    """Whether a name and its entry are of the form that `entry` makes."""
     players, removed = told["players"], told.get("removed", [])
-    counts = [told["bytes"], told["rows"], *players.values()]
-    return all(type(count) is int for count in counts) and all(map(str.isdecimal, players)) and type(removed) is list
+    counts = [told["rows"], *players.values()]
+    return (
+        SHARD_NAME.fullmatch(name) is not None
+        and type(told["bytes"]) is int
+        and all(type(count) is int and 0 <= count <= MOST_ROWS for count in counts)
+        and all(map(str.isdecimal, players))
+        and type(removed) is list
+    )
 
 
 def is_damaged(run: Path) -> bool:

@@ -13,7 +13,6 @@ superseded can wait, be killed and be repeated.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,12 +26,11 @@ from expkit.errors import CheckFailed, NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.counters import read_ledger
-from expkit.runs.layout import ShardPath, list_shards
+from expkit.runs.layout import SHARD_NAME, ShardPath, list_shards
 from expkit.runs.locks import Lock, lock_writer
 from expkit.schema import Schema
 
 Ranges = list[tuple[int, int]]
-SHARD_NAME = re.compile(r"[wg]\d{1,9}/\d{6,18}")
 
 
 def ranges_of(episodes: Iterable[int]) -> Ranges:
