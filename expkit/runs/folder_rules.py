@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.finding import Finding
 from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, SHARDS_DIR, ShardPath, list_shards, read_run_info
-from expkit.runs.manifest import is_damaged, read_manifest
+from expkit.runs.manifest import is_damaged
 from expkit.runs.read import Run
 from expkit.units import format_size
 
@@ -38,25 +39,22 @@ def check_folder(run: Run) -> Iterator[Finding]:
 
 
 def _check_manifest(run: Run) -> Iterator[Finding]:
-    listed = read_manifest(run.path)
+    listed = run.manifest
     if not listed and is_damaged(run.path):
         yield Finding(severity="warn", rule="run/manifest", message="manifest.json does not pass its own checksum")
-    sizes = {shard.name: shard for shard in run.shard_paths if not shard.active}
+    places = {shard.name: place for place, shard in enumerate(run.shard_paths) if not shard.active}
     for name, entry in listed.items():
-        shard = sizes.get(name)
-        if shard is None:
+        place = places.get(name)
+        if place is None:
             # Retired ones may be deleted at any time; others may have been published since the run was opened.
             published = (run.path / SHARDS_DIR / name).with_suffix(SHARD_SUFFIX).exists()
             if name not in run.superseding.retired and not published:
                 yield Finding(severity="error", rule="run/shard-missing", shard=name, message="listed, but not there")
-            continue
-        try:
-            size = os.stat(shard.path).st_size
-        except OSError:
-            continue  # gone since, which those who open it say
-        if entry.get("bytes") != size:
-            message = f"listed with {entry.get('bytes'):,} bytes, the file has {size:,}"
-            yield Finding(severity="warn", rule="run/manifest", shard=name, message=message)
+        elif run.listed[place] is None:
+            with suppress(OSError):  # gone since, which those who open it say
+                size = os.stat(run.shard_paths[place].path).st_size
+                message = f"listed with {entry['bytes']:,} bytes, the file has {size:,}"
+                yield Finding(severity="warn", rule="run/manifest", shard=name, message=message)
 
 
 def _check_strays(run: Path) -> Iterator[Finding]:
@@ -75,7 +73,7 @@ def _check_strays(run: Path) -> Iterator[Finding]:
             message = f"{SHARDS_DIR}/{entry.name} is no folder of a writer (wN) or a generation (gN); nobody reads "
             message += f"the {held:,} shard files in it" if held else "it"
             yield Finding(severity="warn" if held else "info", rule="run/unknown-folder", message=message)
-    unfinished = [shard for shard in list_shards(run, unfinished=True) if shard.active and shard.generation]
+    unfinished = [shard for shard in list_shards(run, unfinished=True, writers=False) if shard.active]
     if unfinished:
         message = f"{_files([shard.path for shard in unfinished])} of a rewrite that did not finish; nothing counts"
         yield Finding(severity="info", rule="run/unfinished", shard=unfinished[0].name, message=message)

@@ -133,14 +133,17 @@ def generation_file(run: Path, generation: int, number: int, *, active: bool = F
     return run / SHARDS_DIR / f"g{generation}" / f"{number:06d}{ACTIVE_SUFFIX if active else SHARD_SUFFIX}"
 
 
-def list_shards(run: Path, *, unfinished: bool = False) -> list[ShardPath]:
+def list_shards(run: Path, *, unfinished: bool = False, writers: bool = True) -> list[ShardPath]:
     """Shards of all generations and writers, in that order. A published shard hides an active one of the same number:
     publishing is one rename, so both can only exist when a copy was made in between. A generation shard without its
-    published name was never finished and holds nothing that counts; `unfinished` lists it, too."""
+    published name was never finished and holds nothing that counts; `unfinished` lists it, too. Without `writers` only
+    shards of generations."""
     found: dict[tuple[int, int, int], ShardPath] = {}
     # Writers before generations: a shard that is rewritten meanwhile is then seen twice, which superseding resolves,
     # and never missed.
     for writer, generation, folder in sorted(_shard_folders(run), key=lambda entry: entry[1]):
+        if writer is not None and not writers:
+            continue
         try:
             names = os.listdir(folder)
         except OSError:

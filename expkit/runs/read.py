@@ -28,6 +28,7 @@ from expkit.runs.entries import Episode, ShardEntry, annotation, info_from_heade
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import SHARD_SUFFIX, RunInfo, ShardPath, is_run, list_shards, read_run_info
 from expkit.runs.locks import ReaderLock, live_writers
+from expkit.runs.manifest import read_manifest
 from expkit.runs.superseding import VisibleBlock, shards_of, visible_block
 from expkit.schema import KEY_NAMES, Schema
 from expkit.units import parse_size
@@ -69,7 +70,7 @@ class Run:
     def refresh(self) -> None:
         """Look again at the files: what a recorder has written since becomes visible."""
         self.close_readers()
-        for name in ("info", "counters", "index", "shards", "last_rows", "_episodes"):
+        for name in ("info", "manifest", "listed", "counters", "index", "shards", "last_rows", "_episodes"):
             self.__dict__.pop(name, None)
         if self._guarded:
             self._lock.renew()
@@ -140,6 +141,23 @@ class Run:
         return self.info.created_ns
 
     @cached_property
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """Its entries by name of the shard, see `expkit.runs.manifest.read_manifest`."""
+        return read_manifest(self.path)
+
+    @cached_property
+    def listed(self) -> list[dict[str, Any] | None]:
+        """For each shard the manifest's entry, None where there is none of a file of that size."""
+        out = []
+        for shard in self.shard_paths:
+            entry = None if shard.active else self.manifest.get(shard.name)
+            try:
+                out.append(entry if entry is not None and entry["bytes"] == os.stat(shard.path).st_size else None)
+            except OSError:  # deleted since, which those who open it say
+                out.append(None)
+        return out
+
+    @cached_property
     def counters(self) -> list[WriterLedger] | None:
         """The ledger by writer, None where the file is gone. Raises CheckFailed when it is damaged."""
         return read_ledger(self.path)
@@ -181,8 +199,10 @@ class Run:
     def current_path(self, shard: int) -> Path:
         """The file of a shard, which may have been published under its final name since we looked."""
         found = self.shard_paths[shard]
+        if not found.active:
+            return found.path
         published = found.path.with_suffix(SHARD_SUFFIX)
-        return published if found.active and not found.path.exists() and published.exists() else found.path
+        return published if not found.path.exists() and published.exists() else found.path
 
     def _open(self, found: ShardPath) -> ShardReader:
         try:

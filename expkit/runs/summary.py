@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import numpy as np
 
-from expkit.errors import CheckFailed, ShardError
+from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.entries import Episode
-from expkit.runs.layout import ShardPath
-from expkit.runs.manifest import read_manifest
 from expkit.runs.read import Run
 from expkit.runs.superseding import removed_rows
 
@@ -148,35 +147,24 @@ def listed_rows(run: Run) -> dict[int, int]:
     if run.superseding:
         return present_rows(run)
     totals: Counter[int] = Counter()
-    listed = read_manifest(run.path)
-    for position, shard in enumerate(run.shard_paths):
-        entry = listed.get(shard.name)
-        try:
-            if _is_listed(entry, shard):
-                totals.update({int(player): int(rows) for player, rows in entry["players"].items()})
-            else:
-                for block in run.reader(position).blocks:
-                    totals[block.player] += block.rows
-        except (ShardError, OSError, KeyError, ValueError):
+    for position, entry in enumerate(run.listed):
+        if entry is not None:
+            totals.update({int(player): rows for player, rows in entry["players"].items()})
             continue
+        with suppress(ShardError, NotThere):
+            for block in run.reader(position).blocks:
+                totals[block.player] += block.rows
     return dict(totals)
-
-
-def _is_listed(entry: dict[str, Any] | None, shard: ShardPath) -> TypeGuard[dict[str, Any]]:
-    """Whether a shard's entry in the manifest is of the file as it is."""
-    return entry is not None and not shard.active and entry["bytes"] == shard.path.stat().st_size
 
 
 def removed_by_player(run: Run, *, listed: bool = False) -> dict[int, tuple[int, int]]:
     """(pruned, quarantined) rows by player, as the shards' headers account for them. `listed` believes the manifest
     of a shard whose file has the size it tells, and does not open it."""
     totals: dict[int, tuple[int, int]] = {}
-    known = read_manifest(run.path) if listed else {}
-    for position, shard in enumerate(run.shard_paths):
-        entry = known.get(shard.name)
+    for position, entry in enumerate(run.listed):
         try:
-            header = entry if _is_listed(entry, shard) else run.reader(position).header
-        except (ShardError, OSError, KeyError):
+            header = run.reader(position).header if entry is None or not listed else entry
+        except (ShardError, NotThere):
             continue
         for _, player, pruned, quarantined in removed_rows(header):
             before = totals.get(player, (0, 0))
