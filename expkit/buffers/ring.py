@@ -298,7 +298,8 @@ class BlockRing:
         def uniform(held: int) -> np.ndarray:
             if held == 0:
                 raise NotThere(f"the buffer of player {self.player} is empty; nothing to sample")
-            return rng.integers(held, size=rows)
+            # Half the time of rng.integers, and no further from uniform than held / 2**53.
+            return (rng.random(rows) * held).astype(np.int64)
 
         return self._copy(uniform, include_drained)
 
