@@ -1,0 +1,89 @@
+"""The observation as a few numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from expkit.kernels.generals_state import CITY, GENERAL, MOUNTAIN, OBSTACLE
+from expkit.schema import Field, Schema
+from expkit.serialize.representations.board import BOARD, BoardRepresentation, board_tiles
+from expkit.serialize.representations.protocol import OBSERVATION
+
+OF_A_PLAYER = ("land", "army", "seen_land", "seen_army", "seen_sites", "largest_army")
+OF_THE_BOARD = ("movable", "neutral_land", "neutral_cities", "neutral_army", "mountains", "visible", "obstacles")
+
+
+@dataclass(frozen=True, slots=True)
+class FlatRepresentation(BoardRepresentation):
+    """What the player sees as float32 counts (6 P + 7,), unscaled, in a field `observation`; P players.
+
+    Of each player, the one who is looking first (`own_land`, …), then the others by rising id (`rival1_land`, …):
+
+    land, army               tiles and armies on the whole board, as the scoreboard shows them
+    seen_land, seen_army     of them, those on visible tiles
+    seen_sites               visible cities and generals of that player
+    largest_army             on one visible tile of that player, 0 when none is
+
+    Of the board:
+
+    movable                  own tiles with more than one army
+    neutral_land             visible tiles without owner that are no mountain
+    neutral_cities, _army    visible cities without owner, and the armies on all visible tiles without owner
+    mountains, visible       visible mountains; visible tiles
+    obstacles                tiles in fog that are a city or a mountain
+    """
+
+    replaces: ClassVar[Mapping[str, str]] = {**BOARD, "observation/total_army": "i4", "observation/total_land": "i4"}
+    dtype: str = field(default="f4", init=False)
+    name: str = field(default="flat", init=False)
+
+    def field(self, from_schema: Schema) -> Field:
+        players = from_schema["observation/total_army"].items
+        names = ["own", *(f"rival{number}" for number in range(1, players))]
+        channels = (*(f"{name}_{what}" for name in names for what in OF_A_PLAYER), *OF_THE_BOARD)
+        return Field(
+            OBSERVATION,
+            self.dtype,
+            (len(channels),),
+            belongs="observation",
+            meaning="counts of tiles and armies that the player knows: its own first, then the others' by id",
+            channels=channels,
+            low=0.0,
+        )
+
+    def items(self, columns: Mapping[str, np.ndarray]) -> int:
+        return len(OF_A_PLAYER) * int(columns["observation/total_army"].shape[1]) + len(OF_THE_BOARD)
+
+    def fill(self, columns: Mapping[str, np.ndarray], rows: int, player: int, out: np.ndarray) -> None:
+        board = board_tiles(columns, rows)
+        army, owner, terrain, visible = (board[name] for name in ("army", "owner", "terrain", "visible"))
+        site = (terrain == CITY) | (terrain == GENERAL)
+        mountain = terrain == MOUNTAIN
+        total_army, total_land = columns["observation/total_army"], columns["observation/total_land"]
+        numbers: list[np.ndarray] = []
+        players = total_army.shape[1]
+        for one in (player, *(other for other in range(players) if other != player)):
+            theirs = visible & (owner == one)
+            held = np.where(theirs, army, 0)
+            numbers += [total_land[:rows, one], total_army[:rows, one], _count(theirs), held.sum(1, np.int64)]
+            numbers += [_count(theirs & site), held.max(1)]
+        nobody = visible & (owner < 0)
+        numbers += [
+            _count(visible & (owner == player) & (army > 1)),
+            _count(nobody & ~mountain),
+            _count(nobody & site),
+            np.where(nobody, army, 0).sum(1, np.int64),
+            _count(visible & mountain),
+            _count(visible),
+            _count(~visible & (terrain == OBSTACLE)),
+        ]
+        for place, values in enumerate(numbers):
+            out[:, place] = values
+
+
+def _count(tiles: np.ndarray) -> np.ndarray:
+    return np.count_nonzero(tiles, axis=1)
