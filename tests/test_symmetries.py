@@ -14,7 +14,7 @@ import reference_symmetries as slow
 from generals_games import play_episodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compact import expkit
+from recorded_games import record_games
 from written_runs import VECTOR_SCHEMA, write_vectors
 
 from expkit import open_run
@@ -247,11 +247,7 @@ def test_planes_of_turned_boards_are_turned_planes(name: str) -> None:
 @pytest.fixture(scope="module")
 def games(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("games") / "run"
-    done = expkit(
-        "record", "--episodes", 10, "--seed", 2, "--size", "7x7", "--max-steps", 30, "--min-free", 0, "-o", path, "-q"
-    )
-    assert done.returncode == 0, done.stderr
-    return path
+    return record_games(path, episodes=10, size="7x7", max_steps=30)
 
 
 def test_augmentation_of_a_scan(games: Path) -> None:

@@ -193,7 +193,7 @@ class Session:
         if self._append:
             self._games = self._make_games(writer.writer, first)
         raw = self.config.recording.representation == "raw"
-        convert = None if raw else checked_convert(self._representation, self.stored_schema)
+        convert = None if raw else checked_convert(self._representation, self.schema)
         collector = BackgroundCollector(
             writer,
             self.schema,

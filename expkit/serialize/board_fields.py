@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from expkit.errors import SchemaError
 from expkit.schema import Field, Schema
 
@@ -58,6 +60,15 @@ class BoardFields:
             f"the schema has no board whose moves its actions number (boards: {told or 'none'}); "
             "boards are turned and padded only as generals stores them"
         )
+
+
+def padded_actions(board: tuple[int, int], larger: tuple[int, int]) -> np.ndarray:
+    """int64 (8 H W + 1,): what each action of a board (H, W) is called when the board lies in the upper left corner of
+    a larger one."""
+    y, x = np.divmod(np.arange(board[0] * board[1]), board[1])
+    full = ((y * larger[1] + x)[:, None] * FLAGS + np.arange(FLAGS)).reshape(-1)
+    tiles = larger[0] * larger[1]
+    return np.concatenate([full, full + FLAGS * tiles, [MOVES * tiles]])
 
 
 def _counts(field: Field, tiles: int) -> bool:

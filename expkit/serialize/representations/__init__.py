@@ -13,6 +13,7 @@ conversion of rows that are stored already
 from expkit.serialize.masks import expand_mask
 from expkit.serialize.representations.board import BOARD, BoardRepresentation
 from expkit.serialize.representations.computed import ComputedRepresentation, computed
+from expkit.serialize.representations.conversion import find_conversion, stored_planes
 from expkit.serialize.representations.flat import FlatRepresentation
 from expkit.serialize.representations.planes import (
     CHANNELS,
@@ -45,6 +46,8 @@ __all__ = [
     "checked_convert",
     "computed",
     "expand_mask",
+    "find_conversion",
     "find_representation",
     "representation_names",
+    "stored_planes",
 ]

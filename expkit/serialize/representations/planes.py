@@ -44,7 +44,9 @@ class PlanesRepresentation(BoardRepresentation):
     `selected` names the planes to keep, in that order.
     """
 
-    exact_scale: ClassVar[int] = 1 << 23  # up to this army_scale every army below it can be told from its share
+    # Up to this army_scale every army below it can be told from its share: rounded to p binary digits, n / scale is
+    # n / scale (1 + e) with |e| <= 2**-p, less than half an army away.
+    exact_scale: ClassVar[int] = 1 << 23
     selected: tuple[str, ...] = CHANNELS
     army_scale: int = 1000
     dtype: str = field(default="f4", init=False)
@@ -115,13 +117,17 @@ class PlanesRepresentation(BoardRepresentation):
         """Write the planes of that name: `out` of `dtype`, from float32 in [0, 1] of the same shape (rows, tiles)."""
         out[...] = shares
 
+    def armies(self, stored: np.ndarray) -> np.ndarray:
+        """float64 whole armies of an army plane as it is stored, exact up to `exact_scale`; `army_scale` stands for
+        all from there on."""
+        return np.rint(stored.astype(np.float64) * (self.army_scale / self.most))
+
 
 @dataclass(frozen=True, slots=True)
 class HalfPlanesRepresentation(PlanesRepresentation):
     """The planes as float16: half the bytes. With an army_scale up to 1,024 every army below it has a value of its
     own, as it has in float32."""
 
-    # Rounded to 11 binary digits, n / scale is n / scale (1 + e) with |e| <= 2**-11: less than half an army away.
     exact_scale: ClassVar[int] = 1 << 10
     dtype: str = field(default="f2", init=False)
     name: str = field(default="planes-float16", init=False)

@@ -63,16 +63,18 @@ def find_representation(name: str, **settings: Any) -> Representation:
 
 
 def checked_convert(
-    representation: Representation, schema: Schema
+    representation: Representation, from_schema: Schema
 ) -> Callable[[Mapping[str, np.ndarray], int, int], dict[str, np.ndarray]]:
-    """`convert` of the representation, which raises ConfigError for columns that are not those of `schema`: what it
-    returned would else be written as something that it is not."""
-    expected = {column.name: column for column in schema.columns}
+    """`convert` of the representation for rows of `from_schema`, which raises ConfigError for columns that are not
+    those of the new schema: what it returned would else be written as something that it is not. Columns that are
+    passed on may be missing on both sides."""
+    expected = {column.name: column for column in representation.schema(from_schema).columns}
+    passed_on = expected.keys() & {column.name for column in from_schema.columns}
 
     def convert(columns: Mapping[str, np.ndarray], rows: int, player: int) -> dict[str, np.ndarray]:
         converted = representation.convert(columns, rows, player)
-        if converted.keys() != expected.keys():
-            odd = sorted(converted.keys() ^ expected.keys())
+        odd = sorted((converted.keys() ^ expected.keys()) - (passed_on - columns.keys() - converted.keys()))
+        if odd:
             raise ConfigError(
                 f"representation {representation.name}: its schema and what it returned differ in {', '.join(odd)}"
             )
