@@ -70,7 +70,7 @@ class RecordingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     num_envs: Annotated[Positive, _about("games at once")] = 64
     threads: Annotated[int, Meta(ge=0), _about("threads that play; 0 is one per core but one")] = 0
     representation: Annotated[
-        str, _about("of the board: raw, planes, planes-float16, planes-uint8, flat or module:callable")
+        str, _about("what is stored of a board: raw, planes, planes-float16, planes-uint8, flat or module:callable")
     ] = "raw"
 
 
