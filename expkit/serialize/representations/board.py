@@ -34,7 +34,7 @@ class BoardRepresentation(ABC):
     name: str
 
     @abstractmethod
-    def field(self, from_schema: Schema) -> Field:
+    def new_field(self, from_schema: Schema) -> Field:
         """The field `observation`, of `dtype`. `from_schema` has all that it needs."""
 
     @abstractmethod
@@ -63,7 +63,7 @@ class BoardRepresentation(ABC):
         fields: list[Field] = []
         for given in from_schema.fields:
             if given.name == "observation/army":
-                fields.append(self.field(from_schema))
+                fields.append(self.new_field(from_schema))
             elif given.name not in self.replaces:
                 fields.append(given)
         return Schema(fields)

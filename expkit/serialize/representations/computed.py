@@ -31,7 +31,7 @@ class ComputedRepresentation(BoardRepresentation):
     def channels(self) -> tuple[str, ...]:
         return self.names
 
-    def field(self, from_schema: Schema) -> Field:
+    def new_field(self, from_schema: Schema) -> Field:
         sides = dict(zip(_BOARD_SIDES, from_schema["observation/army"].shape, strict=True))
         shape = tuple(side if isinstance(side, int) else sides[side] for side in self.shape)
         return Field(OBSERVATION, self.dtype, shape, "observation", meaning=self.meaning, channels=self.names)

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from expkit.kernels.generals_state import CITY, GENERAL, MOUNTAIN, OBSTACLE
+from expkit.kernels.flat_features import flat_of_rows
 from expkit.schema import Field, Schema
-from expkit.serialize.representations.board import BOARD, BoardRepresentation, board_tiles
+from expkit.serialize.representations.board import BOARD, BoardRepresentation
 from expkit.serialize.representations.protocol import OBSERVATION
 
 OF_A_PLAYER = ("land", "army", "seen_land", "seen_army", "seen_sites", "largest_army")
@@ -41,7 +41,7 @@ class FlatRepresentation(BoardRepresentation):
     dtype: str = field(default="f4", init=False)
     name: str = field(default="flat", init=False)
 
-    def field(self, from_schema: Schema) -> Field:
+    def new_field(self, from_schema: Schema) -> Field:
         players = from_schema["observation/total_army"].items
         names = ["own", *(f"rival{number}" for number in range(1, players))]
         channels = (*(f"{name}_{what}" for name in names for what in OF_A_PLAYER), *OF_THE_BOARD)
@@ -59,31 +59,10 @@ class FlatRepresentation(BoardRepresentation):
         return len(OF_A_PLAYER) * int(columns["observation/total_army"].shape[1]) + len(OF_THE_BOARD)
 
     def fill(self, columns: Mapping[str, np.ndarray], rows: int, player: int, out: np.ndarray) -> None:
-        board = board_tiles(columns, rows)
-        army, owner, terrain, visible = (board[name] for name in ("army", "owner", "terrain", "visible"))
-        site = (terrain == CITY) | (terrain == GENERAL)
-        mountain = terrain == MOUNTAIN
-        total_army, total_land = columns["observation/total_army"], columns["observation/total_land"]
-        numbers: list[np.ndarray] = []
-        players = total_army.shape[1]
-        for one in (player, *(other for other in range(players) if other != player)):
-            theirs = visible & (owner == one)
-            held = np.where(theirs, army, 0)
-            numbers += [total_land[:rows, one], total_army[:rows, one], _count(theirs), held.sum(1, np.int64)]
-            numbers += [_count(theirs & site), held.max(1)]
-        nobody = visible & (owner < 0)
-        numbers += [
-            _count(visible & (owner == player) & (army > 1)),
-            _count(nobody & ~mountain),
-            _count(nobody & site),
-            np.where(nobody, army, 0).sum(1, np.int64),
-            _count(visible & mountain),
-            _count(visible),
-            _count(~visible & (terrain == OBSTACLE)),
+        dtypes = (np.int32, np.int8, np.uint8, np.uint8, np.int32, np.int32)
+        # One kind of array, so that one kernel is compiled: a column that is anything else is copied here.
+        given = [
+            np.require(columns[name][:rows], dtype, ["C", "A", "W"])
+            for name, dtype in zip(self.replaces, dtypes, strict=True)
         ]
-        for place, values in enumerate(numbers):
-            out[:, place] = values
-
-
-def _count(tiles: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(tiles, axis=1)
+        flat_of_rows(*given, player, out)

@@ -71,7 +71,7 @@ class PlanesRepresentation(BoardRepresentation):
     def channels(self) -> tuple[str, ...]:
         return self.selected
 
-    def field(self, from_schema: Schema) -> Field:
+    def new_field(self, from_schema: Schema) -> Field:
         return self.field_of(from_schema["observation/army"].shape)
 
     def field_of(self, board: tuple[int, ...]) -> Field:
