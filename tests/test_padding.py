@@ -150,7 +150,7 @@ def test_rows_that_cannot_be_padded(
     odd = {"heat": Field("heat", "f4", (6, 8), "observation"), "short": Field("action", "u1", (), "action")}
     schema = Schema([odd.get(name) or raw[name] for name in fields]) if fields else VECTOR_SCHEMA
     with pytest.raises(error, match=words):
-        _ = Padding(schema, *size).schema
+        Padding(schema, *size)
     some = find_representation("planes", selected=("visible", "fog")).schema(raw)
     with pytest.raises(SchemaError, match="without own_territory"):
         Padding(some, 9, 9)

@@ -46,8 +46,8 @@ _OWN_LAND = "own_territory"
 class Padding:
     """A Conversion of rows with the schema `source` to boards of `height` x `width`.
 
-    Raises SchemaError for rows without boards, or with boards of which nobody knows what they show outside, UsageError
-    for boards that are larger already.
+    Raises SchemaError for rows without boards, with boards of which nobody knows what they show outside, or with
+    actions that are too small a number, UsageError for boards that are larger already.
     """
 
     source: Schema
@@ -63,6 +63,13 @@ class Padding:
             )
         for name in fields.boards:
             self._check(self.source[name])
+        for name in fields.actions:
+            dtype, last = self.source[name].numpy_dtype, MOVES * self.height * self.width
+            if np.iinfo(dtype).max < last:
+                raise SchemaError(
+                    f"{name} is {self.source[name].dtype}, which cannot number the {last + 1:,} actions of a board of "
+                    f"{self.height}x{self.width}; pad to a smaller one"
+                )
 
     @cached_property
     def fields(self) -> BoardFields:
@@ -82,11 +89,6 @@ class Padding:
             elif field.name in self.fields.masks:
                 field = msgspec.structs.replace(field, shape=(FLAGS * tiles,))
             elif field.name in self.fields.actions:
-                if np.iinfo(field.numpy_dtype).max < MOVES * tiles:
-                    raise SchemaError(
-                        f"{field.name} is {field.dtype}, which cannot number the {MOVES * tiles + 1:,} actions of a "
-                        f"board of {self.height}x{self.width}; pad to a smaller one"
-                    )
                 field = msgspec.structs.replace(field, high=MOVES * tiles)
             fields.append(field)
         return Schema(fields)
