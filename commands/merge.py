@@ -13,6 +13,10 @@ from expkit.commands.options import DryRun, Force, Json, RunInputs
 EXAMPLES = (
     ("expkit merge runs/a runs/b -o runs/both --force --dry-run", "what it would do, or why it cannot"),
     ("expkit merge runs/a runs/b -o runs/both --force", "one run of all their games"),
+    (
+        "expkit merge runs/a runs/b --pad 32x32 -o runs/large --force",
+        "boards of two sizes; actions stay the same moves",
+    ),
     ("expkit merge runs/both runs/b -o runs/once --dedupe --force", "games that are there twice are taken once"),
 )
 
@@ -23,11 +27,20 @@ def merge(
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Leave out episodes whose rows are those of one already taken.")
     ] = False,
+    pad: Annotated[
+        str | None,
+        typer.Option(
+            "--pad", metavar="HxW", help="Lay all boards out on one of this size: mountains to the right and below."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Join runs into a new one; every episode keeps its origin."""
+    from expkit.rewrite.change import Change
     from expkit.rewrite.merge import Choice
+    from expkit.units import parse_board_size
 
-    merge_runs("merge", runs, out, Choice(dedupe=dedupe), dry_run=dry_run, force=force, json=json)
+    change = None if pad is None else Change(pad=parse_board_size(pad))
+    merge_runs("merge", runs, out, Choice(dedupe=dedupe), change, dry_run=dry_run, force=force, json=json)

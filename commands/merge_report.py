@@ -13,15 +13,25 @@ from expkit.errors import UsageError
 from expkit.units import format_size
 
 if TYPE_CHECKING:
+    from expkit.rewrite.change import Change
     from expkit.rewrite.merge import Choice, Merged, MergePlan
 
 
 def merge_runs(
-    verb: str, given: list[str], out: Path, choice: Choice, *, dry_run: bool, force: bool, json: bool
+    verb: str,
+    given: list[str],
+    out: Path,
+    choice: Choice,
+    change: Change | None = None,
+    *,
+    dry_run: bool,
+    force: bool,
+    json: bool,
 ) -> None:
     """Do it, print the result, exit."""
     from expkit.commands.progress import Progress
     from expkit.commands.signals import finish_first
+    from expkit.rewrite.change import describe_changes
     from expkit.rewrite.engine import Stopped
     from expkit.rewrite.filter import narrowed
     from expkit.rewrite.merge import merge, plan_merge
@@ -32,11 +42,11 @@ def merge_runs(
     if out.resolve() in [path.resolve() for path in paths]:
         raise UsageError(f"{out} is one of the inputs; choose another -o")
     check_free(out, force=force)
-    with Sources(paths) as sources:
-        narrowed(sources.runs[0].schema, choice.columns)
+    with Sources(paths, change) as sources:
+        schema = narrowed(sources.schema, choice.columns)
         plan = plan_merge(sources, choice)
         if dry_run:
-            _tell_plan(verb, out, plan, json)
+            _tell_plan(verb, out, plan, describe_changes(sources, schema), json)
             return
         done = 0
         with finish_first() as request, Progress(f"writing {out} · ^C leaves nothing behind") as progress:
@@ -57,11 +67,12 @@ def merge_runs(
         _tell(result)
 
 
-def _tell_plan(verb: str, out: Path, plan: MergePlan, json: bool) -> None:
+def _tell_plan(verb: str, out: Path, plan: MergePlan, changes: list[dict[str, Any]], json: bool) -> None:
     from expkit.rewrite.merge import describe_plan
 
     if json:
-        output.write_json({"schema": f"expkit.{verb}/1", "output": out, "dry_run": True, **describe_plan(plan)})
+        told = {**describe_plan(plan), "changes": changes}
+        output.write_json({"schema": f"expkit.{verb}/1", "output": out, "dry_run": True, **told})
         return
     filtered = sum(sum(part.filtered.values()) for part in plan.parts)
     output.line(
@@ -74,6 +85,13 @@ def _tell_plan(verb: str, out: Path, plan: MergePlan, json: bool) -> None:
     for part in plan.parts:
         if part.name:
             output.line(f"{part.name}: {part.rows:,} rows of {len(part.taken):,} episodes", indent=2)
+    for change in changes:
+        sizes = change["row_bytes"]
+        output.line(
+            (change["run"], "bold"), f": a row of {sizes['from']:,} B becomes {sizes['to']:,} B before compression"
+        )
+        for field in change["fields"]:
+            output.line(f"{field['name']}: {field['from'] or 'new'} -> {field['to'] or 'gone'}", indent=2)
 
 
 def _tell(done: Merged) -> None:

@@ -60,7 +60,12 @@ def record(
         typer.Option(metavar="NAME", help="hunter, expander, random or module:callable; one, or one per player."),
     ] = None,
     state: Annotated[bool | None, typer.Option("--state", help="Record the whole truth too, as state/...")] = None,
-    representation: Annotated[str | None, typer.Option(metavar="raw|planes", help="What is stored of a board.")] = None,
+    representation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What is stored of a board: raw, planes, planes-float16, planes-uint8, flat, yours."
+        ),
+    ] = None,
     overflow: Annotated[
         str | None, typer.Option(metavar="POLICY", help="block, drop-oldest, drop-newest or spill.")
     ] = None,

@@ -1,4 +1,4 @@
-"""`expkit rewrite`: the same run with other rows, columns or parts."""
+"""`expkit rewrite`: the same run with other rows, columns, representation or parts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ EXAMPLES = (
     ("expkit rewrite sample_data/run -o runs/won --where won --force", "whole games, of who won them"),
     ("expkit rewrite sample_data/run -o runs/early --where 'step < 50' --force", "rows; the rest counts as filtered"),
     ("expkit rewrite sample_data/run -o runs/small --columns observation,action --force", "without the other fields"),
+    (
+        "expkit rewrite sample_data/run -o runs/u1 --representation planes-uint8 --force",
+        "boards as bytes for a network",
+    ),
     ("expkit rewrite sample_data/run -o runs/sets --split train=.8,val=.2 --force", "runs/sets/train, runs/sets/val"),
 )
 
@@ -33,6 +37,14 @@ def rewrite(
         str | None,
         typer.Option("--split", metavar="A=.9,B=.1", help="A run for each part, all players of a game in the same."),
     ] = None,
+    representation: Annotated[
+        str | None,
+        typer.Option(
+            "--representation",
+            metavar="NAME",
+            help="Boards as planes, planes-uint8, flat, yours; refused where rows lack it.",
+        ),
+    ] = None,
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Leave out episodes whose rows are those of one already taken.")
     ] = False,
@@ -40,10 +52,12 @@ def rewrite(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write runs anew with other rows, columns, or split into parts."""
+    """Write runs anew with other rows, columns, boards, or split."""
+    from expkit.rewrite.change import Change
     from expkit.rewrite.filter import parse_split
     from expkit.rewrite.merge import Choice
 
     names = None if columns is None else [name for given in columns for name in given.split(",") if name]
     choice = Choice(dedupe, where, names, None if split is None else parse_split(split))
-    merge_runs("rewrite", runs, out, choice, dry_run=dry_run, force=force, json=json)
+    change = None if representation is None else Change(representation=representation)
+    merge_runs("rewrite", runs, out, choice, change, dry_run=dry_run, force=force, json=json)

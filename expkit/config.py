@@ -69,9 +69,9 @@ class RecordingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     append: Annotated[bool, _about("go on with a run that is there; one that is not is begun")] = False
     num_envs: Annotated[Positive, _about("games at once")] = 64
     threads: Annotated[int, Meta(ge=0), _about("threads that play; 0 is one per core but one")] = 0
-    representation: Annotated[Literal["raw", "planes"], _about("store the board as it is, or planes in its place")] = (
-        "raw"
-    )
+    representation: Annotated[
+        str, _about("what is stored of a board: raw, planes, planes-float16, planes-uint8, flat or module:callable")
+    ] = "raw"
 
 
 class BufferSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

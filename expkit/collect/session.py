@@ -34,7 +34,7 @@ from expkit.runs.layout import RunInfo, new_run_id, read_run_info
 from expkit.runs.prune import make_room
 from expkit.runs.resume import begin_run, check_resumable, is_begun, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, check_output, check_same, create_run
-from expkit.serialize.representations import find_representation
+from expkit.serialize.representations import checked_convert, find_representation
 
 POLL_SECONDS = 0.05
 # Ticks per kernel call: at 128 rows a tick about 2 ms, so a stop is heard soon and Python costs under 3%.
@@ -192,7 +192,8 @@ class Session:
         writer, first = self._open()
         if self._append:
             self._games = self._make_games(writer.writer, first)
-        convert = None if self._representation.name == "raw" else self._representation.convert
+        raw = self.config.recording.representation == "raw"
+        convert = None if raw else checked_convert(self._representation, self.schema)
         collector = BackgroundCollector(
             writer,
             self.schema,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from expkit.formats.shard.digest import RowHasher, sum_by_run, zeros_for
+from expkit.mixing import mixed
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
 from expkit.runs.read import Run
@@ -91,13 +92,6 @@ def _hashed(
             stored["policy"] = policies[np.minimum(used, len(policies) - 1)]
             hashes = hasher.rows({**stored, "episode": np.zeros(rows, np.uint64)}, player)
         else:
-            hashes = _mixed(stored["time_ns"].view(np.uint64) ^ _mixed(stored["step"].astype(np.uint64)))
+            hashes = mixed(stored["time_ns"].view(np.uint64) ^ mixed(stored["step"].astype(np.uint64)))
         digests = sum_by_run(hashes, part.first_row[mine], part.rows[mine])
         yield player, part.episode[mine].tolist(), part.rows[mine].tolist(), digests.tolist(), not lost
-
-
-def _mixed(words: np.ndarray) -> np.ndarray:
-    """u64 in, u64 out: the last part of splitmix64."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))

@@ -15,6 +15,7 @@ from expkit.formats.shard.read import ShardReader
 from expkit.rewrite.layout import BlockPlan
 from expkit.runs.read import Run
 from expkit.schema import Column
+from expkit.serialize.conversion import Conversion
 
 Rows = dict[str, np.ndarray]
 Place = tuple[int, int, int]
@@ -36,11 +37,12 @@ class Condition(Protocol):
 
 
 class Gatherer:
-    """Reads rows of `runs`, which have all of `columns` alike.
+    """Reads rows of `runs`, which have all of `columns` alike, or have them once they are converted.
 
     numbers   by (run, episode) the episode's number in the output; those it has when left out
     policies  by run the output's policy of each of its policies, u16; the same ones when left out
-    where     by run which rows are wanted; a last row is when the row before it is
+    where     by run which rows, as they are there, are wanted; a last row is when the row before it is
+    convert   by run what makes `columns` of its rows
 
     For one thread at a time.
     """
@@ -52,18 +54,21 @@ class Gatherer:
         numbers: Mapping[tuple[int, int], int] | None = None,
         policies: Sequence[np.ndarray] | None = None,
         where: Sequence[Condition] | None = None,
+        convert: Sequence[Conversion] | None = None,
     ):
         self._runs = runs
         self._wanted = [column.name for column in columns]
         looked_at = {name for condition in where or () for name in condition.columns}
         if where is not None:
             looked_at |= {"episode", "step", "is_last"}
-        extra = [c for c in runs[0].schema.columns if c.name in looked_at and c.name not in self._wanted]
+        known = runs[0].schema.columns if convert is None else ()
+        extra = [c for c in known if c.name in looked_at and c.name not in self._wanted]
         self._columns = [*columns, *extra]
         self._looked_at = looked_at
         self._numbers = numbers
         self._policies = policies
         self._where = where
+        self._convert = convert
         self._kept: OrderedDict[Place, Rows] = OrderedDict()
         self._kept_bytes = 0
         self._reading = 0
@@ -76,6 +81,10 @@ class Gatherer:
         if self._looked_at & set(plan.lost):
             where = self._runs[int(table.run[0])].path
             raise ShardError(f"{where}: values that --where asks for were lost: {', '.join(plan.lost)}")
+        for run in np.unique(table.run).tolist() if plan.lost else ():
+            gone = self._convert[run].reads & set(plan.lost) if self._convert is not None else ()
+            if gone:
+                raise ShardError(f"{self._runs[run].path}: values to be converted were lost: {', '.join(sorted(gone))}")
         columns = [column for column in self._columns if column.name not in plan.lost]
         out = {column.name: POOL.empty(column.shape(total), column.dtype) for column in columns}
         keep = None if self._where is None else np.empty(total, bool)
@@ -108,12 +117,20 @@ class Gatherer:
         first = (table.first_row + plan.skip)[mine]
         end = at + int(rows.sum())
         part = {name: values[at:end] for name, values in out.items()}
+        source = part
+        if self._convert is not None:
+            columns = [column for column in self._runs[place[0]].schema.columns if column.name not in plan.lost]
+            source = {column.name: POOL.empty(column.shape(end - at), column.dtype) for column in columns}
         try:
-            self._read(place, first, first + rows, columns, part)
+            self._read(place, first, first + rows, columns, source)
         except ShardError as error:
             raise ShardError(f"{error}; run expkit recover {self._runs[place[0]].path} first") from None
         if keep is not None and self._where is not None:
-            keep[at:end] = self._where[place[0]](part, plan.player)
+            keep[at:end] = self._where[place[0]](source, plan.player)
+        if self._convert is not None:
+            made = self._convert[place[0]].convert(source, end - at, plan.player)
+            for name, values in part.items():
+                values[:] = made[name]
         if self._numbers is not None and "episode" in part:
             given = [self._numbers[place[0], episode] for episode in table.episode[mine].tolist()]
             part["episode"][:] = np.repeat(np.array(given, np.uint64), rows)

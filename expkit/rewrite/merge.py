@@ -138,6 +138,8 @@ def plan_merge(sources: Sources, choice: Choice | None = None) -> MergePlan:
         plan.duplicates = len(twice)
     table = sources.segments
     wanted = wanted_segments(sources, choice)
+    # What grows in memory grows at most as much in the file.
+    growth = [max(1.0, sources.schema.row_bytes / run.schema.row_bytes) for run in sources.runs]
     sizes: dict[tuple[int, int], list[float]] = {}
     left_out: dict[tuple[int, int], dict[int, int]] = {}
     told = (table.run, table.episode, table.player, table.rows, table.row_bytes, wanted)
@@ -145,7 +147,7 @@ def plan_merge(sources: Sources, choice: Choice | None = None) -> MergePlan:
         if good:
             known = sizes.setdefault((at, number), [0, 0.0])
             known[0] += rows
-            known[1] += rows * row_bytes
+            known[1] += rows * row_bytes * growth[at]
         else:
             by_player = left_out.setdefault((at, number), {})
             by_player[player] = by_player.get(player, 0) + rows
@@ -197,7 +199,7 @@ def merge(
     """
     choice = choice or Choice()
     done = Merged(out, duplicates=plan.duplicates, notes=plan.notes)
-    schema = narrowed(sources.runs[0].schema, choice.columns)
+    schema = narrowed(sources.schema, choice.columns)
     with NewFolder(out, force=force) as folder:
         free, need = free_bytes(folder.path), plan.bytes + _SPARE
         if free < need:
@@ -231,7 +233,7 @@ class _Writing:
     def run(self, shard_size: int, on_rows: Callable[[int], None] | None, stop: Callable[[], bool] | None) -> Written:
         sources, choice, written = self._sources, self._choice, self._written
         told = {key: value for key, value in asdict(choice).items() if value} | {"part": self._part.name or None}
-        info = sources.describe({"rewritten": {key: value for key, value in told.items() if value is not None}})
+        info = sources.describe({key: value for key, value in told.items() if value is not None})
         info.schema = self._schema
         create_run(self.path, info)
         limits = ShardLimits(0, 0, 0.0)
@@ -242,7 +244,7 @@ class _Writing:
         try:
             columns = self._schema.columns
             where = None if choice.where is None else [Where.of(choice.where, run) for run in sources.runs]
-            gatherer = Gatherer(sources.runs, columns, self._target, sources.policy_maps, where)
+            gatherer = Gatherer(sources.runs, columns, self._target, sources.policy_maps, where, sources.conversions)
             encoder = BlockEncoder(self._schema, self._encoding.level, self._encoding.frame_rows)
             work = Work(gatherer, encoder, on_rows=on_rows, stop=stop)
             segments, ranks, sizes = self._ranked()
@@ -328,7 +330,10 @@ class _Writing:
         if start is None:  # its record was lost
             start = EpisodeStart(episode.number, 0, sorted(episode.rows), run.info.source)
         origin = start.origin or Origin(run.id, episode.number)
-        return msgspec.structs.replace(start, episode=number, repeated=False, origin=origin)
+        change = self._sources.change
+        more = {} if change is None else change.of_episodes()
+        metadata = {**start.metadata, **more}
+        return msgspec.structs.replace(start, episode=number, repeated=False, origin=origin, metadata=metadata)
 
     def _end(self, number: int) -> EpisodeEnd:
         episode = self._part.taken[number][1]

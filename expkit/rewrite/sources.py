@@ -12,6 +12,7 @@ import numpy as np
 
 from expkit.episodes import PolicyInfo
 from expkit.errors import Busy, SchemaError, ShardError, UsageError
+from expkit.rewrite.change import Change, common_board, widened
 from expkit.rewrite.segments import Segments
 from expkit.runs.generation import complete_episodes
 from expkit.runs.layout import RunInfo, list_shards, new_run_id
@@ -20,6 +21,8 @@ from expkit.runs.origins import ORIGINS, OriginPlayer, OriginRun, origins_of
 from expkit.runs.read import Run
 from expkit.runs.schema_differences import schema_differences
 from expkit.runs.summary import balance
+from expkit.schema import Schema
+from expkit.serialize.conversion import Conversion
 
 _LOOKS = 10
 _DIFFERENCES_SHOWN = 6
@@ -64,21 +67,30 @@ class Sources:
     segments      where the rows of all runs are
     policies      the joined table;  policy_maps: by run, u16, the place in it of each of the run's policies
     complete      by run, the episodes to which no row will be added
+    change        what becomes of the rows' boards;  conversions: by run, None where nothing does
+    schema        of all rows, once converted
     notes         what is worth a word to whoever asked
 
-    Raises NotThere, ShardError for damage, SchemaError for runs that do not fit together.
+    Raises NotThere, ShardError for damage, SchemaError for runs that do not fit together or cannot be converted.
     """
 
-    def __init__(self, paths: Sequence[Path]):
+    def __init__(self, paths: Sequence[Path], change: Change | None = None):
         self.runs: list[Run] = []
         self.notes: list[str] = []
+        self.change = change
+        self.conversions: list[Conversion] | None = None if change is None else []
         parts: list[Segments] = []
         try:
             for path in paths:
                 run = Run(path)
                 self.runs.append(run)
-                if len(self.runs) > 1:
-                    self._compare(self.runs[0], run)
+                if change is not None and self.conversions is not None:
+                    self.conversions.append(change.conversion(run))
+                schema = run.schema if self.conversions is None else self.conversions[-1].schema
+                if len(self.runs) == 1:
+                    self.schema = schema
+                else:
+                    self._compare(self.runs[0], run, schema)
                 parts.append(settle(run))
                 _check_records(run)
                 run.episodes()
@@ -105,15 +117,20 @@ class Sources:
         for run in self.runs:
             run.close()
 
-    def _compare(self, first: Run, other: Run) -> None:
-        found = schema_differences(first.schema, other.schema)
+    def _compare(self, first: Run, other: Run, schema: Schema) -> None:
+        found = schema_differences(self.schema, schema)
         if found:
             told = [difference.describe(str(first.path), str(other.path)) for difference in found]
             more = f"; and {len(told) - _DIFFERENCES_SHOWN} more" if len(told) > _DIFFERENCES_SHOWN else ""
+            advice = "merge only runs of one schema, or bring them to one by expkit rewrite --columns"
+            sizes = common_board(first.schema, other.schema)
+            if self.change is None and sizes is not None:
+                advice = f"boards of two sizes are joined by expkit merge --pad {sizes[0]}x{sizes[1]}"
             raise SchemaError(
                 f"{first.path} and {other.path} do not hold the same: {'; '.join(told[:_DIFFERENCES_SHOWN])}{more}; "
-                "merge only runs of one schema, or bring them to one by expkit rewrite --columns"
+                f"{advice}"
             )
+        self.schema = widened(self.schema, schema)
         mine, theirs = first.info.players, other.info.players
         if len(mine) != len(theirs):
             raise SchemaError(
@@ -126,8 +143,8 @@ class Sources:
         if first.info.source != other.info.source:
             self.notes.append(f"{first.path} is of {first.info.source}, {other.path} of {other.info.source}")
 
-    def describe(self, metadata: dict[str, Any]) -> RunInfo:
-        """The description of an output run, with `metadata` and the origins of its episodes."""
+    def describe(self, rewritten: dict[str, Any]) -> RunInfo:
+        """The description of an output run, with what was `rewritten` and the origins of its episodes."""
         first = self.runs[0].info
         infos = [run.info for run in self.runs]
         common = {
@@ -135,17 +152,21 @@ class Sources:
             for key, value in first.metadata.items()
             if key != ORIGINS and all(info.metadata.get(key) == value for info in infos)
         }
-        same_config = all(info.config_digest == first.config_digest for info in infos)
+        told = {} if self.change is None else self.change.told()
+        if "pad" in told:
+            common.pop("game", None)  # of another board; how each was played is told by its origin
+        # What was converted is no longer what that config records.
+        same_config = not told and all(info.config_digest == first.config_digest for info in infos)
         return RunInfo(
             id=new_run_id(),
             source=first.source if all(info.source == first.source for info in infos) else "mixed",
-            schema=first.schema,
+            schema=self.schema,
             players=first.players,
             policies=self.policies,
             config=first.config if same_config else {},
             config_digest=first.config_digest if same_config else "",
             seed=first.seed if all(info.seed == first.seed for info in infos) else None,
-            metadata={**common, **metadata, ORIGINS: msgspec.to_builtins(self._origins())},
+            metadata={**common, "rewritten": {**rewritten, **told}, ORIGINS: msgspec.to_builtins(self._origins())},
         )
 
     def _origins(self) -> list[OriginRun]:

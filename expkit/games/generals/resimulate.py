@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from expkit.episodes import EpisodeStart
@@ -14,6 +15,7 @@ from expkit.games.generals.config import GeneralsConfig
 from expkit.kernels import compiling
 from expkit.kernels import generals_replay as kernel
 from expkit.kernels import generals_state as k
+from expkit.serialize.board_fields import padded_actions
 
 _FIRST_SLOT = np.zeros(1, np.int64)
 
@@ -36,11 +38,15 @@ class GeneralsReplay:
             their land stays, at the second it turns neutral
     order   {tick: [[player, action], …]} for ticks whose moves were played in another order than the ruleset's, or
             more than one by a player; they replace that tick's actions
+    padded  [H, W] of the board on which the game is laid out, in its upper left corner, mountains around it; actions
+            are given, and observations shown, as on that board. The order of moves is as the game was played
 
     Raises GameError for metadata that describes no game.
     """
 
     def __init__(self, config: GeneralsConfig, start: EpisodeStart, seed: int):
+        if "padded" in start.metadata:
+            config, start = _laid_out(config, start, seed)
         self.config = config
         self.players = config.players
         self.fizzled: list[int] = []
@@ -160,3 +166,37 @@ class GeneralsReplay:
     def rewards(self) -> dict[int, float]:
         """Of the last step: -1 for who went out, 1 for who is left alone, else 0."""
         return dict(self._rewards)
+
+
+def _laid_out(config: GeneralsConfig, start: EpisodeStart, seed: int) -> tuple[GeneralsConfig, EpisodeStart]:
+    """The same game on the larger board that `padded` in its metadata names. Raises GameError."""
+    metadata = {name: value for name, value in start.metadata.items() if name != "padded"}
+    board = GeneralsReplay(config, msgspec.structs.replace(start, metadata=metadata), seed).board()
+    try:
+        height, width = (int(side) for side in start.metadata["padded"])
+        if height < config.height or width < config.width:
+            raise ValueError(f"a board of {config.height}x{config.width} does not fit into {height}x{width}")
+        larger = msgspec.structs.replace(config, height=height, width=width)
+        moved = padded_actions((config.height, config.width), (height, width))
+        if "order" in metadata:
+            metadata["order"] = {
+                tick: [[player, int(moved[int(action)])] for player, action in moves]
+                for tick, moves in metadata["order"].items()
+            }
+    except (TypeError, ValueError, IndexError) as error:
+        raise GameError(f"episode {start.episode}: it cannot be laid out on a larger board: {error}") from None
+    army, owner, terrain = (
+        np.pad(part, ((0, height - config.height), (0, width - config.width)), constant_values=outside).ravel()
+        for part, outside in zip(board, (0, k.NEUTRAL, k.MOUNTAIN), strict=True)
+    )
+
+    def tiles_with_armies(these: np.ndarray) -> list[list[int]]:
+        return [[tile, int(army[tile])] for tile in np.flatnonzero(these).tolist()]
+
+    metadata["map"] = {
+        "generals": [int(np.flatnonzero(owner == player)[0]) for player in range(config.players)],
+        "cities": tiles_with_armies((owner < 0) & (terrain == k.CITY)),
+        "neutrals": tiles_with_armies((owner < 0) & (terrain == k.PLAIN) & (army > 0)),
+        "mountains": np.flatnonzero(terrain == k.MOUNTAIN).tolist(),
+    }
+    return larger, msgspec.structs.replace(start, metadata=metadata)

@@ -1,0 +1,102 @@
+"""What becomes of the boards of runs that are written anew: another representation, or a larger board."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from expkit.errors import SchemaError, UsageError
+from expkit.runs.read import Run
+from expkit.runs.schema_differences import schema_differences
+from expkit.schema import Field, Schema
+from expkit.serialize.board_fields import BoardFields
+from expkit.serialize.conversion import Conversion
+from expkit.serialize.padding import Padding
+from expkit.serialize.representations import Representation, find_conversion, find_representation
+
+if TYPE_CHECKING:
+    from expkit.rewrite.sources import Sources
+
+
+@dataclass(frozen=True)
+class Change:
+    """representation  a name, as `find_representation` takes it;  pad: (H, W) of the board to lay all others out on
+
+    One of the two. Raises UsageError for both, and for a name that is nothing.
+    """
+
+    representation: str | None = None
+    pad: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.representation is None) == (self.pad is None):
+            raise UsageError("a change is either to another representation or to a larger board; ask for one of them")
+
+    @cached_property
+    def _target(self) -> Representation | None:
+        return None if self.representation is None else find_representation(self.representation)
+
+    def conversion(self, run: Run) -> Conversion:
+        """What turns the rows of one run. Raises SchemaError where they do not hold what is needed, UsageError."""
+        try:
+            if self.pad is not None:
+                return Padding(run.schema, *self.pad)
+            assert self._target is not None
+            return find_conversion(run.schema, self._target)
+        except SchemaError as error:
+            raise SchemaError(f"{run.path}: {error}") from None
+        except UsageError as error:
+            raise UsageError(f"{run.path}: {error}") from None
+
+    def told(self) -> dict[str, Any]:
+        """As it stands in the description of an output run."""
+        if self.pad is not None:
+            return {"pad": list(self.pad)}
+        return {"representation": self.representation}
+
+    def of_episodes(self) -> dict[str, Any]:
+        """What the metadata of each episode say of it, so that it can be played again as it is now."""
+        return {} if self.pad is None else {"padded": list(self.pad)}
+
+
+def widened(schema: Schema, other: Schema) -> Schema:
+    """`schema` with bounds that values of `other`, which has the same fields, keep too."""
+    fields: list[Field] = []
+    for field in schema.fields:
+        theirs = other[field.name]
+        low = None if field.low is None or theirs.low is None else min(field.low, theirs.low)
+        high = None if field.high is None or theirs.high is None else max(field.high, theirs.high)
+        fields.append(msgspec.structs.replace(field, low=low, high=high))
+    return Schema(fields)
+
+
+def common_board(a: Schema, b: Schema) -> tuple[int, int] | None:
+    """(H, W) of the smallest board that holds those of both, None unless they have boards of two sizes."""
+    try:
+        one, other = BoardFields.of(a), BoardFields.of(b)
+    except SchemaError:
+        return None
+    if (one.height, one.width) == (other.height, other.width):
+        return None
+    return max(one.height, other.height), max(one.width, other.width)
+
+
+def describe_changes(sources: Sources, schema: Schema) -> list[dict[str, Any]]:
+    """What becomes of each run's rows under a change, as JSON objects can hold it: bytes of a row before compression,
+    and the fields that are stored in another way. Empty without a change."""
+    if sources.change is None:
+        return []
+    return [
+        {
+            "run": str(run.path),
+            "row_bytes": {"from": run.schema.row_bytes, "to": schema.row_bytes},
+            "fields": [
+                {"name": field, "from": before, "to": after}
+                for field, before, after in schema_differences(run.schema, schema)
+            ],
+        }
+        for run in sources.runs
+    ]
