@@ -1,0 +1,107 @@
+"""Processors by name: those of expkit, those of installed packages, and the user's own as `module:callable`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+import msgspec
+
+from expkit.errors import ConfigError, ExpkitError
+from expkit.pipeline.processor import Options, Processor
+from expkit.plugins import load_callable
+
+GROUP = "expkit.processors"
+
+_BUILT_IN = {
+    "validate": "Validate",
+    "sanitize": "Sanitize",
+    "filter": "Filter",
+    "redact": "Redact",
+    "n_step": "NStep",
+    "discounted_return": "DiscountedReturn",
+    "gae": "Gae",
+    "frame_stack": "FrameStack",
+    "sample_weights": "SampleWeights",
+}
+# As it stands in a pipeline: a name, a mapping of `kind` and options, or the processor itself.
+Given = str | Mapping[str, Any] | Processor
+
+
+def processor_names() -> list[str]:
+    """Names that a pipeline may use: the built-in ones, then those of installed packages."""
+    return [*_BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)} - set(_BUILT_IN))]
+
+
+def options_of(kind: str) -> type[Options]:
+    """The options of a built-in processor, which are the processor."""
+    found: type[Options] = getattr(importlib.import_module(f"expkit.pipeline.{kind}"), _BUILT_IN[kind])
+    return found
+
+
+def built_in() -> dict[str, type[Options]]:
+    """All built-in processors by kind."""
+    return {kind: options_of(kind) for kind in _BUILT_IN}
+
+
+def find_processor(given: Given, where: str = "pipeline") -> tuple[str, Processor]:
+    """The name and the processor that a link of a pipeline stands for; `where` begins the messages.
+
+    Raises ConfigError for a name or an option that is not there or is wrong, UsageError for a module that is not there.
+    """
+    if isinstance(given, Processor):
+        return getattr(given, "__name__", type(given).__name__), given
+    if isinstance(given, str):
+        given = {"kind": given}
+    if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
+        raise ConfigError(f"{where}: a link is a kind, or a mapping with a kind and its options, like 'kind: sanitize'")
+    kind = given["kind"]
+    options = {str(name): value for name, value in given.items() if name != "kind"}
+    if kind in _BUILT_IN:
+        return kind, _built_in(kind, options, where)
+    return kind, _others(kind, options, where)
+
+
+def _built_in(kind: str, options: Mapping[str, Any], where: str) -> Processor:
+    made = options_of(kind)
+    unknown = [name for name in options if name not in made.__struct_fields__]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], made.__struct_fields__, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(made.__struct_fields__) or 'none'}"
+        raise ConfigError(f"{where}: {kind} has no option '{unknown[0]}'; {hint}")
+    try:
+        return cast(Processor, msgspec.convert(options, made))
+    except msgspec.ValidationError as error:
+        said = str(error).replace(" - at `$.", " at `").rstrip()
+        raise ConfigError(f"{where}: {kind}: {said}") from None
+
+
+def _others(kind: str, options: Mapping[str, Any], where: str) -> Processor:
+    if ":" in kind:
+        found: Any = load_callable(kind, "processor")
+    else:
+        points = list(entry_points(group=GROUP, name=kind))
+        if not points:
+            near = difflib.get_close_matches(kind, processor_names(), 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(processor_names())}"
+            raise ConfigError(f"{where}: no processor is called '{kind}'; {hint}, or your own as module:callable")
+        found = points[0].load()
+    if isinstance(found, Processor) and not isinstance(found, type):
+        if options:
+            raise ConfigError(f"{where}: {kind} takes no options, but is given {', '.join(options)}")
+        return found
+    try:
+        made = found(**options)
+    except ExpkitError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {kind} could not be made: {error}") from None
+    if not isinstance(made, Processor):
+        raise ConfigError(
+            f"{where}: {kind} gives a {type(made).__name__}, which is no processor; "
+            "decorate a function with expkit.pipeline.processor"
+        )
+    return made
