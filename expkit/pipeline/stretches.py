@@ -3,7 +3,7 @@
 Steps rise, but a player's need not be contiguous where players take turns, so that a jump alone tells nothing; rows of
 which none is missing can have no gap, and between two steps that follow each other nothing can be missing. Hence: a gap
 is a jump of more than one step in a player's episode of which any row is missing. Where players take turns this may see
-more gaps than there are in such an episode, never fewer.
+more gaps than there are in such an episode, never fewer; so it does where it is not known whether any row is missing.
 """
 
 from __future__ import annotations

@@ -103,13 +103,12 @@ def rows_wanted(block: VisibleBlock, rows: Rows, part: slice | None = None) -> n
 
 
 def scan(
-    run: Run, names: Sequence[str], batch_size: int | None, rows: Rows, skip_damaged: bool, threads: int
+    run: Run, decoder: BatchDecoder, batch_size: int | None, rows: Rows, skip_damaged: bool, threads: int
 ) -> Iterator[Batch]:
     """See `Run.scan`."""
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"a batch of {batch_size} rows is none; use 1 or more")
-    decoder = BatchDecoder(run.schema, names)
-    parts = _in_file_order(run, names, rows, skip_damaged)
+    parts = _in_file_order(run, decoder.names, rows, skip_damaged)
     batches = _as_they_are(parts, decoder.row_bytes) if batch_size is None else _of_size(parts, batch_size)
     yield from in_order(decoder.make, batches, threads)
 
@@ -158,7 +157,7 @@ def _of_size(parts: Iterable[tuple[VisibleBlock, np.ndarray]], batch_size: int) 
 
 def shuffled(
     run: Run,
-    names: Sequence[str],
+    decoder: BatchDecoder,
     batch_size: int,
     seed: int,
     epoch: int,
@@ -169,7 +168,6 @@ def shuffled(
     """See `Run.shuffled`."""
     if batch_size < 1:
         raise UsageError(f"a batch of {batch_size} rows is none; use 1 or more")
-    decoder = BatchDecoder(run.schema, names)
     piece = FRAME_ROWS * min(max(round(PIECE_BYTES / (FRAME_ROWS * decoder.row_bytes)), 1), PIECE_FRAMES)
     pieces = _pieces(run, piece)
     pieces = pieces[np.random.default_rng([seed, epoch]).permutation(len(pieces))]

@@ -18,7 +18,7 @@ from expkit.runs.entries import Episode
 from expkit.runs.finding import Finding
 from expkit.runs.origins import players_with_gaps
 from expkit.runs.read import Run
-from expkit.runs.summary import Balance, balance
+from expkit.runs.summary import balance
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +114,13 @@ class _Chain:
     flags: int = 0  # 1 terminated, 2 truncated: of the latest action
 
 
-def _has_lost_rows(player: Balance) -> bool:
-    """Whether episodes of that player may miss rows for a known reason. A prune takes whole episodes."""
-    return bool(player.dropped_rows or player.lost or player.pending or player.rejected or player.quarantined)
-
-
 class EpisodeRules:
     """Feed it the segments of every block in order, then call `finish`."""
 
     def __init__(self, run: Run):
         self._run = run
         self._chains: dict[tuple[int, int], _Chain] = {}
-        self._gaps = {b.player for b in balance(run) or [] if _has_lost_rows(b)}
+        self._gaps = {b.player for b in balance(run) or [] if b.has_gaps}
         with suppress(NotThere, CheckFailed):  # no description is left, which other rules tell
             self._gaps |= players_with_gaps(run.info.metadata)
         self._skipped: set[int] = set()

@@ -21,7 +21,7 @@ class RunIndex:
 
     shard, block   int64: position in the run's list of shards, and in that shard's list of blocks
     first_row      int64: of the segment in its block;  rows int64: its length
-    episode u64, player int64, first_step int64
+    episode u64, player int64, first_step and last_step int64
     """
 
     shard: np.ndarray
@@ -31,6 +31,7 @@ class RunIndex:
     first_row: np.ndarray
     rows: np.ndarray
     first_step: np.ndarray
+    last_step: np.ndarray
 
     @classmethod
     def build(cls, blocks: Iterable[VisibleBlock]) -> RunIndex:
@@ -45,8 +46,9 @@ class RunIndex:
                 runs = runs[block.keep[runs["first_row"]]]
             where = np.empty((3, len(runs)), np.int64)
             where[:] = [[block.shard], [block.info.index], [block.info.player]]
-            parts.append((*where, runs["episode"], runs["first_row"], runs["rows"], runs["first_step"]))
-        kinds = (np.int64, np.int64, np.int64, np.uint64, np.int64, np.int64, np.int64)
+            told = (runs[name] for name in ("episode", "first_row", "rows", "first_step", "last_step"))
+            parts.append((*where, *told))
+        kinds = (np.int64, np.int64, np.int64, np.uint64, np.int64, np.int64, np.int64, np.int64)
         columns = [
             np.concatenate([part[i] for part in parts]).astype(kind) if parts else np.empty(0, kind)
             for i, kind in enumerate(kinds)

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from expkit.runs.manifest import read_manifest
 from expkit.runs.superseding import VisibleBlock, shards_of, visible_block
 from expkit.schema import KEY_NAMES, Schema
 from expkit.units import parse_size
+
+if TYPE_CHECKING:
+    from expkit.pipeline.chain import Pipeline
 
 State = Literal["recording", "closed", "killed"]
 _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
@@ -391,6 +394,7 @@ class Run:
         rows: Rows = "transitions",
         damaged: Literal["raise", "skip"] = "raise",
         threads: int = 1,
+        pipeline: Pipeline | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `batch_size` rows (the last one smaller), block after block, players mixed between batches. Left
         to the files, batches are of one player and of about 32 MiB, which is fastest: no frame is decompressed twice.
@@ -399,10 +403,20 @@ class Run:
         rows      `transitions`, or `all` with the last rows, whose action, reward and the like are absent (zero)
         damaged   `skip` leaves out shards that cannot be read and blocks in which a wanted column cannot, instead of
                   raising ShardError
-        threads   that read and decode, two batches ahead each; one is the caller's own
+        threads   that read, decode and process, two batches ahead each; one is the caller's own
+        pipeline  processors that the rows go through, or a Chain of them, whose `counts` then tell what it left out;
+                  see `expkit.pipeline`. `columns` are of what comes out. Where one needs whole episodes, rows come by
+                  episode and player instead of block after block, and some 32 MiB of them, or one player's longest
+                  episode, are read at a time.
         """
-        names = stored_names(self.schema, columns)
-        return batches.scan(self, names, batch_size, rows, damaged == "skip", threads)
+        if pipeline is not None:
+            from expkit.pipeline import as_chain
+            from expkit.runs import processed
+
+            chain = as_chain(pipeline, self.schema)
+            return processed.scan(self, chain, columns, batch_size, rows, damaged == "skip", threads)
+        decoder = BatchDecoder(self.schema, stored_names(self.schema, columns))
+        return batches.scan(self, decoder, batch_size, rows, damaged == "skip", threads)
 
     def shuffled(
         self,
@@ -414,16 +428,24 @@ class Run:
         rows: Rows = "transitions",
         memory: str | int = "64MiB",
         threads: int = 1,
+        pipeline: Pipeline | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Every row exactly once, in batches of `batch_size` (the last one smaller): an epoch of training.
 
         Pieces of some 4 MiB, 512 to 4,096 rows, are read in random order, as many at a time as fit `memory`, and
         their rows are mixed: a pure function of (seed, epoch, memory, the files), whatever the number of `threads`
         that decode. Batches are parts of larger arrays, and of those one more is there while a batch of it is held:
-        copy what is kept for long. Columns as for `scan`. Raises ShardError.
+        copy what is kept for long. Columns and pipeline as for `scan`; where a processor needs whole episodes, these
+        are read in random order, consecutive ones of a piece together. Raises ShardError.
         """
-        names = stored_names(self.schema, columns)
-        return batches.shuffled(self, names, batch_size, seed, epoch, rows, parse_size(memory), threads)
+        if pipeline is not None:
+            from expkit.pipeline import as_chain
+            from expkit.runs import processed
+
+            chain, budget = as_chain(pipeline, self.schema), parse_size(memory)
+            return processed.shuffled(self, chain, columns, batch_size, seed, epoch, rows, budget, threads)
+        decoder = BatchDecoder(self.schema, stored_names(self.schema, columns))
+        return batches.shuffled(self, decoder, batch_size, seed, epoch, rows, parse_size(memory), threads)
 
     def sample(
         self, count: int, rng: np.random.Generator | None = None, columns: Sequence[str] | None = None

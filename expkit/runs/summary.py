@@ -52,6 +52,11 @@ class Balance:
         return self.present + self.pruned + self.quarantined
 
     @property
+    def has_gaps(self) -> bool:
+        """Whether rows inside its episodes may be missing for a known reason. A prune takes whole episodes."""
+        return bool(self.dropped_rows or self.lost or self.pending or self.rejected or self.quarantined)
+
+    @property
     def unexplained(self) -> int:
         """Rows lost that no recovery has told of; negative when the files hold more than was produced."""
         return self.lost - self.acknowledged
