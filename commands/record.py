@@ -26,6 +26,10 @@ EXAMPLES = (
     ("expkit record --episodes 4 --policy hunter,expander -o runs/b --force", "four games between two players"),
     ("expkit record --players 4 --size 24x24 --duration 2s -o runs/c --force", "two seconds of four-player games"),
     ("expkit record --seed 7 --episodes 2 --state -o runs/d --force", "repeatable, with the whole truth"),
+    (
+        "expkit record --pipeline '[validate, {kind: redact, columns: [action_mask]}]' --rows 9000 -o runs/e --force",
+        "rows are checked, and masks left out, before they are written",
+    ),
     ("expkit record --append --episodes 2 -o runs/d", "the next two games of the same run, also after a crash"),
 )
 
@@ -66,6 +70,10 @@ def record(
             metavar="NAME", help="What is stored of a board: raw, planes, planes-float16, planes-uint8, flat, yours."
         ),
     ] = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Processors of rows, as YAML: [validate, {kind: redact, columns: [state]}]."),
+    ] = None,
     overflow: Annotated[
         str | None, typer.Option(metavar="POLICY", help="block, drop-oldest, drop-newest or spill.")
     ] = None,
@@ -105,7 +113,8 @@ def record(
         "append": append,
         "num_envs": num_envs, "threads": threads, "players": players, "size": size, "max_steps": max_steps,
         "ruleset": ruleset, "seed": seed, "policy": ",".join(policy) if policy else None, "state": state,
-        "representation": representation, "overflow": overflow, "memory": memory, "flush_interval": flush_interval,
+        "representation": representation, "pipeline": pipeline,
+        "overflow": overflow, "memory": memory, "flush_interval": flush_interval,
         "sync": sync, "shard_size": shard_size, "shard_rows": shard_rows, "shard_age": shard_age, "level": level,
         "frame_rows": frame_rows,
         "min_free": min_free, "max_total": max_total, "on_full": on_full,
@@ -232,6 +241,7 @@ def _as_json(result: session.Result) -> dict[str, Any]:
         "first_episode": output.wide_integer(result.first_episode),
         "stopped_by": result.stopped_by,
         "illegal_actions": result.illegal_actions,
+        "pipeline": None if result.left_out is None else result.left_out.as_dict(),
     }
 
 
@@ -248,6 +258,10 @@ def _summarise(result: session.Result) -> None:
     ledger = f"produced {produced:,} = written {written:,} + dropped {dropped:,}"
     ledger += f" + rejected {sum(stats.rejected.values()):,}" if any(stats.rejected.values()) else ""
     output.line(ledger, (f" + lost {lost:,}", "red") if lost else "")
+    for what, causes in () if result.left_out is None else result.left_out.as_dict().items():
+        if isinstance(causes, dict) and causes:
+            told = ", ".join(f"{rows:,} {cause}" for cause, rows in causes.items())
+            output.line((f"{what}: {told}", "yellow"))
     if result.illegal_actions:
         output.line((f"{result.illegal_actions:,} illegal actions were played as a pass", "yellow"))
     each = f", {result.bytes / result.rows:.1f} B/row" if result.rows else ""

@@ -37,6 +37,15 @@ class BoardSize(str):
     __slots__ = ()
 
 
+class Links(tuple[str | dict[str, Any], ...]):
+    """Processors of a pipeline, in order: each a kind, or a mapping of `kind` and its options. As text it is JSON."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return json.dumps(self)
+
+
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -72,6 +81,12 @@ class RecordingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     representation: Annotated[
         str, _about("what is stored of a board: raw, planes, planes-float16, planes-uint8, flat or module:callable")
     ] = "raw"
+
+
+class PipelineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is done to rows before they are written."""
+
+    processors: Annotated[Links, _about("processors that rows go through, in order", "--pipeline")] = Links()
 
 
 class BufferSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +135,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     game: GameSettings = GameSettings()
     recording: RecordingSettings = RecordingSettings()
+    pipeline: PipelineSettings = PipelineSettings()
     buffer: BufferSettings = BufferSettings()
     shards: ShardSettings = ShardSettings()
     guard: GuardSettings = GuardSettings()
@@ -239,6 +255,7 @@ def expected(setting: Setting) -> str:
             Size: "a size like 64MiB",
             Duration: "a duration like 90s or 8h",
             BoardSize: "HEIGHTxWIDTH, like 20x20",
+            Links: "a list of processors, like [validate, {kind: redact, columns: [state]}]",
             bool: "true or false",
             int: "a whole number" + _bounds(setting.kind),
             float: "a number",
@@ -263,6 +280,8 @@ def _metas(kind: Any) -> Iterator[Meta]:
 
 
 def _convert(setting: Setting, value: Any, where: str) -> Any:
+    if _bare(setting.kind)[0] is Links:
+        return links_of(value, f"{where}: {setting.key}")
     try:
         return msgspec.convert(value, setting.kind, strict=True, dec_hook=_decode)
     except (msgspec.ValidationError, UsageError, ValueError, OverflowError):
@@ -274,6 +293,21 @@ def _convert(setting: Setting, value: Any, where: str) -> Any:
         given = json.dumps(value, ensure_ascii=False, default=str)
         given = given if len(given) <= 60 else f"{given[:57]}..."
         raise ConfigError(f"{where}: {setting.key} is {given}, but has to be {expected(setting)}{near}") from None
+
+
+def links_of(value: Any, where: str) -> Links:
+    """The links of a pipeline from a list, one link alone, or either as YAML text; None is none. `where` begins the
+    messages. Raises ConfigError for a link that is not understood; of those that are not expkit's only the form is
+    looked at."""
+    if isinstance(value, str):
+        value = yaml12.load(value, where)
+    listed = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+    if listed:
+        from expkit.pipeline.kinds import check_link  # NumPy, which nobody needs to show settings
+
+        for place, link in enumerate(listed, 1):
+            check_link(link, f"{where}, link {place}")
+    return Links(listed)
 
 
 def _flatten(tree: Any, name: str) -> Iterator[tuple[Setting, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.config import SECTIONS, SETTINGS, BoardSize, Config, Duration, Size, expected
+from expkit.config import SECTIONS, SETTINGS, BoardSize, Config, Duration, Links, Size, expected
 from expkit.units import format_size, parse_size
 
 
@@ -53,8 +53,8 @@ def json_schema() -> dict[str, Any]:
     for setting in SETTINGS:
         section, _, name = setting.key.partition(".")
         leaf = msgspec.json.schema(setting.kind, schema_hook=_schema_of)
-        default = setting.default
-        plain = default is None or type(default) in (bool, int, str)
+        default = list(setting.default) if isinstance(setting.default, Links) else setting.default
+        plain = default is None or type(default) in (bool, int, str, list)
         sections[section]["properties"][name] = {**leaf, "default": default if plain else written(default)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -75,4 +75,22 @@ def _schema_of(kind: type) -> dict[str, Any]:
         return {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9.eE_]+ *[A-Za-z]*$"}]}
     if kind is BoardSize:
         return {"type": "string", "pattern": "^[0-9]{1,4}[xX][0-9]{1,4}$"}
+    if kind is Links:
+        return {"type": "array", "items": {"anyOf": _link_schemas()}}
     raise TypeError(f"no JSON Schema for {kind.__name__}")
+
+
+def _link_schemas() -> list[dict[str, Any]]:
+    """A link of a pipeline: a name, a processor of expkit with its options, or somebody else's."""
+    from expkit.pipeline.kinds import built_in
+
+    known = built_in()
+    out: list[dict[str, Any]] = [{"type": "string"}]
+    for kind, options in known.items():
+        tree = msgspec.json.schema(options)["$defs"][options.__name__]
+        properties = {"kind": {"const": kind}, **tree["properties"]}
+        about = str(tree["description"]).splitlines()[0]
+        required = ["kind", *tree.get("required", [])]
+        out.append({**_object(about), "properties": properties, "required": required})
+    others = {"type": "string", "not": {"enum": list(known)}}
+    return [*out, {"type": "object", "properties": {"kind": others}, "required": ["kind"]}]

@@ -24,6 +24,8 @@ from expkit.collect.subscribe import Subscription
 from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
+from expkit.pipeline.blocks import BlockPipeline
+from expkit.pipeline.chain import Pipeline, as_chain
 from expkit.rows import Progress, RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
@@ -79,6 +81,8 @@ class Recorder:
     on_full   when `min_free` or `max_total` is reached: `stop`, or `prune` the run's oldest episodes
     frame_rows  of a wide column that are compressed together: 32 make single rows cheaper to read and files larger
     overflow  `block` (the caller waits for the disk), `drop-oldest`, `drop-newest`, `spill`
+    pipeline  processors that rows go through before they are written, or a Chain of them; see `expkit.pipeline`. What
+              is stored has the chain's schema. Those that need whole episodes are refused (UsageError)
 
     Thread-safe. Leaving the `with` block ends open episodes as interrupted and publishes everything. Rows are
     durable after at most `flush_interval` seconds, or when `flush` returns. Raises OutputExists, SchemaError,
@@ -111,6 +115,7 @@ class Recorder:
         concurrent_episodes: int = 16,
         drain_threads: int = 1,
         frame_rows: int = FRAME_ROWS,
+        pipeline: Pipeline | None = None,
     ):
         if mode not in ("x", "a", "w"):
             raise UsageError(f"mode {mode!r} is not one of 'x' (new), 'w' (replace), 'a' (join)")
@@ -119,6 +124,8 @@ class Recorder:
             raise UsageError("a recording needs at least one player")
         self.path = Path(run)
         self.schema = schema
+        processing = None if pipeline is None else BlockPipeline(as_chain(pipeline, schema))
+        stored = schema if processing is None else processing.schema
         # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
         plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads + 1)
         room = make_room if on_full == "prune" else None
@@ -127,7 +134,7 @@ class Recorder:
         info = RunInfo(
             id=new_run_id(),
             source=source,
-            schema=schema,
+            schema=stored,
             players=names,
             policies=list(policies),
             config=dict(config or {}),
@@ -137,12 +144,12 @@ class Recorder:
         held: int | tuple[int, Lock] | None = writer
         self._counter = 0
         if mode == "a":
-            check_same(self.path, begin_run(self.path, info), schema, len(names))
+            check_same(self.path, begin_run(self.path, info), stored, len(names))
             held, self._counter = take_writer(self.path, writer, join=writer is None)
         else:
             create_run(self.path, info, force=mode == "w")
         limits = ShardLimits(parse_size(shard_size), shard_rows, parse_duration(shard_age))
-        self._writer = RunWriter(self.path, schema, len(names), writer=held, limits=limits, sync=sync, guard=guard)
+        self._writer = RunWriter(self.path, stored, len(names), writer=held, limits=limits, sync=sync, guard=guard)
         self.players = self._writer.info.players
         self.collector = BackgroundCollector(
             self._writer,
@@ -153,6 +160,7 @@ class Recorder:
             drain_threads=drain_threads,
             flush_interval=parse_duration(flush_interval),
             frame_rows=frame_rows,
+            pipeline=processing,
         )
         self._source = source
         self._factory = RowFactory(schema, len(names))

@@ -8,6 +8,7 @@ An error in either reaches the caller at its next call.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 import time
@@ -17,13 +18,17 @@ import numpy as np
 
 from expkit.buffers.budget import Plan
 from expkit.buffers.claim import Claimed
+from expkit.collect.aside import Aside
 from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import Lane, ShardedCollector, ShardedFeed
 from expkit.collect.subscribe import Subscription
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
-from expkit.formats.shard.encode import BlockEncoder
+from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.layout import FRAME_ROWS
-from expkit.runs.counters import DROP_CAUSES
+from expkit.pipeline.blocks import BlockPipeline
+from expkit.pipeline.chain import Counts
+from expkit.runs.counters import DROP_CAUSES, FILTERED
+from expkit.runs.layout import log_event
 from expkit.runs.write import RunWriter
 from expkit.schema import Schema
 
@@ -40,6 +45,7 @@ class BackgroundCollector:
     schema    of the rows as producers give them; `writer.schema` is what `convert` makes of them
     level, frame_rows   of blocks, see `BlockEncoder`
     convert   (stored columns, rows, player) -> stored columns of `writer.schema`, called in drain threads
+    pipeline  what the rows go through after that, also in drain threads; `writer.schema` is then the pipeline's
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class BackgroundCollector:
         level: int = 1,
         frame_rows: int = FRAME_ROWS,
         convert: Convert | None = None,
+        pipeline: BlockPipeline | None = None,
     ):
         self.schema = schema
         self.players = players
@@ -67,6 +74,8 @@ class BackgroundCollector:
         self._flush_interval = flush_interval
         self._level, self._frame_rows = level, frame_rows
         self._convert = convert
+        self._pipeline = pipeline
+        self._aside = None if pipeline is None else Aside(writer, pipeline.chain.from_schema, pipeline.chain.names)
         self._flush_lock = threading.Lock()
         self._flush_encoder: BlockEncoder | None = None
         self._subscriptions: list[Subscription] = []
@@ -109,7 +118,12 @@ class BackgroundCollector:
             raise
 
     def stats(self) -> CollectorStats:
-        return self.shards.stats()
+        stats = self.shards.stats()
+        if self._pipeline is None:
+            return stats
+        filtered = self.writer.ledger.since_opened().dropped[:, DROP_CAUSES.index(FILTERED)].tolist()
+        more = {p: causes | ({FILTERED: filtered[p]} if filtered[p] else {}) for p, causes in stats.dropped.items()}
+        return dataclasses.replace(stats, dropped=more)
 
     def close(self) -> None:
         """Write and publish everything, stop the threads. Closing twice is fine.
@@ -133,6 +147,7 @@ class BackgroundCollector:
                 self.writer.append_episodes(self.shards.take_starts(), self.shards.remaining_ends())
             if failure is not None:
                 self.writer.ledger.lost += self.writer.ledger.unaccounted()
+            self._close_pipeline()
             self.writer.close()
         except (OSError, ExpkitError) as error:
             self.writer.abandon()
@@ -145,6 +160,13 @@ class BackgroundCollector:
                 shutil.rmtree(self._spill_dir, ignore_errors=True)  # scratch space; its rows are in the shards now
         if failure is not None:
             raise failure
+
+    def _close_pipeline(self) -> None:
+        """Close what was put aside, and leave it written in the run what was left out and why."""
+        if self._pipeline is not None and self._aside is not None:
+            self._aside.close()
+            chain, writer = self._pipeline.chain, self.writer
+            log_event(writer.run, "pipeline", writer=writer.writer, links=chain.names, **chain.counts.as_dict())
 
     def __enter__(self) -> BackgroundCollector:
         return self
@@ -207,14 +229,22 @@ class BackgroundCollector:
     def _write(self, lane: Lane, claimed: Claimed, encoder: BlockEncoder) -> None:
         """Encode and append one claim. The caller holds the lane's lock."""
         player, rows, dropped = claimed.player, claimed.rows, claimed.dropped_before
+        counts, last_rows = None, 0
+        encoded: EncodedBlock | None = None
         try:
-            columns = claimed.columns
+            columns, kept = claimed.columns, rows
             if self._convert is not None:
                 columns = self._convert(columns, rows, player)
-            encoded = encoder.encode(player, columns, rows, dropped)
-            last_rows = int(np.count_nonzero(columns["is_last"][:rows]))
-            for subscription in self._subscriptions:
-                subscription.offer(player, columns, rows)
+            if self._pipeline is not None:
+                columns, kept, counts, aside = self._pipeline.process(columns, rows, player)
+                if aside is not None and self._aside is not None:
+                    self._aside.append(player, aside)
+            if kept:
+                told = dropped | {FILTERED: counts.filtered} if counts is not None and counts.filtered else dropped
+                encoded = encoder.encode(player, columns, kept, told)
+                last_rows = int(np.count_nonzero(columns["is_last"][:kept]))
+                for subscription in self._subscriptions:
+                    subscription.offer(player, columns, kept)
         finally:
             claimed.release()
         for cause, count in dropped.items():
@@ -227,9 +257,23 @@ class BackgroundCollector:
             except BaseException:
                 self.shards.put_back(starts)  # other threads may still write rows of these episodes
                 raise
-            self.writer.append(encoded, last_rows=last_rows)
+            if counts is not None:
+                self._count_left_out(player, counts, dropped, alone=encoded is None)
+            if encoded is not None:
+                self.writer.append(encoded, last_rows=last_rows)
             self.writer.append_episodes((), self.shards.account(lane, rows + sum(dropped.values())))
             self.writer.rotate_if_full()
+
+    def _count_left_out(self, player: int, counts: Counts, dropped: Mapping[str, int], alone: bool) -> None:
+        """Rows that the pipeline took out of a block, in the ledger; and in the shard, where it took out all of them,
+        what the block would have told (`alone`). The caller holds the writer's lock."""
+        ledger = self.writer.ledger
+        ledger.rejected[player] += counts.rejected.total() + counts.quarantined.total()
+        if counts.filtered:
+            ledger.drop(player, FILTERED, counts.filtered)
+        told = {**dropped, FILTERED: counts.filtered}
+        if alone and any(told.values()):
+            self.writer.append_drops(player, {cause: rows for cause, rows in told.items() if rows})
 
     def _tell_last_drops(self) -> None:
         """Drops that no block came after."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.config import SETTINGS, Config, Resolved
+from expkit.config import SETTINGS, Config, Resolved, links_of
 from expkit.errors import SchemaError, UsageError
 from expkit.runs.layout import RunInfo
 
@@ -21,6 +21,7 @@ OF_THE_RUN = (
     "game.state",
     "game.seed",
     "recording.representation",
+    "pipeline.processors",
 )
 _TAKEN_OVER = (*OF_THE_RUN, "game.policy")
 _FLAGS = {setting.key: "SOURCE" if setting.flag == "SOURCE" else setting.flag for setting in SETTINGS}
@@ -32,7 +33,7 @@ def continued_settings(resolved: Resolved, run: Path, info: RunInfo) -> Config:
     Raises SchemaError for a setting that contradicts the run, UsageError for a run that `Session` did not make.
     """
     stored = stored_settings(run, info)
-    sections: dict[str, dict[str, Any]] = {"game": {}, "recording": {}}
+    sections: dict[str, dict[str, Any]] = {"game": {}, "recording": {}, "pipeline": {}}
     for key in _TAKEN_OVER:
         origin = resolved.origins[key]
         if origin.source == "default" and key in stored:
@@ -41,11 +42,8 @@ def continued_settings(resolved: Resolved, run: Path, info: RunInfo) -> Config:
         elif key in OF_THE_RUN and key in stored and resolved.config.value(key) != stored[key]:
             raise _contradiction(run, key, resolved.config.value(key), stored[key], str(origin))
     config = resolved.config
-    return msgspec.structs.replace(
-        config,
-        game=msgspec.structs.replace(config.game, **sections["game"]),
-        recording=msgspec.structs.replace(config.recording, **sections["recording"]),
-    )
+    taken = {name: msgspec.structs.replace(getattr(config, name), **values) for name, values in sections.items()}
+    return msgspec.structs.replace(config, **taken)
 
 
 def check_continued(config: Config, run: Path, info: RunInfo) -> None:
@@ -62,7 +60,12 @@ def stored_settings(run: Path, info: RunInfo) -> dict[str, Any]:
         raise UsageError(
             f"{run} was not made by expkit record (source {info.source}); go on with it by Recorder(mode='a')"
         )
-    tree = {"game": {**game, "seed": info.seed}, "recording": info.config.get("recording") or {}}
+    links = (info.config.get("pipeline") or {}).get("processors")
+    tree = {
+        "game": {**game, "seed": info.seed},
+        "recording": info.config.get("recording") or {},
+        "pipeline": {"processors": links_of(links, f"{run}: pipeline")},
+    }
     found = {key: tree[key.partition(".")[0]].get(key.partition(".")[2]) for key in _TAKEN_OVER}
     return {key: value for key, value in found.items() if value is not None}
 

@@ -29,6 +29,8 @@ from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
 from expkit.layout import RowSink
+from expkit.pipeline.blocks import BlockPipeline
+from expkit.pipeline.chain import Chain, Counts
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.layout import RunInfo, new_run_id, read_run_info
 from expkit.runs.prune import make_room
@@ -61,7 +63,7 @@ class Progress:
 @dataclass(slots=True)
 class Result:
     """What a session recorded. `stopped_by` is the limit that ended it, `request` or `disk`; `first_episode` the whole
-    number of the first episode it may have begun."""
+    number of the first episode it may have begun; `left_out` what its pipeline left out or repaired, None without."""
 
     run: Path
     seconds: float
@@ -77,6 +79,7 @@ class Result:
     writer: int
     first_episode: int
     error: ExpkitError | None = None
+    left_out: Counts | None = None
 
 
 class Session:
@@ -108,6 +111,10 @@ class Session:
         self.players = config.game.players
         self._representation = find_representation(config.recording.representation)
         self.stored_schema = self._representation.schema(self.schema)
+        self._pipeline: BlockPipeline | None = None
+        if config.pipeline.processors:
+            self._pipeline = BlockPipeline(Chain(config.pipeline.processors, self.stored_schema))
+            self.stored_schema = self._pipeline.schema
         self.num_envs, self.plan = self._fit_memory()
         if going_on is not None:
             check_same(run, going_on, self.stored_schema, self.players)
@@ -206,6 +213,7 @@ class Session:
             level=self.config.shards.level,
             frame_rows=self.config.shards.frame_rows,
             convert=convert,
+            pipeline=self._pipeline,
         )
         budgets = _split(self.config.recording.rows, self.threads)
         threads = [
@@ -240,6 +248,7 @@ class Session:
             writer=writer.writer,
             first_episode=episode_number(writer.writer, first),
             error=error,
+            left_out=None if self._pipeline is None else self._pipeline.chain.counts,
         )
 
     def _open(self) -> tuple[RunWriter, int]:

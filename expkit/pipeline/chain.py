@@ -116,6 +116,15 @@ class Chain:
             names |= link.reads
         return [f.name for f in self.from_schema.fields if f.name in names]
 
+    def touches(self) -> list[str]:
+        """Fields of `from_schema` that any link looks at or changes."""
+        read = frozenset[str]().union(*(link.reads for link in self._links))
+        return [f.name for f in self.from_schema.fields if f.name in read]
+
+    def altered(self) -> set[str]:
+        """Fields of `schema` that are not as they were: made or changed by any link."""
+        return {made.name for link in self._links for made in link.gives}
+
     def apply(self, batch: ColumnBatch) -> Processed:
         """Rows through all links; `batch` has at least the fields that are needed for what is wanted. Raises
         SchemaError for a processor that does not keep to what it declared, and what a processor raises."""
@@ -137,7 +146,11 @@ class Chain:
         return Processed(batch, rows, counts, np.concatenate(put_aside) if put_aside else rows[:0])
 
 
-def as_chain(pipeline: Chain | Given | Iterable[Given], schema: Schema) -> Chain:
+# What a caller may give where a pipeline is asked for.
+Pipeline = Chain | Given | Iterable[Given]
+
+
+def as_chain(pipeline: Pipeline, schema: Schema) -> Chain:
     """A chain for rows of `schema` from what a caller may give. Raises as `Chain`, SchemaError for a chain that was
     made for other rows."""
     if isinstance(pipeline, Chain):

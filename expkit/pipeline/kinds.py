@@ -54,15 +54,25 @@ def find_processor(given: Given, where: str = "pipeline") -> tuple[str, Processo
     """
     if isinstance(given, Processor):
         return getattr(given, "__name__", type(given).__name__), given
+    kind, options = _parts(given, where)
+    return kind, _built_in(kind, options, where) if kind in _BUILT_IN else _others(kind, options, where)
+
+
+def check_link(given: Any, where: str) -> None:
+    """Raises ConfigError for what is no kind or mapping of a kind, and for wrong options of expkit's own. Other
+    people's code is not looked for."""
+    kind, options = _parts(given, where)
+    if kind in _BUILT_IN:
+        _built_in(kind, options, where)
+
+
+def _parts(given: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Kind and options. Raises ConfigError."""
     if isinstance(given, str):
-        given = {"kind": given}
+        return given, {}
     if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
         raise ConfigError(f"{where}: a link is a kind, or a mapping with a kind and its options, like 'kind: sanitize'")
-    kind = given["kind"]
-    options = {str(name): value for name, value in given.items() if name != "kind"}
-    if kind in _BUILT_IN:
-        return kind, _built_in(kind, options, where)
-    return kind, _others(kind, options, where)
+    return given["kind"], {str(name): value for name, value in given.items() if name != "kind"}
 
 
 def _built_in(kind: str, options: Mapping[str, Any], where: str) -> Processor:

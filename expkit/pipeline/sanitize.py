@@ -34,8 +34,8 @@ class Sanitize(Options, frozen=True, kw_only=True):
     nan: Action = "repair"
     infinite: Action = "repair"
     range: Action = "repair"
-    misfit: Literal["repair", "reject", "quarantine"] = "repair"
     dtype: Mapping[str, str] = msgspec.field(default_factory=dict)
+    misfit: Literal["repair", "reject", "quarantine"] = "repair"
     fill: float = 0.0
 
     def __post_init__(self) -> None:

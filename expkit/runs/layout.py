@@ -3,12 +3,12 @@
 run.yaml          what the run is: id, source, players, policies, configuration as resolved, schema, versions
 manifest.json     a cache of what the shard files say; rebuilt from them at any time
 counters          the memory-mapped ledger, one section per writer
-events.jsonl      one line per thing that happened: started, rotated, stopped
+events.jsonl      one line per thing that happened: started, rotated, stopped; what a pipeline left out
 shards/w0/000000.exp      a published shard of writer 0; `000000.active` while it is being written
 shards/g1/000000.exp      a shard that maintenance wrote, of generation 1; see `expkit.runs.superseding`
 locks/w0          held by the writer for as long as it lives
 requests/         what commands ask of a running recorder
-quarantine/       what recovery could not keep
+quarantine/       what recovery could not keep, and rows that a pipeline put aside
 reserve           some bytes that pruning gives up on a full disk
 """
 
