@@ -82,7 +82,8 @@ class Recorder:
     frame_rows  of a wide column that are compressed together: 32 make single rows cheaper to read and files larger
     overflow  `block` (the caller waits for the disk), `drop-oldest`, `drop-newest`, `spill`
     pipeline  processors that rows go through before they are written, or a Chain of them; see `expkit.pipeline`. What
-              is stored has the chain's schema. Those that need whole episodes are refused (UsageError)
+              is stored has the chain's schema, and the run's config names the links. Those that need whole episodes
+              are refused (UsageError)
 
     Thread-safe. Leaving the `with` block ends open episodes as interrupted and publishes everything. Rows are
     durable after at most `flush_interval` seconds, or when `flush` returns. Raises OutputExists, SchemaError,
@@ -126,6 +127,9 @@ class Recorder:
         self.schema = schema
         processing = None if pipeline is None else BlockPipeline(as_chain(pipeline, schema))
         stored = schema if processing is None else processing.schema
+        config = dict(config or {})
+        if processing is not None:
+            config.setdefault("pipeline", {"processors": processing.chain.describe()})
         # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
         plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads + 1)
         room = make_room if on_full == "prune" else None
@@ -137,7 +141,7 @@ class Recorder:
             schema=stored,
             players=names,
             policies=list(policies),
-            config=dict(config or {}),
+            config=config,
             metadata=dict(metadata or {}),
             seed=seed,
         )

@@ -15,6 +15,7 @@ from expkit import Field, Schema
 from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.kernels.backward import sum_backwards
 from expkit.pipeline import Chain, ColumnBatch, Columns, Outcome, as_chain, processor, processor_names
+from expkit.pipeline.gae import Gae
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=60, deadline=None)
@@ -260,6 +261,16 @@ def test_a_link_that_is_wrong_is_refused_in_one_line(link, error, says):
     assert "\n" not in str(caught.value)
 
 
+@processor(leaves_out=True)
+def miscounting(rows):
+    return Outcome(rejected={"odd": 1})
+
+
+@processor(leaves_out=True)
+def forgetting(rows):
+    return Outcome(keep=rows["step"] > 0, quarantined={"odd": 1})
+
+
 @pytest.mark.parametrize(
     ("own", "says"),
     [
@@ -268,13 +279,16 @@ def test_a_link_that_is_wrong_is_refused_in_one_line(link, error, says):
         (processor(makes=[Field("a", "f4", (2,))])(lambda rows: {"a": rows["step"]}), "a has shape (3,)"),
         (processor(makes=[Field("a", "u1")])(lambda rows: {"a": rows["step"] + 300}), "a value does not fit uint8"),
         (processor()(lambda rows: Outcome(keep=rows["step"] > 0)), "leaves out rows, which it does not declare"),
+        (processor(leaves_out=True)(lambda rows: Outcome(keep=rows["step"])), "keep is uint32 (3,)"),
+        (miscounting, "counts 1 rows as left out for a cause, but leaves out 0"),
+        (forgetting, "counts 1 rows as left out for a cause, but leaves out 1 and puts aside 0"),
     ],
-)  # fmt: skip
+)
 def test_a_processor_that_breaks_its_word_is_named(own, says):
     with pytest.raises(SchemaError) as caught:
         run(batch_of([Played(0, 0, [0, 1, 2], "terminated", False)]), own)
     assert says in str(caught.value)
-    assert str(caught.value).startswith("FunctionProcessor") or "does not fit" in str(caught.value)
+    assert str(caught.value).startswith("test_pipeline:") or "does not fit" in str(caught.value)
 
 
 def test_what_a_processor_declares_has_to_fit_the_fields_before_it():
@@ -302,6 +316,37 @@ def test_only_what_is_needed_is_asked_for():
     assert chain.whole_episodes == ["gae"]
     with pytest.raises(SchemaError, match="no column 'mask'"):
         chain.needs(["mask"])
+
+
+def test_a_name_that_is_taken_out_may_be_made_anew():
+    taken = {"kind": "redact", "columns": ["value"]}
+    anew = processor(reads=["reward"], makes=[Field("value", "f8", belongs="observation")])(
+        lambda rows: {"value": rows["reward"] * 3.0}
+    )
+    chain = Chain([taken, anew, {"kind": "gae", "gamma": 0.5}], SCHEMA)
+    assert "value" not in chain.needs(["advantage"])
+    assert chain.needs(()) == ["reward", "terminated", "truncated"]
+    rows = batch_of([Played(0, 0, [0, 1, 2], "terminated", False)])
+    np.testing.assert_array_equal(chain.apply(rows).batch["value"], rows["reward"] * 3.0)
+
+
+def test_a_chain_describes_itself_as_settings_would_have_it():
+    chain = Chain([doubled, Gae(gamma=0.5), "test_pipeline:Every", {"kind": "redact", "columns": ["mask"]}], SCHEMA)
+    names = [link if isinstance(link, str) else link["kind"] for link in chain.describe()]
+    assert names == chain.names == ["test_pipeline:doubled", "gae", "test_pipeline:Every", "redact"]
+    assert Chain(chain.describe(), SCHEMA).schema == chain.schema
+    assert chain.describe()[1]["gamma"] == 0.5
+
+
+@given(parts=played(), values=st.lists(st.floats(width=32), min_size=1, max_size=20))
+@FEW
+def test_no_value_makes_a_processor_fail_or_warn(parts, values):
+    rows = batch_of(parts)
+    odd = np.resize(np.array(values, np.float32), len(rows))
+    columns = {**rows.columns, "value": odd, "reward": np.where(rows["is_last"], 0, odd[::-1]).astype(np.float32)}
+    weights = {"kind": "sample_weights", "by": "priority", "column": "advantage", "alpha": 3}
+    links = ["gae", {"kind": "discounted_return", "value": "value"}, "n_step", weights]
+    assert len(run(ColumnBatch(SCHEMA, columns, rows.stretch), *links)) == len(rows)
 
 
 def test_an_empty_batch_goes_through_everything():

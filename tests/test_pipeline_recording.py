@@ -158,14 +158,20 @@ def test_rows_that_a_full_buffer_drops_stay_apart_from_those_that_are_left_out(t
         concurrent_episodes=1,
         pipeline=links,
     ) as recorder:
-        for step in range(60_000):
+        for step in range(12_000):
             reward = np.inf if step % 97 == 0 else 1.0
+            if step == 5_000:
+                recorder.collector.writer.lock.acquire()  # nothing is written, so that the buffer runs over
+            elif step == 9_000:
+                recorder.collector.writer.lock.release()
             recorder.add(episode=step // 50, step=step % 50, reward=reward, **(nothing() | {"action": step % 4}))
         recorder.flush()
         stats = recorder.collector.stats()
     produced, written, rejected = stats.produced[0], stats.written[0], stats.rejected[0]
-    assert produced == written + rejected + sum(stats.dropped[0].values()) == 60_000
-    assert stats.dropped[0]["filtered"] > 0
+    assert produced == written + rejected + sum(stats.dropped[0].values()) == 12_000
+    assert stats.dropped[0]["filtered"] > 1_000
+    assert stats.dropped[0]["drop-oldest"] > 100
+    assert rejected > 10
     with open_run(tmp_path / "run") as run:
         (account,) = balance(run)
         assert account.produced == account.present + account.rejected + account.dropped_rows
@@ -214,6 +220,8 @@ def test_whole_episodes_are_refused_while_they_are_played(tmp_path):
 def test_joining_a_run_asks_for_the_same_fields(tmp_path):
     links = [{"kind": "redact", "columns": ["mask"]}]
     Recorder(tmp_path / "run", SCHEMA, min_free=0, pipeline=links).close()
+    with open_run(tmp_path / "run") as run:
+        assert run.config == {"pipeline": {"processors": [{"kind": "redact", "columns": ["mask"], "how": "remove"}]}}
     Recorder(tmp_path / "run", SCHEMA, min_free=0, mode="a", pipeline=links).close()
     with pytest.raises(SchemaError, match="another schema"):
         Recorder(tmp_path / "run", SCHEMA, min_free=0, mode="a")

@@ -40,7 +40,7 @@ class BlockPipeline:
                 "recorded; use it on reading, as in run.scan(pipeline=[…])"
             )
         self.chain = chain
-        self._touched = chain.touches()
+        self._touched = chain.needs(())
         self._altered = chain.altered()
 
     @property

@@ -6,14 +6,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from expkit.errors import SchemaError
 from expkit.pipeline.kinds import Given, find_processor
-from expkit.pipeline.processor import ColumnBatch, Outcome, Processor
+from expkit.pipeline.processor import ColumnBatch, Options, Outcome, Processor
 from expkit.pipeline.stretches import without
 from expkit.schema import STANDARD_FIELDS, Field, Schema
 
@@ -102,6 +102,15 @@ class Chain:
         """Names of the links that have to be given whole episodes."""
         return [link.name for link in self._links if link.processor.whole_episodes]
 
+    def describe(self) -> list[str | dict[str, Any]]:
+        """The links as a settings file would have them; of other people's processors no more than the name."""
+        return [
+            {"kind": link.name, **msgspec.to_builtins(link.processor)}
+            if isinstance(link.processor, Options)
+            else link.name
+            for link in self._links
+        ]
+
     @property
     def leaves_out(self) -> bool:
         """Whether rows may be left out."""
@@ -109,17 +118,12 @@ class Chain:
 
     def needs(self, wanted: Sequence[str] | None = None) -> list[str]:
         """Fields of `from_schema` that are needed for the `wanted` fields or groups of what comes out, all when left
-        out. Raises SchemaError for a name that is nothing."""
+        out; for none of them those that any link looks at or changes. Raises SchemaError for a name that is nothing."""
         names = {f.name for f in self.schema.fields} if wanted is None else set(self.schema.expand_names(wanted))
         for link in reversed(self._links):
             names -= {made.name for made in link.gives}
             names |= link.reads
         return [f.name for f in self.from_schema.fields if f.name in names]
-
-    def touches(self) -> list[str]:
-        """Fields of `from_schema` that any link looks at or changes."""
-        read = frozenset[str]().union(*(link.reads for link in self._links))
-        return [f.name for f in self.from_schema.fields if f.name in read]
 
     def altered(self) -> set[str]:
         """Fields of `schema` that are not as they were: made or changed by any link."""
@@ -133,13 +137,11 @@ class Chain:
             outcome = link.processor.process(batch)
             if isinstance(outcome, Mapping):
                 outcome = Outcome(outcome)
-            keep = outcome.keep
-            if keep is not None:
-                _count(link, outcome, counts)
-                if outcome.aside is not None:
-                    put_aside.append(rows[outcome.aside])
-                rows = rows[keep]
-            counts.repaired.update(outcome.repaired)
+            _count(link, len(batch), outcome, counts)
+            if outcome.aside is not None:
+                put_aside.append(rows[outcome.aside])
+            if outcome.keep is not None:
+                rows = rows[outcome.keep]
             batch = _after(link, batch, outcome)
         with self._lock:
             self.counts.add(counts)
@@ -186,15 +188,28 @@ def _bind(name: str, processor: Processor, schema: Schema) -> _Link:
     return _Link(name, processor, frozenset(reads), tuple(gives), frozenset(removed), after)
 
 
-def _count(link: _Link, outcome: Outcome, counts: Counts) -> None:
-    """Rows left out: by cause where they have one, else filtered. Raises SchemaError."""
-    assert outcome.keep is not None
-    if not link.processor.leaves_out:
+def _count(link: _Link, rows: int, outcome: Outcome, counts: Counts) -> None:
+    """Rows left out of a batch of `rows`: by cause where they have one, else filtered. Raises SchemaError for an
+    outcome that contradicts itself: the ledger would not add up."""
+    keep, aside = outcome.keep, outcome.aside
+    for name, mask in (("keep", keep), ("aside", aside)):
+        if mask is not None and (mask.dtype != bool or mask.shape != (rows,)):
+            raise SchemaError(f"{link.name}: {name} is {mask.dtype} {mask.shape}; it has to be bool {(rows,)}")
+    if keep is not None and not link.processor.leaves_out:
         raise SchemaError(f"{link.name}: leaves out rows, which it does not declare; it needs leaves_out")
-    gone = len(outcome.keep) - int(np.count_nonzero(outcome.keep))
+    gone = 0 if keep is None else rows - int(np.count_nonzero(keep))
+    quarantined = sum(outcome.quarantined.values())
+    filtered = gone - sum(outcome.rejected.values()) - quarantined
+    put_aside = 0 if aside is None else int(np.count_nonzero(aside if keep is None else aside & ~keep))
+    if filtered < 0 or put_aside != quarantined or (aside is not None and np.count_nonzero(aside) != put_aside):
+        raise SchemaError(
+            f"{link.name}: counts {gone - filtered} rows as left out for a cause, but leaves out {gone} and puts aside "
+            f"{put_aside}; rejected and quarantined count each row once, and aside marks the quarantined ones"
+        )
     counts.rejected.update(outcome.rejected)
     counts.quarantined.update(outcome.quarantined)
-    counts.filtered += gone - sum(outcome.rejected.values()) - sum(outcome.quarantined.values())
+    counts.repaired.update(outcome.repaired)
+    counts.filtered += filtered
 
 
 def _after(link: _Link, batch: ColumnBatch, outcome: Outcome) -> ColumnBatch:

@@ -9,7 +9,7 @@ import numpy as np
 from expkit.kernels.backward import sum_backwards
 from expkit.pipeline.gae import Fraction
 from expkit.pipeline.processor import ColumnBatch, Columns, Options
-from expkit.pipeline.values import acted, goes_on, next_values, number_field, over
+from expkit.pipeline.values import acted, goes_on, next_values, nullable, number_field, over
 from expkit.schema import Field, Schema
 
 
@@ -44,9 +44,9 @@ class DiscountedReturn(Options, frozen=True, kw_only=True):
         else:
             following, known = next_values(rows, self.value)
             complete = known & ~carries
-            rewards[complete] += self.gamma * following[complete]
+            with np.errstate(over="ignore", invalid="ignore"):
+                rewards[complete] += self.gamma * following[complete]
         total, reaches = np.empty(len(rows)), np.empty(len(rows))
         sum_backwards(np.where(acted(rows), rewards, 0.0), np.where(carries, self.gamma, 0.0), total)
         sum_backwards(complete.astype(np.float64), carries.astype(np.float64), reaches)
-        valid = reaches > 0
-        return {self.into: np.where(valid, total, 0).astype(np.float32), f"valid:{self.into}": valid}
+        return nullable(self.into, total, reaches > 0)

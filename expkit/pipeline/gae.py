@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from expkit.kernels.backward import sum_backwards
 from expkit.pipeline.processor import ColumnBatch, Columns, Options
-from expkit.pipeline.values import acted, goes_on, next_values, number_field
+from expkit.pipeline.values import acted, goes_on, next_values, nullable, number_field
 from expkit.schema import Field, Schema
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -51,12 +51,10 @@ class Gae(Options, frozen=True, kw_only=True):
         known &= acted(rows) & rows.given(self.value)
         carries = goes_on(rows) & known
         carries[:-1] &= known[1:]
-        delta = np.where(known, rows["reward"] + self.gamma * following - value, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite rewards or values: sanitize is a link of its own
+            delta = np.where(known, rows["reward"] + self.gamma * following - value, 0.0)
         advantage = np.empty(len(rows))
         sum_backwards(delta, np.where(carries, self.gamma * self.lam, 0.0), advantage)
-        return {
-            self.into: np.where(known, advantage, 0).astype(np.float32),
-            f"valid:{self.into}": known,
-            self.targets: np.where(known, advantage + value, 0).astype(np.float32),
-            f"valid:{self.targets}": known,
-        }
+        with np.errstate(over="ignore", invalid="ignore"):
+            targets = advantage + value
+        return nullable(self.into, advantage, known) | nullable(self.targets, targets, known)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from expkit.errors import ConfigError, ExpkitError
-from expkit.pipeline.processor import Options, Processor
+from expkit.pipeline.processor import FunctionProcessor, Options, Processor
 from expkit.plugins import load_callable
 
 GROUP = "expkit.processors"
@@ -53,9 +53,17 @@ def find_processor(given: Given, where: str = "pipeline") -> tuple[str, Processo
     Raises ConfigError for a name or an option that is not there or is wrong, UsageError for a module that is not there.
     """
     if isinstance(given, Processor):
-        return getattr(given, "__name__", type(given).__name__), given
+        return _name_of(given), given
     kind, options = _parts(given, where)
     return kind, _built_in(kind, options, where) if kind in _BUILT_IN else _others(kind, options, where)
+
+
+def _name_of(made: Processor) -> str:
+    """The kind of a processor that was made already, or what errors are to call it."""
+    name = type(made).__name__
+    if isinstance(made, Options):
+        return next((kind for kind, built in _BUILT_IN.items() if built == name), name)
+    return made.name if isinstance(made, FunctionProcessor) else name
 
 
 def check_link(given: Any, where: str) -> None:

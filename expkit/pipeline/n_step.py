@@ -11,7 +11,7 @@ from msgspec import Meta
 from expkit.pipeline.gae import Fraction
 from expkit.pipeline.processor import ColumnBatch, Columns, Options, field_names, plain
 from expkit.pipeline.stretches import has_next
-from expkit.pipeline.values import acted, over, stretch_of
+from expkit.pipeline.values import acted, nullable, over, stretch_of
 from expkit.schema import Field, Schema
 
 NEXT = "next/"
@@ -58,7 +58,8 @@ class NStep(Options, frozen=True, kw_only=True):
         for ahead in range(self.n):
             open_rows = open_rows[usable[open_rows + ahead]]
             at = open_rows + ahead
-            total[open_rows] += self.gamma**ahead * rewards[at]
+            with np.errstate(over="ignore", invalid="ignore"):
+                total[open_rows] += self.gamma**ahead * rewards[at]
             length[open_rows] += 1
             over_by_rule[open_rows] = rows["terminated"][at]
             open_rows = open_rows[~stops[at]]
@@ -66,12 +67,8 @@ class NStep(Options, frozen=True, kw_only=True):
                 break
         valid = length > 0
         discount = np.where(over_by_rule, 0.0, self.gamma**length)
-        out: dict[str, np.ndarray] = {
-            "n_step_return": total.astype(np.float32),
-            "n_step_discount": np.where(valid, discount, 0).astype(np.float32),
-            "n_step_length": length.astype(np.uint32),
-        }
-        out |= {f"valid:{name}": valid for name in tuple(out)}
+        out = nullable("n_step_return", total, valid) | nullable("n_step_discount", discount, valid)
+        out |= {"n_step_length": length.astype(np.uint32), "valid:n_step_length": valid}
         for name in field_names(rows.schema, self.next):
             out |= self._next(rows, name, valid, length, stretch_of(rows))
         return out

@@ -78,7 +78,8 @@ class Outcome:
                  all its values count as given. On last rows only fields of the observation keep theirs.
     keep         bool (rows,), which rows go on; None is all of them. Those left out without a cause are filtered.
     rejected     rows left out because they are wrong, by cause
-    quarantined  the same, of rows that are to be kept elsewhere;  aside: bool (rows,), which they are
+    quarantined  the same, of rows that are to be kept elsewhere;  aside: bool (rows,), which they are. A recorder keeps
+                 them in the run's `quarantine/`, a reader only counts them
     repaired     rows by cause whose values were replaced
     """
 
@@ -124,6 +125,11 @@ class FunctionProcessor:
     removes: tuple[str, ...] = ()
     whole_episodes: bool = False
     leaves_out: bool = False
+
+    @property
+    def name(self) -> str:
+        """As `module:name`."""
+        return f"{self.function.__module__}:{self.function.__qualname__}"
 
     def __call__(self, rows: ColumnBatch) -> Outcome | Mapping[str, np.ndarray]:
         return self.function(rows)

@@ -11,7 +11,7 @@ from msgspec import Meta
 from expkit.errors import ConfigError
 from expkit.pipeline.processor import ColumnBatch, Columns, Options
 from expkit.pipeline.stretches import boundaries
-from expkit.pipeline.values import number_field
+from expkit.pipeline.values import nullable, number_field
 from expkit.schema import Field, Schema
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -60,5 +60,6 @@ class SampleWeights(Options, frozen=True, kw_only=True):
         else:
             assert self.column is not None
             valid = valid & rows.given(self.column)
-            weight = (np.abs(rows[self.column].astype(np.float64)) + self.epsilon) ** self.alpha
-        return {self.into: np.where(valid, weight, 0).astype(np.float32), f"valid:{self.into}": valid}
+            with np.errstate(over="ignore"):
+                weight = (np.abs(rows[self.column].astype(np.float64)) + self.epsilon) ** self.alpha
+        return nullable(self.into, weight, valid)

@@ -17,6 +17,12 @@ def number_field(schema: Schema, name: str, kind: str) -> str:
     return name
 
 
+def nullable(name: str, values: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
+    """A nullable f4 column of float64 values (rows,), zero where it is not valid."""
+    with np.errstate(over="ignore"):
+        return {name: np.where(valid, values, 0).astype(np.float32), f"valid:{name}": valid}
+
+
 def stretch_of(rows: ColumnBatch) -> np.ndarray:
     """The batch's stretches. Raises SchemaError when it was made without."""
     if rows.stretch is None:

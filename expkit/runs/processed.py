@@ -102,7 +102,7 @@ class _ProcessingDecoder(BatchDecoder):
         self._chain = chain
         self._wanted = stored_names(chain.schema, columns)
         self._altered = {name for name in self._wanted if name.removeprefix("valid:") in chain.altered()}
-        self._touched = stored_names(chain.from_schema, chain.touches())
+        self._touched = stored_names(chain.from_schema, chain.needs(()))
         made = [chain.schema[name] for name in self._altered if name in chain.schema]
         self.made_bytes = sum(math.prod(known.logical_shape) * known.numpy_dtype.itemsize for known in made)
         self.made_bytes += sum(self.schema.column(n).row_bytes for n in self._wanted if n not in self._altered)
