@@ -26,10 +26,7 @@ EXAMPLES = (
     ("expkit record --episodes 4 --policy hunter,expander -o runs/b --force", "four games between two players"),
     ("expkit record --players 4 --size 24x24 --duration 2s -o runs/c --force", "two seconds of four-player games"),
     ("expkit record --seed 7 --episodes 2 --state -o runs/d --force", "repeatable, with the whole truth"),
-    (
-        "expkit record --pipeline '[validate, {kind: redact, columns: [action_mask]}]' --rows 9000 -o runs/e --force",
-        "rows are checked, and masks left out, before they are written",
-    ),
+    ("expkit record --pipeline validate --rows 9000 -o runs/e --force", "no NaN and nothing out of bounds is written"),
     ("expkit record --append --episodes 2 -o runs/d", "the next two games of the same run, also after a crash"),
 )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from written_runs import flip_bit
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import ConfigError, SchemaError, ShardError, UsageError
+from expkit.formats.shard.pool import POOL
 from expkit.pipeline import Chain, ColumnBatch, processor
 from expkit.rewrite.compact import compact
 from expkit.runs.read import Run
@@ -180,6 +183,26 @@ def test_damage_is_raised_or_leaves_a_gap(path, tmp_path):
         assert not rows["valid:advantage"][gap].any()
         # What does not need the damaged column is not looked at.
         assert len(joined(list(run.scan(["action"], rows="all", pipeline=["discounted_return"])))["step"]) == total
+
+
+def test_no_more_than_a_wave_is_in_memory(tmp_path, monkeypatch):
+    schema = Schema([Field("observation", "f4", (256,), "observation"), Field("value", "f4", belongs="observation")])
+    rng, steps = np.random.default_rng(0), np.arange(200)
+    with Recorder(tmp_path / "run", schema, min_free=0) as recorder:
+        for episode in range(100):
+            seen = rng.random((200, 256), np.float32)
+            recorder.add_batch(episode=episode, step=steps, observation=seen, value=seen[:, 0], reward=seen[:, 1])
+    monkeypatch.setattr("expkit.runs.processed.BATCH_BYTES", 1 << 20)
+    with open_run(tmp_path / "run") as run:
+        POOL.forget()
+        for read in (partial(run.scan, pipeline=["gae"]), partial(run.shuffled, pipeline=["gae"], memory="1MiB")):
+            tracemalloc.start()
+            try:
+                assert sum(len(batch["step"]) for batch in read()) == 20_000
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert peak < 8 << 20  # of 21 MB
 
 
 def test_what_is_wrong_with_a_pipeline_is_said_before_anything_is_read(path):

@@ -45,9 +45,8 @@ def scan(
     made: Iterator[Batch]
     if chain.whole_episodes:
         episodes = _Episodes(run, decoder, skip_damaged)
-        waves = map(
-            episodes.wave, _waves(episodes.rows, max(1, BATCH_BYTES // (decoder.row_bytes + decoder.made_bytes)))
-        )
+        most = max(1, BATCH_BYTES // (decoder.row_bytes + decoder.made_bytes))
+        waves = map(episodes.wave, _waves(episodes.rows, most))
         made = in_order(lambda wave: decoder.unpack(episodes.read(rows, wave)), waves, threads)
     else:
         made = batches.scan(run, decoder, None if chain.leaves_out else batch_size, rows, skip_damaged, threads)
@@ -73,21 +72,17 @@ def shuffled(
         yield from _of_size(batches.shuffled(run, decoder, batch_size, seed, epoch, rows, memory, threads), batch_size)
         return
     episodes = _Episodes(run, decoder, False)
-    left: Batch | None = None
+    left: list[Batch] = []
     # Of what comes out of a wave there is a second copy, which is mixed.
     most = max(1, memory // (decoder.row_bytes + 2 * decoder.made_bytes))
     for number, groups in enumerate(_mixed_waves(episodes, decoder.row_bytes, seed, epoch, most)):
-        made = episodes.read(rows, episodes.wave(groups), threads)
-        joined = made if left is None else _joined([left, made])
-        total = len(joined["player"])
-        places = np.random.default_rng([seed, epoch, number]).permutation(total)
-        mixed = {name: values[places] for name, values in joined.items()}
+        mixed = _mixed([*left, episodes.read(rows, episodes.wave(groups), threads)], [seed, epoch, number])
+        total = len(mixed["player"])
         whole = total // batch_size * batch_size
         for begin in range(0, whole, batch_size):
             yield decoder.unpack({name: values[begin : begin + batch_size] for name, values in mixed.items()})
-        left = {name: values[whole:] for name, values in mixed.items()}
-    if left is not None and len(left["player"]):
-        yield decoder.unpack(left)
+        left = [{name: values[whole:].copy() for name, values in mixed.items()}]
+    yield from map(decoder.unpack, _filled(left))
 
 
 class _ProcessingDecoder(BatchDecoder):
@@ -272,6 +267,18 @@ def _of_size(made: Iterable[Batch], size: int) -> Iterator[Batch]:
         rows = rest
     if waiting:
         yield _joined(waiting)
+
+
+def _mixed(parts: Sequence[Batch], seed: Sequence[int]) -> Batch:
+    """The rows of all parts in random order."""
+    sizes = [len(part["player"]) for part in parts]
+    places = np.split(np.random.default_rng(seed).permutation(sum(sizes)), np.cumsum(sizes)[:-1])
+    out = {}
+    for name, values in parts[0].items():
+        out[name] = np.empty((sum(sizes), *values.shape[1:]), values.dtype)
+        for part, mine in zip(parts, places, strict=True):
+            out[name][mine] = part[name]
+    return out
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
