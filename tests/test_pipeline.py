@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pipeline_rows import SCHEMA, Played, batch_of, played
 
 from expkit import Field, Schema
-from expkit.errors import ConfigError, SchemaError, UsageError
+from expkit.errors import ConfigError, ExpkitError, SchemaError, UsageError
 from expkit.kernels.backward import sum_backwards
 from expkit.pipeline import Chain, ColumnBatch, Columns, Outcome, as_chain, processor, processor_names
 from expkit.pipeline.gae import Gae
+from expkit.pipeline.kinds import built_in
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=60, deadline=None)
@@ -248,6 +249,8 @@ def test_an_entry_point_is_a_kind(tmp_path, monkeypatch):
             "link 1: sample_weights: by priority it needs the column",
         ),
         ({"kind": "sanitize", "dtype": {"value": "f3"}}, ConfigError, "'f3' of value is not one of"),
+        ({"kind": "sanitize", "fill": float("nan")}, ConfigError, "fill is nan"),
+        ({"kind": "sample_weights", "by": "staleness", "newest": 2**70}, ConfigError, "sample_weights: "),
         ("nowhere:thing", UsageError, "no module 'nowhere'"),
         ({"kind": "test_pipeline:doubled", "n": 1}, ConfigError, "takes no options"),
         ({"kind": "test_pipeline:Every", "m": 1}, ConfigError, "could not be made"),
@@ -347,6 +350,46 @@ def test_no_value_makes_a_processor_fail_or_warn(parts, values):
     weights = {"kind": "sample_weights", "by": "priority", "column": "advantage", "alpha": 3}
     links = ["gae", {"kind": "discounted_return", "value": "value"}, "n_step", weights]
     assert len(run(ColumnBatch(SCHEMA, columns, rows.stretch), *links)) == len(rows)
+
+
+NAMES = [*(field.name for field in SCHEMA.fields), "observation", "step", "player", "nothing"]
+SMALL = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 9), st.integers(), st.floats(), st.floats(0, 1), st.sampled_from(NAMES),
+    st.sampled_from(["reject", "repair", "quarantine", "keep", "zero", "first", "priority", "staleness", "episode"]),
+    st.sampled_from(["reward > 0", "step % 2 == 0 or is_last", "mask[6]", "guess is null", "f2", "u1"]),
+)  # fmt: skip
+VALUES = st.one_of(SMALL, st.lists(SMALL, max_size=3), st.dictionaries(st.sampled_from(NAMES), SMALL, max_size=2))
+
+
+def test_whatever_options_say_they_are_refused_in_one_line_or_they_work():
+    refusals: list[str] = []
+    try_options(refusals)
+    assert refusals
+    assert not [said for said in refusals if "\n" in said]
+
+
+@given(data=st.data(), parts=played())
+@settings(max_examples=600, deadline=None)
+def try_options(refusals, data, parts):
+    kind = data.draw(st.sampled_from(list(built_in())), "kind")
+    needed = {"filter": {"where": "reward > 0"}, "redact": {"columns": ["mask"]}, "sample_weights": {"by": "episode"}}
+    names = st.sampled_from([*built_in()[kind].__struct_fields__, *(["other"] if data.draw(st.booleans()) else [])])
+    options = data.draw(st.dictionaries(names, VALUES, max_size=2), "options")
+    try:
+        chain = Chain([{"kind": kind, **needed.get(kind, {}), **options}], SCHEMA)
+    except ExpkitError as error:
+        refusals.append(str(error))
+        return
+    rows = batch_of(parts)
+    done = chain.apply(rows)
+    assert done.batch.schema == chain.schema
+    assert {name for name in done.batch.columns if name in chain.schema} == {f.name for f in chain.schema.fields}
+    for known in chain.schema.fields:
+        values = done.batch[known.name]
+        assert values.dtype == known.numpy_dtype
+        assert values.shape == (len(done.rows), *known.logical_shape)
+        stored = chain.schema.pack(known.name, values, len(values))
+        np.testing.assert_array_equal(chain.schema.unpack(known.name, stored), values)
 
 
 def test_an_empty_batch_goes_through_everything():

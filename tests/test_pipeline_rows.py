@@ -205,6 +205,15 @@ def test_what_is_given_is_never_written_to():
         np.testing.assert_array_equal(values, before[name])
 
 
+def test_a_fill_that_the_field_cannot_hold_becomes_the_nearest_number():
+    rows = batch_of([Played(0, 0, [0, 1], "truncated", False)])
+    odd = np.array([np.nan, np.nan], np.float32)
+    columns = {**rows.columns, "value": odd, "observation/board": np.full((2, 2, 3), np.nan, np.float32)}
+    done = apply(ColumnBatch(SCHEMA, columns), {"kind": "sanitize", "fill": 1e300}).batch
+    assert (done["value"] == np.finfo(np.float32).max).all()
+    assert (done["observation/board"] == 100).all()
+
+
 @pytest.mark.parametrize("kind", ["validate", "sanitize"])
 def test_only_the_columns_named_are_looked_at(kind):
     rows = spoiled([Played(0, 0, list(range(60)), "truncated", False)], 5)

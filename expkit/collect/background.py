@@ -147,8 +147,10 @@ class BackgroundCollector:
                 self.writer.append_episodes(self.shards.take_starts(), self.shards.remaining_ends())
             if failure is not None:
                 self.writer.ledger.lost += self.writer.ledger.unaccounted()
-            self._close_pipeline()
-            self.writer.close()
+            try:
+                self._close_pipeline()
+            finally:
+                self.writer.close()  # whatever became of the rows that were put aside
         except (OSError, ExpkitError) as error:
             self.writer.abandon()
             if failure is None:

@@ -14,7 +14,7 @@ from expkit.pipeline.stretches import boundaries
 from expkit.pipeline.values import nullable, number_field
 from expkit.schema import Field, Schema
 
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class SampleWeights(Options, frozen=True, kw_only=True):
@@ -27,9 +27,9 @@ class SampleWeights(Options, frozen=True, kw_only=True):
 
     by: Literal["priority", "staleness", "episode"]
     column: str | None = None
-    alpha: Annotated[float, Meta(ge=0)] = 0.6
+    alpha: Annotated[float, Meta(ge=0, le=100)] = 0.6
     epsilon: Positive = 1e-6
-    newest: Annotated[int, Meta(ge=0)] | None = None
+    newest: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
     half_life: Positive = 1.0
     into: str = "sample_weight"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -39,6 +40,8 @@ class Sanitize(Options, frozen=True, kw_only=True):
     fill: float = 0.0
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.fill):
+            raise ConfigError(f"fill is {self.fill}; it has to be a number that a trainer can use")
         for name, dtype in self.dtype.items():
             if dtype not in DTYPES or dtype == "bool":
                 numbers = ", ".join(known for known in DTYPES if known != "bool")
@@ -102,7 +105,8 @@ class Sanitize(Options, frozen=True, kw_only=True):
         out, dtype = values, target.numpy_dtype
         for cause in (cause for cause in causes_of(field) if cause in faults and getattr(self, cause) == "repair"):
             wrong = wrong_values(field, out, cause)
-            better = _bounded(field, np.full(1, self.fill, out.dtype) if cause == "nan" else out[wrong])
+            with np.errstate(over="ignore"):  # of a fill that the dtype cannot hold: it becomes the largest number
+                better = _bounded(field, np.full(1, self.fill, out.dtype) if cause == "nan" else out[wrong])
             out = out.copy() if out is values else out
             out[wrong] = better
         if dtype == out.dtype:
