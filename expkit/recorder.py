@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -24,8 +24,6 @@ from expkit.collect.subscribe import Subscription
 from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
-from expkit.pipeline.blocks import BlockPipeline
-from expkit.pipeline.chain import Pipeline, as_chain
 from expkit.rows import Progress, RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
@@ -35,6 +33,9 @@ from expkit.runs.resume import begin_run, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, Sync, check_same, create_run
 from expkit.schema import Schema
 from expkit.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from expkit.pipeline.chain import Pipeline
 
 Mode = Literal["x", "a", "w"]
 _COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer counts
@@ -125,10 +126,13 @@ class Recorder:
             raise UsageError("a recording needs at least one player")
         self.path = Path(run)
         self.schema = schema
-        processing = None if pipeline is None else BlockPipeline(as_chain(pipeline, schema))
-        stored = schema if processing is None else processing.schema
-        config = dict(config or {})
-        if processing is not None:
+        processing, stored, config = None, schema, dict(config or {})
+        if pipeline is not None:
+            from expkit.pipeline.blocks import BlockPipeline
+            from expkit.pipeline.chain import as_chain
+
+            processing = BlockPipeline(as_chain(pipeline, schema))
+            stored = processing.schema
             config.setdefault("pipeline", {"processors": processing.chain.describe()})
         # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
         plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads + 1)

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,12 +26,14 @@ from expkit.collect.subscribe import Subscription
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.layout import FRAME_ROWS
-from expkit.pipeline.blocks import BlockPipeline
-from expkit.pipeline.chain import Counts
 from expkit.runs.counters import DROP_CAUSES, FILTERED
 from expkit.runs.layout import log_event
 from expkit.runs.write import RunWriter
 from expkit.schema import Schema
+
+if TYPE_CHECKING:
+    from expkit.pipeline.blocks import BlockPipeline
+    from expkit.pipeline.chain import Counts
 
 # How often the flusher looks around between flushes: requests answered, the first rows made durable, within this.
 POLL_SECONDS = 0.05

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,14 +29,16 @@ from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
 from expkit.layout import RowSink
-from expkit.pipeline.blocks import BlockPipeline
-from expkit.pipeline.chain import Chain, Counts
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.layout import RunInfo, new_run_id, read_run_info
 from expkit.runs.prune import make_room
 from expkit.runs.resume import begin_run, check_resumable, is_begun, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, check_output, check_same, create_run
 from expkit.serialize.representations import checked_convert, find_representation
+
+if TYPE_CHECKING:
+    from expkit.pipeline.blocks import BlockPipeline
+    from expkit.pipeline.chain import Counts
 
 POLL_SECONDS = 0.05
 # Ticks per kernel call: at 128 rows a tick about 2 ms, so a stop is heard soon and Python costs under 3%.
@@ -113,6 +115,9 @@ class Session:
         self.stored_schema = self._representation.schema(self.schema)
         self._pipeline: BlockPipeline | None = None
         if config.pipeline.processors:
+            from expkit.pipeline.blocks import BlockPipeline
+            from expkit.pipeline.chain import Chain
+
             self._pipeline = BlockPipeline(Chain(config.pipeline.processors, self.stored_schema))
             self.stored_schema = self._pipeline.schema
         self.num_envs, self.plan = self._fit_memory()
