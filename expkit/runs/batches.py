@@ -1,4 +1,4 @@
-"""Batches of a run's rows: in the order of the files, or shuffled for training.
+"""Batches of a run's rows: in the order of the files, shuffled for training, or drawn at random.
 
 First it is settled which rows of which blocks make a batch and where each goes in it; then every row is decoded where
 it is to be. A row of 16 KB is so written to memory once, in whatever order it is wanted: shuffling costs no copy.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from expkit.errors import ShardError, UsageError
+from expkit.errors import NotThere, ShardError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
@@ -213,3 +214,28 @@ def _wanted_of(run: Run, pieces: np.ndarray, piece: int, rows: Rows) -> list[tup
         block = run.visible(shard, index)
         out.append((block, rows_wanted(block, rows, slice(first, first + piece))))
     return out
+
+
+def sample(run: Run, decoder: BatchDecoder, count: int, rng: np.random.Generator) -> Batch:
+    """See `Run.sample`."""
+    index = run.index
+    total = int(index.rows.sum())
+    if total == 0 or run.steps == 0:
+        raise NotThere(f"{run.path}: no transitions to sample from")
+    stored = decoder.empty(count)
+    bounds = np.cumsum(index.rows)
+    todo = np.arange(count)
+    while len(todo):
+        draws = np.sort(rng.integers(0, total, len(todo)))
+        segments = np.searchsorted(bounds, draws, "right")
+        rows = draws - (bounds[segments] - index.rows[segments]) + index.first_row[segments]
+        rng.shuffle(todo)  # or the rows of a batch would be in the order of the run
+        order = np.lexsort((rows, index.block[segments], index.shard[segments]))
+        place = np.stack([index.shard[segments], index.block[segments]], 1)[order]
+        starts = np.flatnonzero(np.diff(place, axis=0, prepend=-1).any(1))
+        for begin, end in pairwise([*starts.tolist(), len(order)]):
+            shard, block = place[begin].tolist()
+            mine = order[begin:end]
+            decoder.fill(stored, Piece(run.reader(shard), block, rows[mine], todo[mine]))
+        todo = todo[stored["is_last"][todo]]
+    return decoder.finish(stored)

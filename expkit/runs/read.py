@@ -10,7 +10,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -22,7 +21,7 @@ from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.runs import batches
-from expkit.runs.batches import BatchDecoder, Piece, Rows, stored_names
+from expkit.runs.batches import BatchDecoder, Rows, stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, ShardEntry, annotation, info_from_header
 from expkit.runs.index import RunIndex
@@ -451,28 +450,8 @@ class Run:
         self, count: int, rng: np.random.Generator | None = None, columns: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         """`count` transitions drawn uniformly with replacement. Raises NotThere when the run holds none."""
-        rng = rng or np.random.default_rng()
-        total = int(self.index.rows.sum())
-        if total == 0 or self.steps == 0:
-            raise NotThere(f"{self.path}: no transitions to sample from")
         decoder = BatchDecoder(self.schema, stored_names(self.schema, columns))
-        stored = decoder.empty(count)
-        bounds = np.cumsum(self.index.rows)
-        todo = np.arange(count)
-        while len(todo):
-            draws = np.sort(rng.integers(0, total, len(todo)))
-            segments = np.searchsorted(bounds, draws, "right")
-            rows = draws - (bounds[segments] - self.index.rows[segments]) + self.index.first_row[segments]
-            rng.shuffle(todo)  # or the rows of a batch would be in the order of the run
-            order = np.lexsort((rows, self.index.block[segments], self.index.shard[segments]))
-            place = np.stack([self.index.shard[segments], self.index.block[segments]], 1)[order]
-            starts = np.flatnonzero(np.diff(place, axis=0, prepend=-1).any(1))
-            for begin, end in pairwise([*starts.tolist(), len(order)]):
-                shard, block = place[begin].tolist()
-                mine = order[begin:end]
-                decoder.fill(stored, Piece(self.reader(shard), block, rows[mine], todo[mine]))
-            todo = todo[stored["is_last"][todo]]
-        return decoder.finish(stored)
+        return batches.sample(self, decoder, count, rng or np.random.default_rng())
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
