@@ -1,0 +1,85 @@
+"""Several rewards of the same transitions, each with the column that it is stored in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from expkit.errors import SchemaError, UsageError
+from expkit.rewards.expression import parse_reward
+from expkit.rewards.protocol import NEXT, Batch, RewardFunction, checked_values, needs_of
+from expkit.schema import Field, Schema
+
+REWARD, PREFIX = "reward", "reward/"
+GAME = "game"
+# Where a run's metadata tell what each of its columns of rewards is.
+REWARDS = "rewards"
+_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardColumns:
+    """Rewards by the column they go to: `reward`, or `reward/NAME`, f4, of the action.
+
+    texts      how each was asked for
+    functions  by column, in the same order
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    functions: Mapping[str, RewardFunction] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, reward: str = GAME, columns: str | Sequence[str] = ()) -> RewardColumns:
+        """`reward` for the column of that name, `game` leaving it as it is; `columns` like `NAME=REWARD`, or one text
+        of them with semicolons between. Raises UsageError, ConfigError."""
+        texts = {} if reward.strip() == GAME else {REWARD: reward.strip()}
+        for given in columns.split(";") if isinstance(columns, str) else columns:
+            if not given.strip():
+                continue
+            name, equals, text = (part.strip() for part in given.partition("="))
+            if not equals or not _COLUMN.fullmatch(name):
+                raise UsageError(f"reward column {given.strip()!r} is not understood; write it like dense=weighted")
+            if PREFIX + name in texts:
+                raise UsageError(f"reward column {name} is given twice")
+            texts[PREFIX + name] = text
+        return cls(texts, {name: parse_reward(text) for name, text in texts.items()})
+
+    def __bool__(self) -> bool:
+        return bool(self.functions)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What all of them look at, `next_` names included, besides what is always there."""
+        return tuple(dict.fromkeys(name for reward in self.functions.values() for name in needs_of(reward)))
+
+    @property
+    def fields_needed(self) -> tuple[str, ...]:
+        """Fields of the run behind `needs`: `state/owner` for that and for `next_state/owner`."""
+        return tuple(dict.fromkeys(name.removeprefix(NEXT) for name in self.needs))
+
+    def schema(self, from_schema: Schema) -> Schema:
+        """With a field for each column that is not there. Raises SchemaError for one that is, as another kind."""
+        more = []
+        for name, text in self.texts.items():
+            if name not in from_schema:
+                more.append(Field(name, "f4", belongs="action", meaning=f"reward {text}"))
+                continue
+            there = from_schema[name]
+            if there.dtype != "f4" or there.shape or there.nullable:
+                raise SchemaError(f"{name} is there as another field than one f4; give the reward another name")
+        return Schema([*from_schema.fields, *more])
+
+    def compute(self, batch: Batch) -> dict[str, np.ndarray]:
+        """f4 (n,) by column. Raises UsageError for a reward that returns anything but n finite numbers."""
+        count = len(batch["step"])
+        out = {}
+        for name, reward in self.functions.items():
+            with np.errstate(over="ignore"):
+                values = checked_values(reward(batch), count, f"reward {self.texts[name]}").astype(np.float32)
+            if not np.isfinite(values).all():
+                raise UsageError(f"reward {self.texts[name]} returned a number that float32 cannot hold")
+            out[name] = values
+        return out

@@ -1,0 +1,90 @@
+"""Shaping by a potential, which leaves the best policy as it is (Ng, Harada, Russell 1999, theorem 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from expkit.errors import ConfigError
+from expkit.kernels.generals_state import CITY, GENERAL
+from expkit.rewards.protocol import NEXT, Batch, Potential, called, checked_values, flat, needs_of
+from expkit.rewards.strategies import require_finite
+from expkit.rewards.weighted import ARMY, OWNER, TERRAIN, advantage
+
+
+@dataclass(frozen=True, slots=True)
+class ArmyPotential:
+    """(own - others) / (own + others) armies, of the truth."""
+
+    needs: tuple[str, ...] = field(default=(ARMY, OWNER), init=False)
+
+    def __call__(self, states: Batch) -> np.ndarray:
+        mine, others = _sides(states)
+        army = flat(states[ARMY])
+        return advantage(*(np.where(side, army, 0).sum(axis=1, dtype=np.int64) for side in (mine, others)))
+
+
+@dataclass(frozen=True, slots=True)
+class LandPotential:
+    """(own - others) / (own + others) tiles, of the truth."""
+
+    needs: tuple[str, ...] = field(default=(OWNER,), init=False)
+
+    def __call__(self, states: Batch) -> np.ndarray:
+        return advantage(*(side.sum(axis=1, dtype=np.int64) for side in _sides(states)))
+
+
+@dataclass(frozen=True, slots=True)
+class CityPotential:
+    """The player's share of all cities and generals on the board, 0 to 1, of the truth."""
+
+    needs: tuple[str, ...] = field(default=(OWNER, TERRAIN), init=False)
+
+    def __call__(self, states: Batch) -> np.ndarray:
+        mine, _ = _sides(states)
+        terrain = flat(states[TERRAIN])
+        sites = (terrain == CITY) | (terrain == GENERAL)
+        return (mine & sites).sum(axis=1) / np.maximum(sites.sum(axis=1), 1)
+
+
+def _sides(states: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """bool (n, H * W): tiles of the player, tiles of any other."""
+    owner = flat(states[OWNER])
+    mine = owner == states["player"].astype(owner.dtype)[:, None]
+    return mine, (owner >= 0) & ~mine
+
+
+@dataclass(frozen=True, slots=True)
+class PotentialReward:
+    """F = gamma * phi(s') - phi(s), phi of a terminal state being 0.
+
+    gamma  of the discounted return that is learned from, 0 to 1; the theorem holds only for the same one
+
+    A truncated game is not over, so its last state keeps its potential: from any state on the discounted sum over the
+    rest of an episode is gamma^T phi(s_T) - phi(s), or -phi(s) where it terminated. Where the row that follows is not
+    known and the game not over, F is 0.
+    """
+
+    potential: Potential
+    gamma: float = 0.99
+
+    def __post_init__(self) -> None:
+        require_finite("potential", gamma=self.gamma)
+        if not 0 <= self.gamma <= 1:
+            raise ConfigError(f"reward potential: gamma is {self.gamma:g}; it has to be from 0 to 1")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        names = needs_of(self.potential)
+        return (*names, *(NEXT + name for name in names))
+
+    def __call__(self, batch: Batch) -> np.ndarray:
+        before = self._phi(batch, "")
+        after = np.where(batch["terminated"], 0.0, self._phi(batch, NEXT))
+        return np.where(batch["has_next"] | batch["terminated"], self.gamma * after - before, 0.0)
+
+    def _phi(self, batch: Batch, prefix: str) -> np.ndarray:
+        player = batch["player"]
+        states = {name: batch[prefix + name] for name in needs_of(self.potential)} | {"player": player}
+        return checked_values(self.potential(states), len(player), called(self.potential))
