@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from expkit.errors import ConfigError
-from expkit.kernels.generals_state import CITY, GENERAL
-from expkit.rewards.protocol import NEXT, Batch, Potential, called, checked_values, flat, needs_of
+from expkit.rewards.boards import ARMY, CITY, GENERAL, OWNER, TERRAIN, advantage, count, flat, sum_where
+from expkit.rewards.protocol import NEXT, Batch, Potential, called, checked_values, needs_of
 from expkit.rewards.strategies import require_finite
-from expkit.rewards.weighted import ARMY, OWNER, TERRAIN, advantage
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class ArmyPotential:
     def __call__(self, states: Batch) -> np.ndarray:
         mine, others = _sides(states)
         army = flat(states[ARMY])
-        return advantage(*(np.where(side, army, 0).sum(axis=1, dtype=np.int64) for side in (mine, others)))
+        return advantage(sum_where(army, mine), sum_where(army, others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,8 @@ class LandPotential:
     needs: tuple[str, ...] = field(default=(OWNER,), init=False)
 
     def __call__(self, states: Batch) -> np.ndarray:
-        return advantage(*(side.sum(axis=1, dtype=np.int64) for side in _sides(states)))
+        mine, others = _sides(states)
+        return advantage(count(mine), count(others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class CityPotential:
         mine, _ = _sides(states)
         terrain = flat(states[TERRAIN])
         sites = (terrain == CITY) | (terrain == GENERAL)
-        return (mine & sites).sum(axis=1) / np.maximum(sites.sum(axis=1), 1)
+        return count(mine & sites) / np.maximum(count(sites), 1)
 
 
 def _sides(states: Batch) -> tuple[np.ndarray, np.ndarray]:

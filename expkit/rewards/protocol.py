@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -106,11 +105,6 @@ def checked_values(returned: object, count: int, name: str) -> np.ndarray:
         at = int(np.flatnonzero(~np.isfinite(values))[0])
         raise UsageError(f"{name} returned {values[at]} for transition {at} of {count}; return finite numbers")
     return values
-
-
-def flat(boards: np.ndarray) -> np.ndarray:
-    """(n, H, W) as (n, H * W), for n = 0 too."""
-    return boards.reshape(len(boards), math.prod(boards.shape[1:]))
 
 
 def called(function: object) -> str:

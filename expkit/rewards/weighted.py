@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from expkit.kernels.generals_state import CITY, GENERAL
-from expkit.rewards.protocol import NEXT, Batch, flat
+from expkit.rewards.boards import ARMY, CITY, GENERAL, OWNER, TERRAIN, advantage, count, flat, sum_where
+from expkit.rewards.protocol import NEXT, Batch
 from expkit.rewards.strategies import require_finite
-
-ARMY, OWNER, TERRAIN = "state/army", "state/owner", "state/terrain"
 
 # The scale that the Go system's protocol file describes and its code never used.
 DOCUMENTED: dict[str, Any] = {
@@ -59,33 +57,19 @@ class BoardChanges(NamedTuple):
         terrain = flat(batch[TERRAIN])
         player = batch["player"].astype(owner.dtype)[:, None]
         before, after = owner == player, next_owner == player
-        own = _sum_where(next_army, after)
+        own = sum_where(next_army, after)
         gained, lost = after & ~before, before & ~after
         city, general = terrain == CITY, terrain == GENERAL
         return cls(
-            land=_count(after) - _count(before),
-            army=own - _sum_where(army, before),
+            land=count(after) - count(before),
+            army=own - sum_where(army, before),
             own=own,
-            others=_sum_where(next_army, next_owner >= 0) - own,
-            cities_taken=_count(gained & city),
-            cities_lost=_count(lost & city),
-            generals_taken=_count(gained & general & (owner >= 0)),
-            generals_lost=_count(lost & general),
+            others=sum_where(next_army, next_owner >= 0) - own,
+            cities_taken=count(gained & city),
+            cities_lost=count(lost & city),
+            generals_taken=count(gained & general & (owner >= 0)),
+            generals_lost=count(lost & general),
         )
-
-
-def _count(flags: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(flags, axis=1).astype(np.int64)
-
-
-def _sum_where(values: np.ndarray, flags: np.ndarray) -> np.ndarray:
-    return np.einsum("nt,nt->n", values, flags, dtype=np.int64, casting="unsafe")
-
-
-def advantage(own: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(own - others) / (own + others) as f8 in [-1, 1], and 0 where nobody has any."""
-    total = own + others
-    return (own - others) / np.maximum(total, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +153,14 @@ class TargetReward:
 
     def __call__(self, batch: Batch) -> np.ndarray:
         owner, terrain = batch[OWNER], batch[TERRAIN]
-        count, height, width = owner.shape
+        rows, height, width = owner.shape
         action = batch["action"].astype(np.int64)
         is_move = (action >= 0) & (action < 8 * height * width)
         tile, direction = np.divmod(action % (4 * height * width), 4)
         y = tile // width + np.array([-1, 1, 0, 0])[direction]
         x = tile % width + np.array([0, 0, -1, 1])[direction]
         on_board = is_move & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        place = np.arange(count), np.where(on_board, y, 0), np.where(on_board, x, 0)
+        place = np.arange(rows), np.where(on_board, y, 0), np.where(on_board, x, 0)
         holder, kind = owner[place], terrain[place]
         foreign = holder != batch["player"].astype(owner.dtype)
         worth = (
