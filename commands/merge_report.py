@@ -13,7 +13,12 @@ from expkit.errors import UsageError
 from expkit.units import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from expkit.rewrite.merge import Choice, Merged, MergePlan
+    from expkit.rewrite.revalue import ColumnChange
+    from expkit.rewrite.sources import Sources
+    from expkit.runs.entries import Episode
 
 
 def merge_runs(
@@ -23,7 +28,6 @@ def merge_runs(
     from expkit.commands.progress import Progress
     from expkit.commands.signals import finish_first
     from expkit.rewrite.engine import Stopped
-    from expkit.rewrite.filter import narrowed
     from expkit.rewrite.merge import merge, plan_merge
     from expkit.rewrite.new_folder import check_free
     from expkit.rewrite.sources import Sources
@@ -33,10 +37,10 @@ def merge_runs(
         raise UsageError(f"{out} is one of the inputs; choose another -o")
     check_free(out, force=force)
     with Sources(paths) as sources:
-        narrowed(sources.runs[0].schema, choice.columns)
+        choice.schema(sources.runs[0].schema)
         plan = plan_merge(sources, choice)
         if dry_run:
-            _tell_plan(verb, out, plan, json)
+            _tell_plan(verb, out, plan, _reward_changes(sources, plan, choice), json)
             return
         done = 0
         with finish_first() as request, Progress(f"writing {out} · ^C leaves nothing behind") as progress:
@@ -57,11 +61,39 @@ def merge_runs(
         _tell(result)
 
 
-def _tell_plan(verb: str, out: Path, plan: MergePlan, json: bool) -> None:
+def _reward_changes(sources: Sources, plan: MergePlan, choice: Choice) -> list[ColumnChange]:
+    """What the rewards that are asked for would change, in all episodes that would be taken."""
+    from expkit.commands.progress import Progress
+    from expkit.rewrite.revalue import Revaluation, changes, unknown_note
+
+    if not choice.rewards:
+        return []
+    revaluation = Revaluation(sources, choice.rewards)
+    taken = [episode for part in plan.parts for episode in part.taken]
+    how = "playing episodes again" if revaluation.plays_again else "computing rewards"
+    with Progress(how, unit="episodes") as progress:
+
+        def one_by_one() -> Iterator[tuple[int, Episode]]:
+            for done, episode in enumerate(taken, 1):
+                yield episode
+                progress.update(done, len(taken))
+
+        found = changes(revaluation, sources, one_by_one())
+    if revaluation.unknown:
+        plan.notes.append(unknown_note(revaluation.unknown))
+    return found
+
+
+def _tell_plan(verb: str, out: Path, plan: MergePlan, rewards: list[ColumnChange], json: bool) -> None:
     from expkit.rewrite.merge import describe_plan
 
     if json:
-        output.write_json({"schema": f"expkit.{verb}/1", "output": out, "dry_run": True, **describe_plan(plan)})
+        told = describe_plan(plan)
+        if rewards:
+            from expkit.commands.reward_report import changes_as_json
+
+            told["rewards"] = changes_as_json(rewards)
+        output.write_json({"schema": f"expkit.{verb}/1", "output": out, "dry_run": True, **told})
         return
     filtered = sum(sum(part.filtered.values()) for part in plan.parts)
     output.line(
@@ -74,6 +106,10 @@ def _tell_plan(verb: str, out: Path, plan: MergePlan, json: bool) -> None:
     for part in plan.parts:
         if part.name:
             output.line(f"{part.name}: {part.rows:,} rows of {len(part.taken):,} episodes", indent=2)
+    if rewards:
+        from expkit.commands.reward_report import show_changes
+
+        show_changes(rewards)
 
 
 def _tell(done: Merged) -> None:

@@ -1,4 +1,4 @@
-"""`expkit rewrite`: the same run with other rows, columns or parts."""
+"""`expkit rewrite`: the same run with other rows, columns, rewards or parts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Annotated
 import typer
 
 from expkit.commands.merge_report import merge_runs
-from expkit.commands.options import DryRun, Force, Json, RunInputs
+from expkit.commands.options import DryRun, Force, Json, Reward, RewardColumn, RunInputs
 
 EXAMPLES = (
     ("expkit rewrite sample_data/run -o runs/won --where won --force", "whole games, of who won them"),
     ("expkit rewrite sample_data/run -o runs/early --where 'step < 50' --force", "rows; the rest counts as filtered"),
     ("expkit rewrite sample_data/run -o runs/small --columns observation,action --force", "without the other fields"),
+    ("expkit rewrite sample_data/run -o runs/dense --reward weighted --dry-run", "what other rewards would be"),
+    (
+        "expkit rewrite sample_data/run -o runs/shaped --reward-column 'shaped=sparse + potential(of=land)' --force",
+        "one more column, reward/shaped",
+    ),
     ("expkit rewrite sample_data/run -o runs/sets --split train=.8,val=.2 --force", "runs/sets/train, runs/sets/val"),
 )
 
@@ -33,6 +38,8 @@ def rewrite(
         str | None,
         typer.Option("--split", metavar="A=.9,B=.1", help="A run for each part, all players of a game in the same."),
     ] = None,
+    reward: Reward = None,
+    reward_column: RewardColumn = None,
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Leave out episodes whose rows are those of one already taken.")
     ] = False,
@@ -40,10 +47,12 @@ def rewrite(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write runs anew with other rows, columns, or split into parts."""
+    """Write runs anew with other rows, columns, rewards, or in parts."""
+    from expkit.rewards.columns import GAME, RewardColumns
     from expkit.rewrite.filter import parse_split
     from expkit.rewrite.merge import Choice
 
     names = None if columns is None else [name for given in columns for name in given.split(",") if name]
-    choice = Choice(dedupe, where, names, None if split is None else parse_split(split))
+    rewards = RewardColumns.parse(GAME if reward is None else reward, reward_column or ())
+    choice = Choice(dedupe, where, names, None if split is None else parse_split(split), rewards)
     merge_runs("rewrite", runs, out, choice, dry_run=dry_run, force=force, json=json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,16 @@ from expkit.schema import Field, Schema
 
 REWARD, PREFIX = "reward", "reward/"
 GAME = "game"
-# Where a run's metadata tell what each of its columns of rewards is.
-REWARDS = "rewards"
+# Where a run's metadata tell what each of its columns of rewards is; `reward` is the game's own where it is not told,
+# and MIXED where it differs between runs that were merged.
+REWARDS, MIXED = "rewards", "mixed"
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
+
+
+def is_the_games(metadata: Mapping[str, Any]) -> bool:
+    """Whether a run's column `reward` is as its game gave it, as the run's metadata tell."""
+    told = metadata.get(REWARDS)
+    return not isinstance(told, Mapping) or REWARD not in told
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,23 @@ class Condition(Protocol):
         """bool (rows,)."""
 
 
+class Made(Protocol):
+    """Columns that are computed for the rows."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def fill(self, run: int, player: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Write them into `rows`, stored columns of one player, with episodes numbered as in that run."""
+
+
 class Gatherer:
-    """Reads rows of `runs`, which have all of `columns` alike.
+    """Reads rows of `runs`, which have all of `columns` alike but for those that are made.
 
     numbers   by (run, episode) the episode's number in the output; those it has when left out
     policies  by run the output's policy of each of its policies, u16; the same ones when left out
-    where     by run which rows are wanted; a last row is when the row before it is
+    where     by run which rows are wanted, by what is stored; a last row is when the row before it is
+    made      columns among `columns` that the runs need not have, and need not have kept
 
     For one thread at a time.
     """
@@ -52,15 +63,19 @@ class Gatherer:
         numbers: Mapping[tuple[int, int], int] | None = None,
         policies: Sequence[np.ndarray] | None = None,
         where: Sequence[Condition] | None = None,
+        made: Made | None = None,
     ):
         self._runs = runs
         self._wanted = [column.name for column in columns]
         looked_at = {name for condition in where or () for name in condition.columns}
-        if where is not None:
+        if where is not None or made is not None:
             looked_at |= {"episode", "step", "is_last"}
         extra = [c for c in runs[0].schema.columns if c.name in looked_at and c.name not in self._wanted]
         self._columns = [*columns, *extra]
         self._looked_at = looked_at
+        self._made = made
+        self._made_names = set(made.names if made is not None else ())
+        self._stored_names = {column.name for column in runs[0].schema.columns}
         self._numbers = numbers
         self._policies = policies
         self._where = where
@@ -76,7 +91,7 @@ class Gatherer:
         if self._looked_at & set(plan.lost):
             where = self._runs[int(table.run[0])].path
             raise ShardError(f"{where}: values that --where asks for were lost: {', '.join(plan.lost)}")
-        columns = [column for column in self._columns if column.name not in plan.lost]
+        columns = [c for c in self._columns if c.name not in plan.lost or c.name in self._made_names]
         out = {column.name: POOL.empty(column.shape(total), column.dtype) for column in columns}
         keep = None if self._where is None else np.empty(total, bool)
         first = table.first_row + plan.skip
@@ -108,12 +123,15 @@ class Gatherer:
         first = (table.first_row + plan.skip)[mine]
         end = at + int(rows.sum())
         part = {name: values[at:end] for name, values in out.items()}
+        stored = [c for c in columns if c.name in self._stored_names and c.name not in plan.lost]
         try:
-            self._read(place, first, first + rows, columns, part)
+            self._read(place, first, first + rows, stored, part)
+            if keep is not None and self._where is not None:
+                keep[at:end] = self._where[place[0]](part, plan.player)
+            if self._made is not None:
+                self._made.fill(place[0], plan.player, part)
         except ShardError as error:
             raise ShardError(f"{error}; run expkit recover {self._runs[place[0]].path} first") from None
-        if keep is not None and self._where is not None:
-            keep[at:end] = self._where[place[0]](part, plan.player)
         if self._numbers is not None and "episode" in part:
             given = [self._numbers[place[0], episode] for episode in table.episode[mine].tolist()]
             part["episode"][:] = np.repeat(np.array(given, np.uint64), rows)

@@ -12,6 +12,7 @@ import numpy as np
 
 from expkit.episodes import PolicyInfo
 from expkit.errors import Busy, SchemaError, ShardError, UsageError
+from expkit.rewards.columns import MIXED, REWARD, REWARDS
 from expkit.rewrite.segments import Segments
 from expkit.runs.generation import complete_episodes
 from expkit.runs.layout import RunInfo, list_shards, new_run_id
@@ -123,6 +124,8 @@ class Sources:
             self.notes.append(
                 f"the players of {other.path} are called {', '.join(theirs)}; the output has the names of {first.path}"
             )
+        if not _same_rewards(first, other):
+            self.notes.append(f"the rewards of {other.path} are not computed as those of {first.path} are")
         if first.info.source != other.info.source:
             self.notes.append(f"{first.path} is of {first.info.source}, {other.path} of {other.info.source}")
 
@@ -135,6 +138,8 @@ class Sources:
             for key, value in first.metadata.items()
             if key != ORIGINS and all(info.metadata.get(key) == value for info in infos)
         }
+        if not all(_same_rewards(self.runs[0], run) for run in self.runs):
+            common[REWARDS] = {REWARD: MIXED}
         same_config = all(info.config_digest == first.config_digest for info in infos)
         return RunInfo(
             id=new_run_id(),
@@ -155,6 +160,10 @@ class Sources:
             for origin in [*origins_of(run.info.metadata), _origin(run)]:
                 found.setdefault(origin.id, origin)
         return list(found.values())
+
+
+def _same_rewards(one: Run, other: Run) -> bool:
+    return bool(one.info.metadata.get(REWARDS) == other.info.metadata.get(REWARDS))
 
 
 def _origin(run: Run) -> OriginRun:

@@ -142,8 +142,12 @@ class GeneralsReplay:
         """What the player sees now, by the schema's names, `action_mask` expanded; with `config.state` the truth."""
         seen = {name: values[0] for name, values in self._arrays.observation(_FIRST_SLOT, player).items()}
         if self.config.state:
-            seen |= {f"state/{name}": part for name, part in self.board()._asdict().items()}
+            seen |= self.state()
         return seen
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The whole board by the schema's names, as copies."""
+        return {f"state/{name}": part for name, part in self.board()._asdict().items()}
 
     def board(self) -> TrueBoard:
         """The whole board, without fog."""
