@@ -42,7 +42,7 @@ def show_changes(changes: Sequence[ColumnChange]) -> None:
                 str(row.episode),
                 str(row.player),
                 str(row.step),
-                "" if change.old is None else figure(row.old),
+                "" if row.old is None else figure(row.old),
                 figure(row.new),
                 *([row.run] if several else []),
             ]

@@ -73,13 +73,14 @@ def unknown_note(count: int) -> str:
 
 
 class ChangedRow(NamedTuple):
-    """One row whose reward becomes another; the episode as it is numbered in the run."""
+    """One row whose reward becomes another; the episode as it is numbered in the run. `old` is None where damage took
+    it, and for a column that is not there yet."""
 
     run: str
     episode: int
     player: int
     step: int
-    old: float
+    old: float | None
     new: float
 
 
@@ -94,6 +95,10 @@ class ColumnChange(NamedTuple):
     old: Distribution | None
     new: Distribution | None
     examples: list[ChangedRow]
+
+
+def _by_size(row: ChangedRow) -> float:
+    return -abs(row.new - (row.old or 0.0))
 
 
 def changes(revaluation: Revaluation, sources: Sources, taken: Iterable[tuple[int, Episode]]) -> list[ColumnChange]:
@@ -115,11 +120,12 @@ def changes(revaluation: Revaluation, sources: Sources, taken: Iterable[tuple[in
                     old[name].append(stored)
                 differs = np.flatnonzero((before != values) | (stored is None))
                 changed[name] += len(differs)
-                size = np.abs(values[differs] - before[differs])
+                size = np.abs(values[differs] - np.nan_to_num(before[differs]))
                 for at in differs[np.argsort(-size, kind="stable")[:EXAMPLES]].tolist():
                     where = path, episode.number, player, int(rewards.step[at])
-                    examples[name].append(ChangedRow(*where, float(before[at]), float(values[at])))
-                examples[name] = sorted(examples[name], key=lambda row: -abs(row.new - row.old))[:EXAMPLES]
+                    was = None if stored is None or np.isnan(stored[at]) else float(stored[at])
+                    examples[name].append(ChangedRow(*where, was, float(values[at])))
+                examples[name] = sorted(examples[name], key=_by_size)[:EXAMPLES]
     return [
         ColumnChange(
             name,

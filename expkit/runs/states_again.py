@@ -93,7 +93,8 @@ def _step(where: str, game: Resimulator, turns: Mapping[int, _Turn]) -> None:
     for player in range(game.players):
         if game.alive(player) and player not in turns:
             raise GameError(
-                f"{where} step {number}: the row of player {player} is missing, so it cannot be played again"
+                f"{where} step {number}: the row of player {player} is missing, so it cannot be played again; leave "
+                "interrupted episodes out by --where \"ended != 'interrupted'\""
             )
     actions = {player: turn.action for player, turn in turns.items()}
     try:

@@ -59,8 +59,7 @@ class TransitionReader:
         Raises ShardError; UsageError for what is neither stored nor told by a game that can be played again; GameError
         for an episode that has to be played again and lacks rows, or plays out differently.
         """
-        names = [*_ALWAYS, *self._stored_before, *self._stored_after, *self._extra]
-        tables = {player: self._run.rows(episode.number, player, names) for player in sorted(episode.rows)}
+        tables = {player: self._table(episode.number, player) for player in sorted(episode.rows)}
         if not self._played:
             for player, table in tables.items():
                 rows = np.flatnonzero(~table["is_last"])
@@ -77,6 +76,17 @@ class TransitionReader:
                 batch |= {NEXT + name: told[name][at + 1] for name in self._played_after}
                 batch["has_next"] = np.ones(len(rows), bool)
                 yield player, batch
+
+    def _table(self, number: int, player: int) -> Table:
+        """All rows of a player's episode. Rewards that damage took are NaN: others may be computed all the same."""
+        run = self._run
+        names = dict.fromkeys([*_ALWAYS, *self._stored_before, *self._stored_after, *self._extra])
+        places = run.index.find(number, player).tolist()
+        readers = {(int(run.index.shard[s]), int(run.index.block[s])) for s in places}
+        lost = {name for shard, block in readers for name in run.reader(shard).lost_columns(block)}
+        gone = [name for name in names if name in lost and name.partition("/")[0] == REWARD]
+        table = run.rows(number, player, [name for name in names if name not in gone])
+        return table | {name: np.full(len(table["step"]), np.nan, np.float32) for name in gone}
 
     def _batch(self, episode: Episode, player: int, table: Table, rows: np.ndarray) -> dict[str, np.ndarray]:
         """What is stored, and what is always there."""
