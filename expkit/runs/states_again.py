@@ -91,7 +91,7 @@ def _turns(tables: Mapping[int, Table]) -> dict[int, dict[int, _Turn]]:
 def _step(where: str, game: Resimulator, turns: Mapping[int, _Turn]) -> None:
     number = game.step_number
     for player in range(game.players):
-        if game.alive(player) and player not in turns:
+        if player not in turns and game.alive(player):
             raise GameError(
                 f"{where} step {number}: the row of player {player} is missing, so it cannot be played again; leave "
                 "interrupted episodes out by --where \"ended != 'interrupted'\""
@@ -107,7 +107,7 @@ def _step(where: str, game: Resimulator, turns: Mapping[int, _Turn]) -> None:
         game.step(legal)
     paid = game.rewards()
     for player, turn in turns.items():
-        ends = not game.alive(player) or paid.get(player, 0.0) != 0.0
+        ends = paid.get(player, 0.0) != 0.0 or not game.alive(player)
         if turn.terminated != ends:
             was, now = ("ends", "goes on") if turn.terminated else ("goes on", "ends")
             raise GameError(

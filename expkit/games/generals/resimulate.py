@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +93,8 @@ class GeneralsReplay:
         played = np.array(moves or [], np.int64).reshape(-1, 2)
         leaving = [player for player, tick in self._leaves if phase == kernel.STEP and tick == self.step_number]
         result = np.zeros(len(played), np.int64)
-        with compiling("generals-replay"):
+        # Compiled by the first phase of any game; to look whether it is costs as much as a step.
+        with compiling("generals-replay") if phase != kernel.STEP else nullcontext():
             kernel.replay(
                 arrays.rules,
                 arrays.games,
