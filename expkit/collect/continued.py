@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.config import SETTINGS, Config, Resolved
+from expkit.config import SETTINGS, Config, Resolved, RewardSettings
 from expkit.errors import SchemaError, UsageError
 from expkit.runs.layout import RunInfo
 
@@ -21,6 +21,8 @@ OF_THE_RUN = (
     "game.state",
     "game.seed",
     "recording.representation",
+    "rewards.reward",
+    "rewards.columns",
 )
 _TAKEN_OVER = (*OF_THE_RUN, "game.policy")
 _FLAGS = {setting.key: "SOURCE" if setting.flag == "SOURCE" else setting.flag for setting in SETTINGS}
@@ -32,7 +34,7 @@ def continued_settings(resolved: Resolved, run: Path, info: RunInfo) -> Config:
     Raises SchemaError for a setting that contradicts the run, UsageError for a run that `Session` did not make.
     """
     stored = stored_settings(run, info)
-    sections: dict[str, dict[str, Any]] = {"game": {}, "recording": {}}
+    sections: dict[str, dict[str, Any]] = {"game": {}, "recording": {}, "rewards": {}}
     for key in _TAKEN_OVER:
         origin = resolved.origins[key]
         if origin.source == "default" and key in stored:
@@ -45,6 +47,7 @@ def continued_settings(resolved: Resolved, run: Path, info: RunInfo) -> Config:
         config,
         game=msgspec.structs.replace(config.game, **sections["game"]),
         recording=msgspec.structs.replace(config.recording, **sections["recording"]),
+        rewards=msgspec.structs.replace(config.rewards, **sections["rewards"]),
     )
 
 
@@ -62,7 +65,11 @@ def stored_settings(run: Path, info: RunInfo) -> dict[str, Any]:
         raise UsageError(
             f"{run} was not made by expkit record (source {info.source}); go on with it by Recorder(mode='a')"
         )
-    tree = {"game": {**game, "seed": info.seed}, "recording": info.config.get("recording") or {}}
+    tree = {
+        "game": {**game, "seed": info.seed},
+        "recording": info.config.get("recording") or {},
+        "rewards": msgspec.to_builtins(RewardSettings()) | (info.config.get("rewards") or {}),
+    }
     found = {key: tree[key.partition(".")[0]].get(key.partition(".")[2]) for key in _TAKEN_OVER}
     return {key: value for key, value in found.items() if value is not None}
 

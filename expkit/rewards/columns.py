@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from expkit.errors import SchemaError, UsageError
@@ -68,17 +69,20 @@ class RewardColumns:
         """Fields of the run behind `needs`: `state/owner` for that and for `next_state/owner`."""
         return tuple(dict.fromkeys(name.removeprefix(NEXT) for name in self.needs))
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the metadata of a run with these rewards tell of them."""
+        return {REWARDS: dict(self.texts)} if self.texts else {}
+
     def schema(self, from_schema: Schema) -> Schema:
-        """With a field for each column that is not there. Raises SchemaError for one that is, as another kind."""
-        more = []
+        """With a field for each column, that says what it is. Raises SchemaError where one is of another kind."""
+        fields = {field.name: field for field in from_schema.fields}
         for name, text in self.texts.items():
-            if name not in from_schema:
-                more.append(Field(name, "f4", belongs="action", meaning=f"reward {text}"))
-                continue
-            there = from_schema[name]
+            there = fields.get(name, Field(name, "f4", belongs="action"))
             if there.dtype != "f4" or there.shape or there.nullable:
                 raise SchemaError(f"{name} is there as another field than one f4; give the reward another name")
-        return Schema([*from_schema.fields, *more])
+            fields[name] = msgspec.structs.replace(there, meaning=f"reward {text}")
+        return Schema(fields.values())
 
     def compute(self, batch: Batch) -> dict[str, np.ndarray]:
         """f4 (n,) by column. Raises UsageError for a reward that returns anything but n finite numbers."""
