@@ -118,6 +118,15 @@ def test_the_defaults_are_those_of_the_go_system() -> None:
     assert find_reward("weighted", end_alone=False)(batch | {"outcome": np.array([1])}) == pytest.approx([1 + expected])
 
 
+def test_boards_of_different_shapes_are_refused() -> None:
+    batch = batch_of(np.random.default_rng(0), 3)
+    for name in ("state/army", "next_state/owner"):
+        with pytest.raises(UsageError, match="not boards of one shape"):
+            find_reward("weighted")(batch | {name: batch[name][:, :2]})
+        with pytest.raises(UsageError, match="not boards of one shape"):
+            find_reward("weighted")(batch | {name: batch[name][:2]})
+
+
 def test_an_empty_batch_has_no_rewards() -> None:
     batch = batch_of(np.random.default_rng(0), 0)
     for name in reward_names():

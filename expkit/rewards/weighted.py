@@ -7,11 +7,15 @@ and never used too; its defaults are the defaults here.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from expkit.rewards.boards import ARMY, CITY, GENERAL, OWNER, TERRAIN, advantage, count, flat, sum_where
+from expkit.errors import UsageError
+from expkit.kernels import compiling
+from expkit.kernels.board_changes import COUNTS, board_changes
+from expkit.rewards.boards import ARMY, CITY, GENERAL, OWNER, TERRAIN, advantage, flat
 from expkit.rewards.protocol import NEXT, Batch
 from expkit.rewards.strategies import require_finite
 
@@ -32,7 +36,7 @@ DOCUMENTED: dict[str, Any] = {
 
 
 class BoardChanges(NamedTuple):
-    """What a step changed for the player, each int64 (n,).
+    """What a step changed for the player, each int64 (n,), in the order of the kernel's counts.
 
     land, army            tiles and armies after less those before
     own, others           armies after it: the player's, and those of all other players
@@ -51,24 +55,25 @@ class BoardChanges(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch) -> BoardChanges:
-        """`batch` holds the truth before and after: army i4, owner i1, terrain u1, each (n, H, W)."""
-        army, next_army = flat(batch[ARMY]), flat(batch[NEXT + ARMY])
-        owner, next_owner = flat(batch[OWNER]), flat(batch[NEXT + OWNER])
-        terrain = flat(batch[TERRAIN])
-        player = batch["player"].astype(owner.dtype)[:, None]
-        before, after = owner == player, next_owner == player
-        own = sum_where(next_army, after)
-        gained, lost = after & ~before, before & ~after
-        city, general = terrain == CITY, terrain == GENERAL
-        return cls(
-            land=count(after) - count(before),
-            army=own - sum_where(army, before),
-            own=own,
-            others=sum_where(next_army, next_owner >= 0) - own,
-            cities_taken=count(gained & city),
-            cities_lost=count(lost & city),
-            generals_taken=count(gained & general & (owner >= 0)),
-            generals_lost=count(lost & general),
+        """`batch` holds the truth before and after: army i4, owner i1, terrain u1, each (n, H, W). Raises UsageError
+        for boards of different shapes."""
+        names = (ARMY, NEXT + ARMY, OWNER, NEXT + OWNER, TERRAIN)
+        boards = [np.ascontiguousarray(flat(batch[name])) for name in names]
+        if any(board.shape != (len(batch["player"]), boards[0].shape[1]) for board in boards):
+            raise UsageError(f"{', '.join(names)} are not boards of one shape; this reward is for games of generals")
+        _compile()
+        counts = np.empty((len(batch["player"]), COUNTS), np.int64)
+        board_changes(batch["player"].astype(np.int64), *boards, counts)
+        return cls(*counts.T)
+
+
+@cache
+def _compile() -> None:
+    """Once a process: what is compiled already is loaded."""
+    army, tiles = np.zeros((1, 1), np.int32), np.zeros((1, 1), np.int8)
+    with compiling("rewards"):
+        board_changes(
+            np.zeros(1, np.int64), army, army, tiles, tiles, tiles.view(np.uint8), np.empty((1, COUNTS), np.int64)
         )
 
 
