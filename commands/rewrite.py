@@ -15,10 +15,7 @@ EXAMPLES = (
     ("expkit rewrite sample_data/run -o runs/early --where 'step < 50' --force", "rows; the rest counts as filtered"),
     ("expkit rewrite sample_data/run -o runs/small --columns observation,action --force", "without the other fields"),
     ("expkit rewrite sample_data/run -o runs/dense --reward weighted --dry-run", "what other rewards would be"),
-    (
-        "expkit rewrite sample_data/run -o runs/shaped --reward-column 'shaped=sparse + potential(of=land)' --force",
-        "one more column, reward/shaped",
-    ),
+    ("expkit rewrite sample_data/run -o runs/x --reward-column 'x=sparse + potential' --force", "one more, reward/x"),
     ("expkit rewrite sample_data/run -o runs/sets --split train=.8,val=.2 --force", "runs/sets/train, runs/sets/val"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,48 @@ def test_text_that_is_no_reward_is_told_in_one_line(text: str, words: str) -> No
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+WORDS = st.sampled_from(
+    ["sparse", "weighted", "potential", "target", "clip", "game", "win", "of", "land", "gamma", "(", ")", "+", "-", "*",
+     "=", ",", "1", "0.5", "1e9", "True", "None", " ", "'", "[", "lambda", "if", "\n", "**", "//", "@", "é", "\0"]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(st.lists(WORDS, max_size=14).map(" ".join), st.text(st.characters(exclude_characters=":"), max_size=40))
+)
+def test_any_text_is_a_reward_or_refused(text: str) -> None:
+    try:
+        reward = parse_reward(text)
+    except (UsageError, ConfigError):
+        return
+    batch = batch_of(np.random.default_rng(0), 5)
+    assert np.asarray(reward(batch)).shape == (5,)
+
+
+EXTREME = st.sampled_from([0, 1, 2, 40, 1 << 20, (1 << 31) - 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.data())
+def test_rewards_of_extreme_boards_are_those_of_the_slow_twins(count: int, data: Any) -> None:
+    shape = (count, 2, 3)
+    boards = {"state/army": EXTREME, "state/owner": st.integers(-1, 15), "state/terrain": st.integers(0, 3)}
+    kinds = {"state/army": np.int32, "state/owner": np.int8, "state/terrain": np.uint8}
+    batch = batch_of(np.random.default_rng(count), count) | {
+        prefix + name: data.draw(arrays(kinds[name], shape, elements=elements))
+        for name, elements in boards.items()
+        for prefix in ("", "next_")
+    }
+    batch["player"] = data.draw(arrays(np.uint16, count, elements=st.integers(0, 15)))
+    batch["action"] = data.draw(arrays(np.uint32, count, elements=st.integers(0, 48)))
+    twins = {"weighted": slow.weighted, "target": slow.target}
+    twins |= {f"potential(of={of})": partial(slow.potential, of=of) for of in ("army", "land", "cities")}
+    for text, twin in twins.items():
+        expected = [twin(slow.one(batch, at)) for at in range(count)]
+        np.testing.assert_allclose(parse_reward(text)(batch), expected, rtol=1e-9, atol=1e-12)
 
 
 USER_REWARDS = """

@@ -280,7 +280,7 @@ def test_a_users_reward_on_any_run(user: Path, truthful: Path, tmp_path: Path) -
     assert {values["reward/growth"] for values in stored(tmp_path / "seen").values()} >= {0.0, 1.0}
     with pytest.raises(UsageError, match="action does not belong to the observation, so it has no next value"):
         join([truthful], tmp_path / "no", Choice(rewards=RewardColumns.parse("my_rewards_here:peeks")))
-    with pytest.raises(UsageError, match="does not say how its game was set up"):
+    with pytest.raises(UsageError, match="state/terrain: looked at and not stored; .* does not say how its game"):
         join([tmp_path / "vectors"], tmp_path / "no", Choice(rewards=RewardColumns.parse("weighted")))
 
 

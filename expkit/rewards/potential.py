@@ -19,9 +19,9 @@ class ArmyPotential:
     needs: tuple[str, ...] = field(default=(ARMY, OWNER), init=False)
 
     def __call__(self, states: Batch) -> np.ndarray:
-        mine, others = _sides(states)
-        army = flat(states[ARMY])
-        return advantage(sum_where(army, mine), sum_where(army, others))
+        army, owner = flat(states[ARMY]), flat(states[OWNER])
+        own = sum_where(army, _mine(states))
+        return advantage(own, sum_where(army, owner >= 0) - own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class LandPotential:
     needs: tuple[str, ...] = field(default=(OWNER,), init=False)
 
     def __call__(self, states: Batch) -> np.ndarray:
-        mine, others = _sides(states)
-        return advantage(count(mine), count(others))
+        own = count(_mine(states))
+        return advantage(own, count(flat(states[OWNER]) >= 0) - own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,15 @@ class CityPotential:
     needs: tuple[str, ...] = field(default=(OWNER, TERRAIN), init=False)
 
     def __call__(self, states: Batch) -> np.ndarray:
-        mine, _ = _sides(states)
         terrain = flat(states[TERRAIN])
         sites = (terrain == CITY) | (terrain == GENERAL)
-        return count(mine & sites) / np.maximum(count(sites), 1)
+        return count(_mine(states) & sites) / np.maximum(count(sites), 1)
 
 
-def _sides(states: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """bool (n, H * W): tiles of the player, tiles of any other."""
+def _mine(states: Batch) -> np.ndarray:
+    """bool (n, H * W): tiles of the player."""
     owner = flat(states[OWNER])
-    mine = owner == states["player"].astype(owner.dtype)[:, None]
-    return mine, (owner >= 0) & ~mine
+    return owner == states["player"].astype(owner.dtype)[:, None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Revaluation:
         self.unknown = 0
         self._runs = sources.runs
         self._readers = [RewardReader(run, columns) for run in sources.runs]
+        self._reading = 0
         self._known: dict[tuple[int, int], dict[int, PlayerRewards]] = {}
 
     @property
@@ -43,6 +44,9 @@ class Revaluation:
 
     def episode(self, run: int, episode: Episode) -> dict[int, PlayerRewards]:
         """All of one episode, by player. Raises as `RewardReader.episode` does."""
+        if run != self._reading:  # of many runs not all can be open
+            self._runs[self._reading].close_readers()
+            self._reading = run
         found = self._readers[run].episode(episode)
         self.unknown += sum(mine.unknown for mine in found.values())
         return found

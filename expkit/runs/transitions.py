@@ -11,6 +11,7 @@ import numpy as np
 
 from expkit.errors import GameError, UsageError
 from expkit.games import find_source
+from expkit.games.protocol import Resimulator
 from expkit.rewards.columns import REWARD, is_the_games
 from expkit.rewards.protocol import NEXT
 from expkit.runs.entries import Episode
@@ -67,7 +68,7 @@ class TransitionReader:
             return
         self._require_all_rows(episode, tables)
         where = f"{self._run.path} episode {episode.number}"
-        for states in states_again(where, self._games.resimulator(episode), tables, self._played):
+        for states in states_again(where, self._game(episode), tables, self._played):
             for player, table in tables.items():
                 step = table["step"].astype(np.int64) - states.first
                 rows = np.flatnonzero((step >= 0) & (step < states.steps - 1) & ~table["is_last"])
@@ -76,6 +77,12 @@ class TransitionReader:
                 batch |= {NEXT + name: told[name][at + 1] for name in self._played_after}
                 batch["has_next"] = np.ones(len(rows), bool)
                 yield player, batch
+
+    def _game(self, episode: Episode) -> Resimulator:
+        try:
+            return self._games.resimulator(episode)
+        except UsageError as error:
+            raise UsageError(f"{', '.join(self._played)}: looked at and not stored; {error}") from None
 
     def _table(self, number: int, player: int) -> Table:
         """All rows of a player's episode. Rewards that damage took are NaN: others may be computed all the same."""
