@@ -45,11 +45,11 @@ def rewrite(
     json: Json = False,
 ) -> None:
     """Write runs anew with other rows, columns, rewards, or in parts."""
-    from expkit.rewards.columns import GAME, RewardColumns
+    from expkit.rewards.columns import RewardColumns
     from expkit.rewrite.filter import parse_split
     from expkit.rewrite.merge import Choice
 
     names = None if columns is None else [name for given in columns for name in given.split(",") if name]
-    rewards = RewardColumns.parse(GAME if reward is None else reward, reward_column or ())
+    rewards = RewardColumns.parse(reward, reward_column or ())
     choice = Choice(dedupe, where, names, None if split is None else parse_split(split), rewards)
     merge_runs("rewrite", runs, out, choice, dry_run=dry_run, force=force, json=json)

@@ -383,8 +383,11 @@ def test_rewards_of_installed_packages(user: str, tmp_path: Path) -> None:
 def test_columns_of_rewards() -> None:
     columns = RewardColumns.parse("sparse", "dense=weighted; shaped = sparse + potential(of=land)")
     assert list(columns.functions) == ["reward", "reward/dense", "reward/shaped"]
-    assert columns.fields_needed == ("state/army", "state/owner", "state/terrain")
-    assert not RewardColumns.parse("game", "")
+    assert columns.needs == (
+        "state/army", "state/owner", "state/terrain", "next_state/army", "next_state/owner",
+    )  # fmt: skip
+    assert RewardColumns.parse("game", "x=1").needs == ("reward",)
+    assert not RewardColumns.parse(None, "")
     batch = batch_of(np.random.default_rng(5), 60)
     found = columns.compute(batch)
     assert {name: (values.dtype, values.shape) for name, values in found.items()} == {
@@ -409,9 +412,9 @@ def test_columns_of_rewards() -> None:
 )
 def test_columns_that_are_not_understood(given: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        RewardColumns.parse("game", given)
+        RewardColumns.parse(None, given)
 
 
 def test_a_field_that_is_there_as_another_kind_is_refused() -> None:
     with pytest.raises(SchemaError, match="reward/dense"):
-        RewardColumns.parse("game", "dense=weighted").schema(Schema([Field("reward/dense", "i4", (3,))]))
+        RewardColumns.parse(None, "dense=weighted").schema(Schema([Field("reward/dense", "i4", (3,))]))

@@ -21,6 +21,8 @@ from expkit.errors import GameError, SchemaError, UsageError
 from expkit.importing import import_recording
 from expkit.rewards import RewardColumns
 from expkit.rewrite.merge import Choice
+from expkit.rewrite.revalue import Revaluation, changes
+from expkit.rewrite.sources import Sources
 from expkit.runs import states_again
 from expkit.runs.layout import read_run_info
 from expkit.runs.read import Run
@@ -189,20 +191,22 @@ def test_rewards_that_damage_took_come_back(tmp_path: Path) -> None:
     record(tmp_path / "run", episodes=3, players=2)
     expected = stored(tmp_path / "run")
     lose_columns(tmp_path / "run", 0, ("reward",))
-    words = ["rewrite", tmp_path / "run", "-o", tmp_path / "out", "--reward"]
-    shown = json.loads(expkit(*words, "sparse", "--dry-run", "--json").stdout)["rewards"]["reward"]
-    assert (shown["old"], {row["old"] for row in shown["examples"]}) == (None, {None})
-    assert expkit(*words, "sparse").returncode == 0
+    sparse = RewardColumns.parse("sparse")
+    with Sources([tmp_path / "run"]) as sources:
+        taken = [(0, episode) for episode in sources.runs[0].episodes()]
+        (shown,) = changes(Revaluation(sources, sparse), sources, taken)
+    assert (shown.old, {row.old for row in shown.examples}, shown.changed) == (None, {None}, shown.rows)
+    join([tmp_path / "run"], tmp_path / "out", Choice(rewards=sparse))
     assert stored(tmp_path / "out") == expected
-    failed = expkit(*words, "game + weighted", "--force")
-    assert (failed.returncode, failed.stderr.splitlines()[-1].count("GameReward returned nan")) == (2, 1)
+    with pytest.raises(UsageError, match="GameReward returned nan"):
+        join([tmp_path / "run"], tmp_path / "no", Choice(rewards=RewardColumns.parse("game + weighted")))
 
 
 def test_interrupted_games_and_the_representation_as_planes(tmp_path: Path) -> None:
     flags = {"rows": 700, "episodes": None, "players": 2, "ruleset": "go-system"}
     record(tmp_path / "truth", state=True, **flags)
     record(tmp_path / "planes", representation="planes", **flags)
-    seen = RewardColumns.parse("game", "dense=weighted; shaped=potential(of=land)")
+    seen = RewardColumns.parse(None, "dense=weighted; shaped=potential(of=land)")
     join([tmp_path / "truth"], tmp_path / "a", Choice(rewards=seen))
     join([tmp_path / "planes"], tmp_path / "b", Choice(rewards=seen))
     assert stored(tmp_path / "a") == stored(tmp_path / "b")
@@ -272,7 +276,7 @@ def test_a_users_reward_on_any_run(user: Path, truthful: Path, tmp_path: Path) -
     forward = RewardColumns.parse("my_rewards_here:forward")
     join([tmp_path / "vectors"], tmp_path / "out", Choice(rewards=forward))
     assert {values["reward"] for values in stored(tmp_path / "out").values()} == {1.0}
-    growth = RewardColumns.parse("game", "growth=my_rewards_here:growth")
+    growth = RewardColumns.parse(None, "growth=my_rewards_here:growth")
     join([truthful], tmp_path / "seen", Choice(rewards=growth))
     join([truthful], tmp_path / "less", Choice(columns=["action"]))
     join([tmp_path / "less"], tmp_path / "again", Choice(rewards=growth))
@@ -289,10 +293,32 @@ def test_runs_whose_rewards_differ_are_told_apart(truthful: Path, tmp_path: Path
     done = join([truthful, tmp_path / "dense"], tmp_path / "both")
     assert done.notes == [f"the rewards of {tmp_path / 'dense'} are not computed as those of {truthful} are"]
     assert read_run_info(tmp_path / "both").metadata["rewards"] == {"reward": "mixed"}
+    more = Choice(rewards=RewardColumns.parse(None, "end=sparse"))
+    for name in ("truth", "dense"):
+        join([truthful if name == "truth" else tmp_path / name], tmp_path / f"{name}-end", more)
+    join([tmp_path / "truth-end", tmp_path / "dense-end"], tmp_path / "ends")
+    told = {"reward": "mixed", "reward/end": "sparse"}
+    assert read_run_info(tmp_path / "ends").metadata["rewards"] == told
     join([tmp_path / "both"], tmp_path / "one", Choice(rewards=RewardColumns.parse("weighted")))
     assert read_run_info(tmp_path / "one").metadata["rewards"] == {"reward": "weighted"}
     with Run(tmp_path / "both") as run:
         assert all(result.difference is None for result in verify_run(run, run.episodes()))
+
+
+def test_the_games_own_reward_is_had_again(truthful: Path, tmp_path: Path) -> None:
+    join([truthful], tmp_path / "dense", Choice(rewards=RewardColumns.parse("weighted")))
+    back = RewardColumns.parse("game", "more=game + 1; dense=weighted")
+    join([tmp_path / "dense"], tmp_path / "back", Choice(rewards=back))
+    before, found = stored(truthful), stored(tmp_path / "back")
+    assert {key: values["reward"] for key, values in found.items()} == {k: v["reward"] for k, v in before.items()}
+    assert all(values["reward/more"] == values["reward"] + 1 for values in found.values())
+    with Run(tmp_path / "back") as run:
+        assert all(result.difference is None for result in verify_run(run, run.episodes()))
+        run.info.metadata["rewards"]["reward/dense"] = "weighted(step=1)"
+        first = next(verify_run(run, run.episodes())).difference
+        assert first is not None
+        assert (first.field, first.episode, first.player, first.step) == ("reward/dense", 0, 0, 0)
+        assert float(first.replayed) == pytest.approx(float(first.recorded) + 1)
 
 
 def test_a_column_of_another_kind_is_not_written_over(tmp_path: Path) -> None:
@@ -301,7 +327,7 @@ def test_a_column_of_another_kind_is_not_written_over(tmp_path: Path) -> None:
         extra = {"reward/extra": [1, 2]}
         recorder.add(player=0, episode=0, step=0, action=1, reward=0.5, terminated=True, **extra)
     with pytest.raises(SchemaError, match="reward/extra is there as another field"):
-        join([tmp_path / "run"], tmp_path / "out", Choice(rewards=RewardColumns.parse("game", "extra=sparse")))
+        join([tmp_path / "run"], tmp_path / "out", Choice(rewards=RewardColumns.parse(None, "extra=sparse")))
 
 
 def test_what_a_dry_run_shows(truthful: Path, tmp_path: Path) -> None:

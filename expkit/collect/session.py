@@ -29,7 +29,7 @@ from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
 from expkit.layout import RowSink
-from expkit.rewards import RewardColumns
+from expkit.rewards.columns import GAME, RewardColumns
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.layout import RunInfo, new_run_id, read_run_info
 from expkit.runs.prune import make_room
@@ -105,7 +105,8 @@ class Session:
         self.seed = secrets.randbits(63) if seed is None else seed
         self.threads = config.recording.threads or max(1, (os.cpu_count() or 2) - 1)
         self.threads = min(self.threads, config.recording.num_envs)
-        self._rewards = RewardColumns.parse(config.rewards.reward, config.rewards.columns)
+        reward = config.rewards.reward.strip()
+        self._rewards = RewardColumns.parse(None if reward == GAME else reward, config.rewards.columns)
         self.schema = self._rewards.schema(self.source.schema(self.game_config))
         self.players = config.game.players
         self._representation = find_representation(config.recording.representation)

@@ -12,7 +12,7 @@ import numpy as np
 
 from expkit.errors import SchemaError, UsageError
 from expkit.rewards.expression import parse_reward
-from expkit.rewards.protocol import NEXT, Batch, RewardFunction, checked_values, needs_of
+from expkit.rewards.protocol import Batch, RewardFunction, checked_values, needs_of
 from expkit.schema import Field, Schema
 
 REWARD, PREFIX = "reward", "reward/"
@@ -26,7 +26,7 @@ _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 def is_the_games(metadata: Mapping[str, Any]) -> bool:
     """Whether a run's column `reward` is as its game gave it, as the run's metadata tell."""
     told = metadata.get(REWARDS)
-    return not isinstance(told, Mapping) or REWARD not in told
+    return not isinstance(told, Mapping) or told.get(REWARD, GAME) == GAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class RewardColumns:
     functions: Mapping[str, RewardFunction] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, reward: str = GAME, columns: str | Sequence[str] = ()) -> RewardColumns:
-        """`reward` for the column of that name, `game` leaving it as it is; `columns` like `NAME=REWARD`, or one text
-        of them with semicolons between. Raises UsageError, ConfigError."""
-        texts = {} if reward.strip() == GAME else {REWARD: reward.strip()}
+    def parse(cls, reward: str | None = None, columns: str | Sequence[str] = ()) -> RewardColumns:
+        """`reward` for the column of that name, None leaving it as it is; `columns` like `NAME=REWARD`, or one text of
+        them with semicolons between. Raises UsageError, ConfigError."""
+        texts = {} if reward is None else {REWARD: reward.strip()}
         for given in columns.split(";") if isinstance(columns, str) else columns:
             if not given.strip():
                 continue
@@ -56,6 +56,15 @@ class RewardColumns:
             texts[PREFIX + name] = text
         return cls(texts, {name: parse_reward(text) for name, text in texts.items()})
 
+    @classmethod
+    def told(cls, metadata: Mapping[str, Any]) -> RewardColumns:
+        """Those that a run's metadata say it was written with, but for what is mixed. Raises UsageError for one that is
+        not installed here, ConfigError."""
+        told = metadata.get(REWARDS)
+        known = told.items() if isinstance(told, Mapping) else ()
+        texts = {str(name): str(text) for name, text in known if text != MIXED}
+        return cls(texts, {name: parse_reward(text) for name, text in texts.items()})
+
     def __bool__(self) -> bool:
         return bool(self.functions)
 
@@ -63,11 +72,6 @@ class RewardColumns:
     def needs(self) -> tuple[str, ...]:
         """What all of them look at, `next_` names included, besides what is always there."""
         return tuple(dict.fromkeys(name for reward in self.functions.values() for name in needs_of(reward)))
-
-    @property
-    def fields_needed(self) -> tuple[str, ...]:
-        """Fields of the run behind `needs`: `state/owner` for that and for `next_state/owner`."""
-        return tuple(dict.fromkeys(name.removeprefix(NEXT) for name in self.needs))
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 NEXT = "next_"
 # In every batch, asked for or not.
 ALWAYS = (
-    "episode", "step", "player", "action", "reward", "terminated", "truncated", "outcome", "has_next",
+    "episode", "step", "player", "action", "terminated", "truncated", "outcome", "has_next",
 )  # fmt: skip
 
 
@@ -25,12 +25,12 @@ class RewardFunction(Protocol):
 
     `needs` names the columns it looks at besides those that are always there: fields of the run, as they are when the
     player chooses (`observation/army`), and `next_` before such a name for what is there after the step
-    (`next_state/owner`). `state/…` is the truth: as stored, else of the game itself or of the game played again.
+    (`next_state/owner`). `state/…` is the truth: as stored, else of the game itself or of the game played again; so is
+    `reward`, f4, which is the game's own, whatever is stored under that name.
 
     Always there, each (n,):
 
     episode u64, step u32, player u16, action    as in the row
-    reward      f4, as the game gave it; on rewriting, as it is stored
     terminated, truncated  bool, of the player
     outcome     f4, where the player's game ends with this action: above 0 won, below 0 lost, 0 drawn; else, and where
                 nobody knows, NaN

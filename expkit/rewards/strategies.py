@@ -13,11 +13,11 @@ from expkit.rewards.protocol import Batch, RewardFunction, called, checked_value
 
 @dataclass(frozen=True, slots=True)
 class GameReward:
-    """The reward as the game gave it; on rewriting, as it is stored."""
+    """The reward as the game gives it."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ()
+        return ("reward",)
 
     def __call__(self, batch: Batch) -> np.ndarray:
         return batch["reward"].astype(np.float64)

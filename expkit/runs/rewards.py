@@ -10,7 +10,7 @@ import numpy as np
 from expkit.rewards.columns import RewardColumns
 from expkit.runs.entries import Episode
 from expkit.runs.read import Run
-from expkit.runs.transitions import TransitionReader
+from expkit.runs.transitions import STORED, TransitionReader
 
 
 class PlayerRewards(NamedTuple):
@@ -31,7 +31,7 @@ class PlayerRewards(NamedTuple):
 class RewardReader:
     """Computes the rewards `columns` of episodes of `run`.
 
-    again  take the truth from the game played again even where it is stored
+    again  take the truth, and the game's own reward, from the game played again even where they are stored
 
     Raises as `TransitionReader` does.
     """
@@ -51,7 +51,7 @@ class RewardReader:
         """By player. Raises as `TransitionReader.episode` does, and UsageError for a reward that is no number."""
         parts: dict[int, list[PlayerRewards]] = {}
         for player, batch in self._transitions.episode(episode):
-            stored = {name: batch[name] for name in self._there}
+            stored = {name: batch.pop(STORED + name) for name in self._there}
             unknown = int(np.count_nonzero(~batch["has_next"] & ~batch["terminated"]))
             values = self._columns.compute(batch)
             parts.setdefault(player, []).append(PlayerRewards(batch["step"], values, stored, unknown))

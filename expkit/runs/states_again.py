@@ -19,12 +19,14 @@ Table = Mapping[str, np.ndarray]
 class States(NamedTuple):
     """States at the steps from `first` on: arrays that lead with the steps, by the schema's names.
 
-    truth  the same for all players;  seen: what each saw;  steps: how many there are
+    truth  the same for all players;  seen: what each saw
+    paid   f4, one shorter: what the game itself paid each player for the step
     """
 
     first: int
     truth: dict[str, np.ndarray]
     seen: dict[int, dict[str, np.ndarray]]
+    paid: dict[int, np.ndarray]
     steps: int
 
     def of(self, player: int) -> dict[str, np.ndarray]:
@@ -65,16 +67,18 @@ class _Turn(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """The state of one step."""
+    """The state of one step, and what the step before it paid."""
 
     truth: dict[str, np.ndarray]
     seen: dict[int, dict[str, np.ndarray]]
+    paid: dict[int, float]
 
     @classmethod
     def at(cls, game: Resimulator, players: Collection[int], truth: list[str], seen: list[str]) -> _Look:
         state = game.state() if truth else {}
         views = {player: game.observation(player) if seen else {} for player in players}
-        return cls({name: state[name] for name in truth}, {p: {n: view[n] for n in seen} for p, view in views.items()})
+        wanted = {player: {name: view[name] for name in seen} for player, view in views.items()}
+        return cls({name: state[name] for name in truth}, wanted, game.rewards())
 
 
 def _turns(tables: Mapping[int, Table]) -> dict[int, dict[int, _Turn]]:
@@ -122,10 +126,11 @@ def _allows(game: Resimulator, player: int, action: int) -> bool:
 
 
 def _joined(first: int, looks: list[_Look]) -> States:
-    truth, seen = looks[0]
+    truth, seen, _ = looks[0]
     return States(
         first,
         {name: np.stack([look.truth[name] for look in looks]) for name in truth},
         {p: {name: np.stack([look.seen[p][name] for look in looks]) for name in view} for p, view in seen.items()},
+        {p: np.array([look.paid.get(p, 0.0) for look in looks[1:]], np.float32) for p in seen},
         len(looks),
     )

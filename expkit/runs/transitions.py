@@ -19,15 +19,16 @@ from expkit.runs.read import Run
 from expkit.runs.recorded_games import RecordedGames
 from expkit.runs.states_again import Table, states_again
 
-_ALWAYS = ("episode", "step", "action", REWARD, "terminated", "truncated")
+_ALWAYS = ("episode", "step", "action", "terminated", "truncated")
 _STATE = "state/"
+STORED = "stored:"
 
 
 class TransitionReader:
     """Reads transitions of `run`'s episodes with what `needs` names: fields, and fields with `next_` before them.
 
-    extra  stored fields of the rows that are wanted in the batches besides
-    again  take the truth from the game played again even where it is stored
+    extra  stored fields of the rows that are wanted in the batches besides, with STORED before their names
+    again  take the truth, and the game's own reward, from the game played again even where they are stored
 
     Raises UsageError for a field that can have no next value.
     """
@@ -35,6 +36,9 @@ class TransitionReader:
     def __init__(self, run: Run, needs: Sequence[str], *, extra: Sequence[str] = (), again: bool = False):
         self._run = run
         schema = run.schema
+        self._own_reward = REWARD in needs
+        self._paid = self._own_reward and (again or not is_the_games(run.info.metadata))
+        needs = [name for name in needs if name != REWARD]
         before = [name for name in needs if name in schema or not name.startswith(NEXT)]
         after = [name.removeprefix(NEXT) for name in needs if name not in before]
         for name in after:
@@ -51,7 +55,7 @@ class TransitionReader:
     @property
     def plays_again(self) -> bool:
         """Whether games are played again for it."""
-        return bool(self._played)
+        return self._paid or bool(self._played)
 
     def episode(self, episode: Episode) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """All transitions of an episode as (player, batch), in batches as `expkit.rewards.RewardFunction` wants them;
@@ -61,7 +65,7 @@ class TransitionReader:
         for an episode that has to be played again and lacks rows, or plays out differently.
         """
         tables = {player: self._table(episode.number, player) for player in sorted(episode.rows)}
-        if not self._played:
+        if not self.plays_again:
             for player, table in tables.items():
                 rows = np.flatnonzero(~table["is_last"])
                 yield player, self._batch(episode, player, table, rows)
@@ -76,18 +80,21 @@ class TransitionReader:
                 batch |= {name: told[name][at] for name in self._played_before}
                 batch |= {NEXT + name: told[name][at + 1] for name in self._played_after}
                 batch["has_next"] = np.ones(len(rows), bool)
+                if self._paid:
+                    batch[REWARD] = states.paid[player][at]
                 yield player, batch
 
     def _game(self, episode: Episode) -> Resimulator:
         try:
             return self._games.resimulator(episode)
         except UsageError as error:
-            raise UsageError(f"{', '.join(self._played)}: looked at and not stored; {error}") from None
+            names = [*self._played, *(["the game's own reward"] if self._paid else [])]
+            raise UsageError(f"{', '.join(names)}: looked at and not stored; {error}") from None
 
     def _table(self, number: int, player: int) -> Table:
         """All rows of a player's episode. Rewards that damage took are NaN: others may be computed all the same."""
         run = self._run
-        names = dict.fromkeys([*_ALWAYS, *self._stored_before, *self._stored_after, *self._extra])
+        names = dict.fromkeys([*_ALWAYS, REWARD, *self._stored_before, *self._stored_after, *self._extra])
         places = run.index.find(number, player).tolist()
         readers = {(int(run.index.shard[s]), int(run.index.block[s])) for s in places}
         lost = {name for shard, block in readers for name in run.reader(shard).lost_columns(block)}
@@ -99,12 +106,15 @@ class TransitionReader:
         """What is stored, and what is always there."""
         has_next = _has_next(episode, player, table)[rows]
         following = np.where(has_next, rows + 1, rows)
-        batch = {name: table[name][rows] for name in (*_ALWAYS, *self._extra, *self._stored_before)}
+        batch = {name: table[name][rows] for name in (*_ALWAYS, *self._stored_before)}
+        batch |= {STORED + name: table[name][rows] for name in self._extra}
         batch |= {NEXT + name: table[name][following] for name in self._stored_after}
+        if self._own_reward:
+            batch[REWARD] = table[REWARD][rows]
         ends = batch["terminated"] | batch["truncated"]
         outcome = episode.outcome.get(player)
         # A killed recorder wrote no outcome; the reward of one of our games, 1 or -1 where it is over, tells it too.
-        known = batch[REWARD] if self._reward_is_the_games else np.nan
+        known = table[REWARD][rows] if self._reward_is_the_games else np.nan
         outcomes = np.where(ends, known if outcome is None else outcome, np.nan).astype(np.float32)
         return batch | {"player": np.full(len(rows), player, np.uint16), "outcome": outcomes, "has_next": has_next}
 

@@ -10,11 +10,12 @@ import numpy as np
 from expkit.errors import GameError
 from expkit.games import GameSource
 from expkit.games.protocol import Resimulator
-from expkit.rewards.columns import is_the_games
+from expkit.rewards.columns import RewardColumns, is_the_games
 from expkit.runs.entries import Episode
 from expkit.runs.origins import as_recorded
 from expkit.runs.read import Run
 from expkit.runs.recorded_games import RecordedGames
+from expkit.runs.rewards import RewardReader
 from expkit.schema import KEY_NAMES
 
 _STANDARD = ("reward", "terminated", "truncated")
@@ -47,11 +48,28 @@ class Verified(NamedTuple):
 def verify_run(run: Run, episodes: list[Episode]) -> Iterator[Verified]:
     """Compare the given episodes of a run, one after the other.
 
-    Raises UsageError for a run whose game cannot be re-simulated, ShardError for damaged rows.
+    Rewards that were chosen, and are not the game's own, are computed anew. Raises UsageError for a run whose game
+    cannot be re-simulated and for a reward that is not installed here, ShardError for damaged rows.
     """
     games = RecordedGames(run)
+    chosen = RewardColumns.told(run.info.metadata)
+    rewards = RewardReader(run, chosen, again=True) if chosen else None
     for episode in episodes:
-        yield verify_episode(run, episode, *games.of(episode))
+        verified = verify_episode(run, episode, *games.of(episode))
+        if rewards is not None and verified.difference is None and verified.rows:
+            verified = verified._replace(difference=_compare_chosen(rewards, episode))
+        yield verified
+
+
+def _compare_chosen(rewards: RewardReader, episode: Episode) -> Difference | None:
+    """The first row with a reward that is another one when it is computed anew."""
+    found = []
+    for player, mine in rewards.episode(episode).items():
+        for name, stored in mine.stored.items():
+            for at in np.flatnonzero(stored != mine.values[name])[:1].tolist():
+                values = f"{stored[at]:g}", f"{mine.values[name][at]:g}"
+                found.append(Difference(episode.number, player, int(mine.step[at]), name, *values))
+    return min(found, key=lambda one: (one.step, one.player), default=None)
 
 
 def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any, seed: int) -> Verified:

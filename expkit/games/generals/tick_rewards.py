@@ -10,11 +10,11 @@ from expkit.errors import UsageError
 from expkit.games.generals.arrays import GeneralsArrays
 from expkit.kernels import generals_state as k
 from expkit.layout import RowSink
-from expkit.rewards import RewardColumns
+from expkit.rewards.columns import REWARD, RewardColumns
 from expkit.rewards.protocol import NEXT
 from expkit.schema import Column
 
-_RESULTS = ("action", "reward", "terminated", "truncated")
+_RESULTS = ("action", REWARD, "terminated", "truncated")
 
 
 class TickRewards:
@@ -27,7 +27,8 @@ class TickRewards:
     def __init__(self, columns: RewardColumns, arrays: GeneralsArrays):
         self._columns = columns
         self._arrays = arrays
-        self._before = [name for name in columns.needs if not name.startswith(NEXT)]
+        # The game's own reward is among the results of the tick.
+        self._before = [name for name in columns.needs if not name.startswith(NEXT) and name != REWARD]
         self._after = [name.removeprefix(NEXT) for name in columns.needs if name.startswith(NEXT)]
         known = arrays.sources()
         for name in (*self._before, *self._after):
@@ -60,7 +61,7 @@ class TickRewards:
         for name in _RESULTS:
             batch[name] = np.concatenate([sink.column(p, places[name])[self._rows[part]] for p, part in parts])
         ends = batch["terminated"] | batch["truncated"]
-        batch["outcome"] = np.where(ends, batch["reward"], np.float32(np.nan))
+        batch["outcome"] = np.where(ends, batch[REWARD], np.float32(np.nan))
         batch["has_next"] = np.ones(len(self._rows), bool)
         for name, values in self._columns.compute(batch).items():
             for player, part in parts:
