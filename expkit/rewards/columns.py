@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 
 from expkit.errors import SchemaError, UsageError
-from expkit.rewards.expression import parse_reward
 from expkit.rewards.protocol import Batch, RewardFunction, checked_values, needs_of
 from expkit.schema import Field, Schema
 
@@ -54,7 +53,7 @@ class RewardColumns:
             if PREFIX + name in texts:
                 raise UsageError(f"reward column {name} is given twice")
             texts[PREFIX + name] = text
-        return cls(texts, {name: parse_reward(text) for name, text in texts.items()})
+        return cls._of(texts)
 
     @classmethod
     def told(cls, metadata: Mapping[str, Any]) -> RewardColumns:
@@ -63,6 +62,14 @@ class RewardColumns:
         told = metadata.get(REWARDS)
         known = told.items() if isinstance(told, Mapping) else ()
         texts = {str(name): str(text) for name, text in known if text != MIXED}
+        return cls._of(texts)
+
+    @classmethod
+    def _of(cls, texts: Mapping[str, str]) -> RewardColumns:
+        if not texts:
+            return cls()
+        from expkit.rewards.expression import parse_reward  # 10 ms that a recording without rewards is spared
+
         return cls(texts, {name: parse_reward(text) for name, text in texts.items()})
 
     def __bool__(self) -> bool:
