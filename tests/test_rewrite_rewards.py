@@ -301,6 +301,8 @@ def test_runs_whose_rewards_differ_are_told_apart(truthful: Path, tmp_path: Path
     assert read_run_info(tmp_path / "ends").metadata["rewards"] == told
     join([tmp_path / "both"], tmp_path / "one", Choice(rewards=RewardColumns.parse("weighted")))
     assert read_run_info(tmp_path / "one").metadata["rewards"] == {"reward": "weighted"}
+    join([tmp_path / "ends"], tmp_path / "narrow", Choice(columns=["action"]))
+    assert read_run_info(tmp_path / "narrow").metadata["rewards"] == {"reward": "mixed"}
     with Run(tmp_path / "both") as run:
         assert all(result.difference is None for result in verify_run(run, run.episodes()))
 

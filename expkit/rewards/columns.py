@@ -22,10 +22,15 @@ REWARDS, MIXED = "rewards", "mixed"
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
 
+def told_rewards(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """By column, what a run's metadata say its rewards are."""
+    told = metadata.get(REWARDS)
+    return {str(name): str(text) for name, text in told.items()} if isinstance(told, Mapping) else {}
+
+
 def is_the_games(metadata: Mapping[str, Any]) -> bool:
     """Whether a run's column `reward` is as its game gave it, as the run's metadata tell."""
-    told = metadata.get(REWARDS)
-    return not isinstance(told, Mapping) or told.get(REWARD, GAME) == GAME
+    return told_rewards(metadata).get(REWARD, GAME) == GAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,7 @@ class RewardColumns:
     def told(cls, metadata: Mapping[str, Any]) -> RewardColumns:
         """Those that a run's metadata say it was written with, but for what is mixed. Raises UsageError for one that is
         not installed here, ConfigError."""
-        told = metadata.get(REWARDS)
-        known = told.items() if isinstance(told, Mapping) else ()
-        texts = {str(name): str(text) for name, text in known if text != MIXED}
-        return cls._of(texts)
+        return cls._of({name: text for name, text in told_rewards(metadata).items() if text != MIXED})
 
     @classmethod
     def _of(cls, texts: Mapping[str, str]) -> RewardColumns:

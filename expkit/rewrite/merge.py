@@ -18,7 +18,7 @@ import numpy as np
 from expkit.episodes import EpisodeEnd, EpisodeStart, Origin
 from expkit.errors import CheckFailed, NoSpace
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
-from expkit.rewards.columns import REWARDS, RewardColumns
+from expkit.rewards.columns import REWARDS, RewardColumns, told_rewards
 from expkit.rewrite.compact_plan import MADE_BY
 from expkit.rewrite.dedupe import find_duplicates
 from expkit.rewrite.engine import Work
@@ -260,8 +260,9 @@ class _Writing:
         told = choice.described() | ({"part": self._part.name} if self._part.name else {})
         info = sources.describe({"rewritten": told})
         info.schema = self._schema
-        if choice.rewards:
-            info.metadata[REWARDS] = {**info.metadata.get(REWARDS, {}), **choice.rewards.texts}
+        rewards = told_rewards(info.metadata) | dict(choice.rewards.texts)
+        if rewards:
+            info.metadata[REWARDS] = {name: text for name, text in rewards.items() if name in self._schema}
         create_run(self.path, info)
         limits = ShardLimits(0, 0, 0.0)
         self._writer = RunWriter(

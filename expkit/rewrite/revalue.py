@@ -62,7 +62,9 @@ class Revaluation:
             mine = rows["episode"] == number
             known = self._known.get((run, number))
             if known is None:
-                known = self._known[run, number] = self.episode(run, self._runs[run].find_episode(number))
+                found = self.episode(run, self._runs[run].find_episode(number))
+                known = {one: rewards._replace(stored={}) for one, rewards in found.items()}
+                self._known[run, number] = known
             rewards = known[player]
             acted = mine & ~rows["is_last"]
             at = np.searchsorted(rewards.step, rows["step"][acted])

@@ -12,7 +12,7 @@ import numpy as np
 
 from expkit.episodes import PolicyInfo
 from expkit.errors import Busy, SchemaError, ShardError, UsageError
-from expkit.rewards.columns import GAME, MIXED, REWARD, REWARDS
+from expkit.rewards.columns import GAME, MIXED, REWARD, REWARDS, told_rewards
 from expkit.rewrite.segments import Segments
 from expkit.runs.generation import complete_episodes
 from expkit.runs.layout import RunInfo, list_shards, new_run_id
@@ -163,12 +163,12 @@ class Sources:
 
 
 def _same_rewards(one: Run, other: Run) -> bool:
-    return bool(one.info.metadata.get(REWARDS) == other.info.metadata.get(REWARDS))
+    return told_rewards(one.info.metadata) == told_rewards(other.info.metadata)
 
 
 def _joined_rewards(runs: Sequence[Run]) -> dict[str, str]:
     """What each column of rewards is, MIXED where it is not the same in all runs."""
-    told = [{REWARD: GAME, **(run.info.metadata.get(REWARDS) or {})} for run in runs]
+    told = [{REWARD: GAME, **told_rewards(run.info.metadata)} for run in runs]
     names = dict.fromkeys(name for one in told for name in one)
     return {name: told[0][name] if all(one.get(name) == told[0].get(name) for one in told) else MIXED for name in names}
 
