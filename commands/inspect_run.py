@@ -6,11 +6,11 @@ import time
 from typing import Any, NamedTuple
 
 from expkit.commands import output
+from expkit.commands.distributions import distribution_as_json, percent, show_distributions
 from expkit.commands.list_ import STATE_STYLES
 from expkit.runs.read import Run
 from expkit.runs.summary import (
     Balance,
-    Distribution,
     Distributions,
     Summary,
     bytes_by_column,
@@ -53,7 +53,7 @@ def run_as_json(run: Run) -> dict[str, Any]:
             {"name": s.name, "path": s.path, "rows": s.rows, "bytes": s.bytes, "closed": s.closed} for s in run.shards
         ],
         "fields": [field._asdict() for field in _fields(run)],
-        "distributions": {part.name: _distribution_as_json(part) for part in spread.parts},
+        "distributions": {part.name: distribution_as_json(part) for part in spread.parts},
         "distributions_share": spread.share,
     }
 
@@ -76,10 +76,6 @@ def _player_as_json(run: Run, player: int, summary: Summary) -> dict[str, Any]:
                 "lost": entry.lost,
             }
     return body
-
-
-def _distribution_as_json(part: Distribution) -> dict[str, Any]:
-    return {"counts": part.counts, "edges": part.edges, "mean": part.mean, "low": part.low, "high": part.high}
 
 
 def show_run(run: Run) -> None:
@@ -228,41 +224,9 @@ def _show_distributions(spread: Distributions) -> None:
     if not spread.parts:
         return
     output.blank()
-    cells = min(max(output.width() - 48, 12), 40)
-    rows: list[list[output.Piece]] = []
-    for part in spread.parts:
-        if part.is_binned:
-            rows.append(
-                [
-                    part.name,
-                    _figure(part.mean),
-                    (f"{_figure(part.low)} ", "dim"),
-                    (output.histogram(part.counts, cells), "cyan"),
-                    (_figure(part.high), "dim"),
-                ]
-            )
-        else:
-            shares = "  ".join(
-                f"{_figure(value)}: {_percent(count / part.total)}"
-                for value, count in zip(part.edges, part.counts, strict=True)
-            )
-            rows.append([part.name, _figure(part.mean), "", shares, ""])
-    columns = [output.Column("of"), output.Column("mean", right=True), output.Column("from", right=True)]
-    columns += [output.Column("distribution", fold=True), output.Column("to")]
-    output.table(columns, rows)
+    show_distributions(spread.parts)
     if spread.share < 1:
-        output.line((f"rewards, actions and staleness from {_percent(spread.share)} of the blocks", "dim"))
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _percent(share: float) -> str:
-    """`12%`, `0.3%`, and never `0%` or `100%` for what is not."""
-    if 0 < share < 0.0005:
-        return "<0.1%"
-    return f"{share * 100:.1f}%" if share < 0.1 or 0.995 <= share < 1 else f"{share * 100:.0f}%"
+        output.line((f"rewards, actions and staleness from {percent(spread.share)} of the blocks", "dim"))
 
 
 def _show_shards(run: Run) -> None:

@@ -13,8 +13,13 @@ from expkit.errors import UsageError
 from expkit.units import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from expkit.rewrite.change import Change
     from expkit.rewrite.merge import Choice, Merged, MergePlan
+    from expkit.rewrite.revalue import ColumnChange
+    from expkit.rewrite.sources import Sources
+    from expkit.runs.entries import Episode
 
 
 def merge_runs(
@@ -33,7 +38,6 @@ def merge_runs(
     from expkit.commands.signals import finish_first
     from expkit.rewrite.change import describe_changes
     from expkit.rewrite.engine import Stopped
-    from expkit.rewrite.filter import narrowed
     from expkit.rewrite.merge import merge, plan_merge
     from expkit.rewrite.new_folder import check_free
     from expkit.rewrite.sources import Sources
@@ -43,10 +47,11 @@ def merge_runs(
         raise UsageError(f"{out} is one of the inputs; choose another -o")
     check_free(out, force=force)
     with Sources(paths, change) as sources:
-        schema = narrowed(sources.schema, choice.columns)
+        schema = choice.schema(sources.schema)
         plan = plan_merge(sources, choice)
         if dry_run:
-            _tell_plan(verb, out, plan, describe_changes(sources, schema), json)
+            rewards = _reward_changes(sources, plan, choice)
+            _tell_plan(verb, out, plan, describe_changes(sources, schema), rewards, json)
             return
         done = 0
         with finish_first() as request, Progress(f"writing {out} · ^C leaves nothing behind") as progress:
@@ -67,11 +72,40 @@ def merge_runs(
         _tell(result)
 
 
-def _tell_plan(verb: str, out: Path, plan: MergePlan, changes: list[dict[str, Any]], json: bool) -> None:
+def _reward_changes(sources: Sources, plan: MergePlan, choice: Choice) -> list[ColumnChange]:
+    """What the rewards that are asked for would change, in all episodes that would be taken."""
+    from expkit.commands.progress import Progress
+    from expkit.rewrite.revalue import Revaluation, changes, unknown_note
+
+    if not choice.rewards:
+        return []
+    revaluation = Revaluation(sources, choice.rewards)
+    taken = [episode for part in plan.parts for episode in part.taken]
+    how = "playing episodes again" if revaluation.plays_again else "computing rewards"
+    with Progress(how, unit="episodes") as progress:
+
+        def one_by_one() -> Iterator[tuple[int, Episode]]:
+            for done, episode in enumerate(taken, 1):
+                yield episode
+                progress.update(done, len(taken))
+
+        found = changes(revaluation, sources, one_by_one())
+    if revaluation.unknown:
+        plan.notes.append(unknown_note(revaluation.unknown))
+    return found
+
+
+def _tell_plan(
+    verb: str, out: Path, plan: MergePlan, changes: list[dict[str, Any]], rewards: list[ColumnChange], json: bool
+) -> None:
     from expkit.rewrite.merge import describe_plan
 
     if json:
         told = {**describe_plan(plan), "changes": changes}
+        if rewards:
+            from expkit.commands.reward_report import changes_as_json
+
+            told["rewards"] = changes_as_json(rewards)
         output.write_json({"schema": f"expkit.{verb}/1", "output": out, "dry_run": True, **told})
         return
     filtered = sum(sum(part.filtered.values()) for part in plan.parts)
@@ -92,6 +126,10 @@ def _tell_plan(verb: str, out: Path, plan: MergePlan, changes: list[dict[str, An
         )
         for field in change["fields"]:
             output.line(f"{field['name']}: {field['from'] or 'new'} -> {field['to'] or 'gone'}", indent=2)
+    if rewards:
+        from expkit.commands.reward_report import show_changes
+
+        show_changes(rewards)
 
 
 def _tell(done: Merged) -> None:

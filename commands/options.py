@@ -50,6 +50,16 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")]
+Reward = Annotated[
+    str | None,
+    typer.Option(
+        "--reward", metavar="REWARD", help="What reward is: game, sparse, weighted, module:callable, or a sum of them."
+    ),
+]
+RewardColumn = Annotated[
+    list[str] | None,
+    typer.Option("--reward-column", metavar="NAME=REWARD", help="One more column of rewards, reward/NAME."),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings from this YAML or JSON file.")
 ]

@@ -11,7 +11,7 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.contract import describe, printable
-from expkit.commands.options import ConfigFile, Force, Json
+from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColumn
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
 from expkit.errors import UsageError
@@ -27,6 +27,7 @@ EXAMPLES = (
     ("expkit record --players 4 --size 24x24 --duration 2s -o runs/c --force", "two seconds of four-player games"),
     ("expkit record --seed 7 --episodes 2 --state -o runs/d --force", "repeatable, with the whole truth"),
     ("expkit record --pipeline validate --rows 9000 -o runs/e --force", "no NaN and nothing out of bounds is written"),
+    ("expkit record --episodes 2 --reward weighted --reward-column end=sparse -o runs/f --force", "two rewards"),
     ("expkit record --append --episodes 2 -o runs/d", "the next two games of the same run, also after a crash"),
 )
 
@@ -71,6 +72,8 @@ def record(
         str | None,
         typer.Option(metavar="LIST", help="Processors of rows, as YAML: [validate, {kind: redact, columns: [state]}]."),
     ] = None,
+    reward: Reward = None,
+    reward_column: RewardColumn = None,
     overflow: Annotated[
         str | None, typer.Option(metavar="POLICY", help="block, drop-oldest, drop-newest or spill.")
     ] = None,
@@ -110,7 +113,8 @@ def record(
         "append": append,
         "num_envs": num_envs, "threads": threads, "players": players, "size": size, "max_steps": max_steps,
         "ruleset": ruleset, "seed": seed, "policy": ",".join(policy) if policy else None, "state": state,
-        "representation": representation, "pipeline": pipeline,
+        "representation": representation, "pipeline": pipeline, "reward": reward,
+        "reward_column": "; ".join(reward_column) if reward_column else None,
         "overflow": overflow, "memory": memory, "flush_interval": flush_interval,
         "sync": sync, "shard_size": shard_size, "shard_rows": shard_rows, "shard_age": shard_age, "level": level,
         "frame_rows": frame_rows,

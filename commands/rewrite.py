@@ -1,4 +1,4 @@
-"""`expkit rewrite`: the same run with other rows, columns, representation or parts."""
+"""`expkit rewrite`: the same run with other rows, columns, representation, rewards or parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from expkit.commands.merge_report import merge_runs
-from expkit.commands.options import DryRun, Force, Json, RunInputs
+from expkit.commands.options import DryRun, Force, Json, Reward, RewardColumn, RunInputs
+from expkit.errors import UsageError
 
 EXAMPLES = (
     ("expkit rewrite sample_data/run -o runs/won --where won --force", "whole games, of who won them"),
@@ -18,6 +19,8 @@ EXAMPLES = (
         "expkit rewrite sample_data/run -o runs/u1 --representation planes-uint8 --force",
         "boards as bytes for a network",
     ),
+    ("expkit rewrite sample_data/run -o runs/dense --reward weighted --dry-run", "what other rewards would be"),
+    ("expkit rewrite sample_data/run -o runs/x --reward-column 'x=sparse + potential' --force", "one more, reward/x"),
     ("expkit rewrite sample_data/run -o runs/sets --split train=.8,val=.2 --force", "runs/sets/train, runs/sets/val"),
 )
 
@@ -45,6 +48,8 @@ def rewrite(
             help="Boards as planes, planes-uint8, flat, yours; refused where rows lack it.",
         ),
     ] = None,
+    reward: Reward = None,
+    reward_column: RewardColumn = None,
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Leave out episodes whose rows are those of one already taken.")
     ] = False,
@@ -52,12 +57,16 @@ def rewrite(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write runs anew with other rows, columns, boards, or split."""
+    """Write runs anew with other rows, columns, boards, rewards, parts."""
+    from expkit.rewards.columns import RewardColumns
     from expkit.rewrite.change import Change
     from expkit.rewrite.filter import parse_split
     from expkit.rewrite.merge import Choice
 
     names = None if columns is None else [name for given in columns for name in given.split(",") if name]
-    choice = Choice(dedupe, where, names, None if split is None else parse_split(split))
+    rewards = RewardColumns.parse(reward, reward_column or ())
+    if representation is not None and rewards:
+        raise UsageError("--representation and --reward are two rewrites; do one after the other, rewards first")
+    choice = Choice(dedupe, where, names, None if split is None else parse_split(split), rewards)
     change = None if representation is None else Change(representation=representation)
     merge_runs("rewrite", runs, out, choice, change, dry_run=dry_run, force=force, json=json)

@@ -34,7 +34,9 @@ VERBS: tuple[Verb, ...] = (
     Verb("rotate", "rotate", "rotate", "Keep", "Make a recording process close and publish its active shard."),
     Verb("compact", "compact", "compact", "Change", "Rewrite small shards into few, recompressed, with proof."),
     Verb("merge", "merge", "merge", "Change", "Join runs into a new one; every episode keeps its origin."),
-    Verb("rewrite", "rewrite", "rewrite", "Change", "Write runs anew with other rows, columns, boards, or split."),
+    Verb(
+        "rewrite", "rewrite", "rewrite", "Change", "Write runs anew with other rows, columns, boards, rewards, parts."
+    ),
     Verb("prune", "prune", "prune", "Change", "Take the oldest episodes out: by size, age, number, free space."),
     Verb("bench", "bench", "bench", "Measure", "How fast each part is here, beside the machine and other libraries."),
     Verb("config", "config", "app", "Set up", "Show, write and check settings."),

@@ -89,6 +89,17 @@ class PipelineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     processors: Annotated[Links, _about("processors that rows go through, in order", "--pipeline")] = Links()
 
 
+class RewardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an action is said to be worth."""
+
+    reward: Annotated[
+        str, _about("what is stored as reward: game, sparse, weighted, module:callable, or a sum of them")
+    ] = "game"
+    columns: Annotated[
+        str, _about("more columns, reward/NAME: NAME=REWARD, with semicolons between", "--reward-column")
+    ] = ""
+
+
 class BufferSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rings between game and disk."""
 
@@ -136,6 +147,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     game: GameSettings = GameSettings()
     recording: RecordingSettings = RecordingSettings()
     pipeline: PipelineSettings = PipelineSettings()
+    rewards: RewardSettings = RewardSettings()
     buffer: BufferSettings = BufferSettings()
     shards: ShardSettings = ShardSettings()
     guard: GuardSettings = GuardSettings()

@@ -22,7 +22,7 @@ def written(value: Any) -> str:
                 return f"{value / seconds:g}{unit}"
         return f"{float(value)!r}s".replace(".0s", "s")
     if isinstance(value, str):
-        return str(value)
+        return str(value) or '""'
     return json.dumps(value)
 
 

@@ -92,6 +92,11 @@ class RowSink:
             columns=layout.columns,
         )
 
+    def column(self, player: int, index: int) -> np.ndarray:
+        """A typed view, without a copy, of the `index`-th column of the player's open block."""
+        column, at, rows = self.columns[index], int(self.base[player, index]), int(self.capacity[player])
+        return self.memory[at : at + rows * column.row_bytes].view(column.dtype).reshape(column.shape(rows))
+
     def views(self, player: int, rows: int | None = None) -> dict[str, np.ndarray]:
         """Typed views, without a copy, of the first `rows` rows (all if None) of the player's open block."""
         count = int(self.capacity[player]) if rows is None else rows

@@ -77,9 +77,10 @@ def test_the_two_commands_are_one_line_each_in_an_environment_of_their_own(name)
     assert match[1].startswith("python3 -m venv .venv")
 
 
-def test_the_commands_that_keep_runs_work_one_after_another(tmp_path):
-    commands = [line for line in between("keeping").splitlines() if line.startswith("expkit ")]
-    assert len(commands) >= 8
+@pytest.mark.parametrize(("name", "least"), [("keeping", 8), ("rewards", 4)])
+def test_the_commands_work_one_after_another(tmp_path, name, least):
+    commands = [line for line in between(name).splitlines() if line.startswith("expkit ")]
+    assert len(commands) >= least
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "expkit.commands", *shlex.split(command)[1:]],

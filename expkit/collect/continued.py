@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.config import SETTINGS, Config, Resolved, links_of
+from expkit.config import SETTINGS, Config, Resolved, RewardSettings, links_of
 from expkit.errors import SchemaError, UsageError
 from expkit.runs.layout import RunInfo
 
@@ -22,6 +22,8 @@ OF_THE_RUN = (
     "game.seed",
     "recording.representation",
     "pipeline.processors",
+    "rewards.reward",
+    "rewards.columns",
 )
 _TAKEN_OVER = (*OF_THE_RUN, "game.policy")
 _FLAGS = {setting.key: "SOURCE" if setting.flag == "SOURCE" else setting.flag for setting in SETTINGS}
@@ -33,7 +35,7 @@ def continued_settings(resolved: Resolved, run: Path, info: RunInfo) -> Config:
     Raises SchemaError for a setting that contradicts the run, UsageError for a run that `Session` did not make.
     """
     stored = stored_settings(run, info)
-    sections: dict[str, dict[str, Any]] = {"game": {}, "recording": {}, "pipeline": {}}
+    sections: dict[str, dict[str, Any]] = {"game": {}, "recording": {}, "pipeline": {}, "rewards": {}}
     for key in _TAKEN_OVER:
         origin = resolved.origins[key]
         if origin.source == "default" and key in stored:
@@ -65,6 +67,7 @@ def stored_settings(run: Path, info: RunInfo) -> dict[str, Any]:
         "game": {**game, "seed": info.seed},
         "recording": info.config.get("recording") or {},
         "pipeline": {"processors": links_of(links, f"{run}: pipeline")},
+        "rewards": msgspec.to_builtins(RewardSettings()) | (info.config.get("rewards") or {}),
     }
     found = {key: tree[key.partition(".")[0]].get(key.partition(".")[2]) for key in _TAKEN_OVER}
     return {key: value for key, value in found.items() if value is not None}

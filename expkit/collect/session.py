@@ -29,6 +29,7 @@ from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
 from expkit.layout import RowSink
+from expkit.rewards.columns import GAME, RewardColumns
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.layout import RunInfo, new_run_id, read_run_info
 from expkit.runs.prune import make_room
@@ -109,7 +110,9 @@ class Session:
         self.seed = secrets.randbits(63) if seed is None else seed
         self.threads = config.recording.threads or max(1, (os.cpu_count() or 2) - 1)
         self.threads = min(self.threads, config.recording.num_envs)
-        self.schema = self.source.schema(self.game_config)
+        reward = config.rewards.reward.strip()
+        self._rewards = RewardColumns.parse(None if reward == GAME else reward, config.rewards.columns)
+        self.schema = self._rewards.schema(self.source.schema(self.game_config))
         self.players = config.game.players
         self._representation = find_representation(config.recording.representation)
         self.stored_schema = self._representation.schema(self.schema)
@@ -148,12 +151,18 @@ class Session:
         return info
 
     def _make_games(self, writer: int = 0, first: int = 0) -> list[Game]:
-        """A batch of games for each thread; they share the counter of episodes. Raises UsageError for a policy."""
+        """A batch of games for each thread; they share the counter of episodes. Raises UsageError for a policy or a
+        reward."""
         counter = self.source.counter(writer, self.config.recording.episodes, first)
         whole, rest = divmod(self.num_envs, self.threads)
         return [
             self.source.make(
-                self.game_config, num_envs=whole + (i < rest), seed=self.seed, policies=self._policies, counter=counter
+                self.game_config,
+                num_envs=whole + (i < rest),
+                seed=self.seed,
+                policies=self._policies,
+                counter=counter,
+                rewards=self._rewards or None,
             )
             for i in range(self.threads)
         ]
@@ -274,7 +283,7 @@ class Session:
             config=tree,
             config_digest=config.digest,
             seed=self.seed,
-            metadata={"game": self.source.to_builtins(self.game_config)},
+            metadata={"game": self.source.to_builtins(self.game_config), **self._rewards.metadata},
         )
         held, first = None, 0
         if self._append:

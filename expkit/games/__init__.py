@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from expkit.config import GameSettings
     from expkit.episodes import EpisodeStart
     from expkit.games.protocol import Game, Resimulator
+    from expkit.rewards import RewardColumns
     from expkit.schema import Schema
 
 
@@ -45,8 +46,18 @@ class GameSource(Protocol):
         ...
 
     def make(
-        self, config: Any, *, num_envs: int, seed: int, policies: Sequence[str | Callable[..., Any]], counter: Any
-    ) -> Game: ...
+        self,
+        config: Any,
+        *,
+        num_envs: int,
+        seed: int,
+        policies: Sequence[str | Callable[..., Any]],
+        counter: Any,
+        rewards: RewardColumns | None = None,
+    ) -> Game:
+        """`rewards` are columns that the game's rows get besides its own fields, or in place of its own `reward`.
+        Raises UsageError, also for a reward that looks at what the game does not tell."""
+        ...
 
     def resimulator(self, config: Any, start: EpisodeStart, seed: int) -> Resimulator:
         """The episode at its beginning, to be stepped with the recorded actions. Raises GameError."""

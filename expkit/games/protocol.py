@@ -89,6 +89,10 @@ class Resimulator(Protocol):
         """What the player sees now, by the schema's names, `action_mask` with it."""
         ...
 
+    def state(self) -> dict[str, np.ndarray]:
+        """The truth now, whether it is recorded or not: copies by the schema's names, `state/…`."""
+        ...
+
     def alive(self, player: int) -> bool: ...
 
     def rewards(self) -> dict[int, float]:

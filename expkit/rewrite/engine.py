@@ -64,7 +64,7 @@ class Work:
             self.filtered[plan.player] = self.filtered.get(plan.player, 0) + left_out
         if count:
             dropped = {FILTERED: self.filtered.pop(plan.player, 0)}
-            lost = [name for name in plan.lost if name in self._encoder.names]
+            lost = [name for name in plan.lost if name in self._encoder.names and name not in rows]
             append(self._encoder.encode(plan.player, rows, count, dropped, lost))
         if self._on_rows is not None:
             self._on_rows(count + left_out)

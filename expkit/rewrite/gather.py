@@ -36,13 +36,25 @@ class Condition(Protocol):
         """bool (rows,)."""
 
 
+class Made(Protocol):
+    """Columns that are computed for the rows."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def fill(self, run: int, player: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Write them into `rows`, stored columns of one player, with episodes numbered as in that run."""
+
+
 class Gatherer:
-    """Reads rows of `runs`, which have all of `columns` alike, or have them once they are converted.
+    """Reads rows of `runs`, which have all of `columns` alike but for those that are made, or have them once they are
+    converted.
 
     numbers   by (run, episode) the episode's number in the output; those it has when left out
     policies  by run the output's policy of each of its policies, u16; the same ones when left out
     where     by run which rows, as they are there, are wanted; a last row is when the row before it is
     convert   by run what makes `columns` of its rows
+    made      columns among `columns` that the runs need not have, and need not have kept
 
     For one thread at a time.
     """
@@ -55,16 +67,20 @@ class Gatherer:
         policies: Sequence[np.ndarray] | None = None,
         where: Sequence[Condition] | None = None,
         convert: Sequence[Conversion] | None = None,
+        made: Made | None = None,
     ):
         self._runs = runs
         self._wanted = [column.name for column in columns]
         looked_at = {name for condition in where or () for name in condition.columns}
-        if where is not None:
+        if where is not None or made is not None:
             looked_at |= {"episode", "step", "is_last"}
         known = runs[0].schema.columns if convert is None else ()
         extra = [c for c in known if c.name in looked_at and c.name not in self._wanted]
         self._columns = [*columns, *extra]
         self._looked_at = looked_at
+        self._made = made
+        self._made_names = set(made.names if made is not None else ())
+        self._stored_names = {column.name for column in runs[0].schema.columns}
         self._numbers = numbers
         self._policies = policies
         self._where = where
@@ -85,7 +101,7 @@ class Gatherer:
             gone = self._convert[run].reads & set(plan.lost) if self._convert is not None else ()
             if gone:
                 raise ShardError(f"{self._runs[run].path}: values to be converted were lost: {', '.join(sorted(gone))}")
-        columns = [column for column in self._columns if column.name not in plan.lost]
+        columns = [c for c in self._columns if c.name not in plan.lost or c.name in self._made_names]
         out = {column.name: POOL.empty(column.shape(total), column.dtype) for column in columns}
         keep = None if self._where is None else np.empty(total, bool)
         first = table.first_row + plan.skip
@@ -118,19 +134,23 @@ class Gatherer:
         end = at + int(rows.sum())
         part = {name: values[at:end] for name, values in out.items()}
         source = part
-        if self._convert is not None:
-            columns = [column for column in self._runs[place[0]].schema.columns if column.name not in plan.lost]
-            source = {column.name: POOL.empty(column.shape(end - at), column.dtype) for column in columns}
+        if self._convert is None:
+            stored = [c for c in columns if c.name in self._stored_names and c.name not in plan.lost]
+        else:
+            stored = [c for c in self._runs[place[0]].schema.columns if c.name not in plan.lost]
+            source = {column.name: POOL.empty(column.shape(end - at), column.dtype) for column in stored}
         try:
-            self._read(place, first, first + rows, columns, source)
+            self._read(place, first, first + rows, stored, source)
+            if keep is not None and self._where is not None:
+                keep[at:end] = self._where[place[0]](source, plan.player)
+            if self._made is not None:
+                self._made.fill(place[0], plan.player, part)
         except ShardError as error:
             raise ShardError(f"{error}; run expkit recover {self._runs[place[0]].path} first") from None
-        if keep is not None and self._where is not None:
-            keep[at:end] = self._where[place[0]](source, plan.player)
         if self._convert is not None:
-            made = self._convert[place[0]].convert(source, end - at, plan.player)
+            converted = self._convert[place[0]].convert(source, end - at, plan.player)
             for name, values in part.items():
-                values[:] = made[name]
+                values[:] = converted[name]
         if self._numbers is not None and "episode" in part:
             given = [self._numbers[place[0], episode] for episode in table.episode[mine].tolist()]
             part["episode"][:] = np.repeat(np.array(given, np.uint64), rows)

@@ -18,6 +18,7 @@ import numpy as np
 from expkit.episodes import EpisodeEnd, EpisodeStart, Origin
 from expkit.errors import CheckFailed, NoSpace
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
+from expkit.rewards.columns import REWARDS, RewardColumns, told_rewards
 from expkit.rewrite.compact_plan import MADE_BY
 from expkit.rewrite.dedupe import find_duplicates
 from expkit.rewrite.engine import Work
@@ -25,6 +26,7 @@ from expkit.rewrite.filter import Where, narrowed, part_of
 from expkit.rewrite.gather import Gatherer
 from expkit.rewrite.layout import DEFAULT_SHARD_SIZE, Encoding, cut_shards, plan_blocks
 from expkit.rewrite.new_folder import NewFolder
+from expkit.rewrite.revalue import Revaluation, unknown_note
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
 from expkit.runs.counters import FILTERED
@@ -47,12 +49,24 @@ class Choice:
     where    a predicate: only rows for which it is true, and the last rows behind them
     columns  fields or groups; all when left out
     split    fractions by name: a run for each, in a folder
+    rewards  columns of rewards that are computed anew, or for the first time
     """
 
     dedupe: bool = False
     where: str | None = None
     columns: Sequence[str] | None = None
     split: Mapping[str, float] | None = None
+    rewards: RewardColumns = field(default_factory=RewardColumns)
+
+    def schema(self, from_schema: Schema) -> Schema:
+        """Of the output. Raises UsageError for columns that are not there, SchemaError."""
+        return self.rewards.schema(narrowed(from_schema, self.columns))
+
+    def described(self) -> dict[str, Any]:
+        """As JSON objects can hold it; what was left out is not in it."""
+        told: dict[str, Any] = {"dedupe": self.dedupe, "where": self.where, "columns": self.columns}
+        told |= {"split": self.split, "rewards": dict(self.rewards.texts)}
+        return {key: value for key, value in told.items() if value}
 
 
 @dataclass(slots=True)
@@ -199,18 +213,23 @@ def merge(
     """
     choice = choice or Choice()
     done = Merged(out, duplicates=plan.duplicates, notes=plan.notes)
-    schema = narrowed(sources.schema, choice.columns)
+    schema = choice.schema(sources.schema)
+    revaluation = Revaluation(sources, choice.rewards) if choice.rewards else None
     with NewFolder(out, force=force) as folder:
         free, need = free_bytes(folder.path), plan.bytes + _SPARE
         if free < need:
             raise NoSpace(f"{out}: needs {format_size(need)}, {format_size(free)} are free on the disk; make room")
         for part in plan.parts:
-            writing = _Writing(sources, part, folder.path / part.name, choice, schema, encoding or Encoding())
+            writing = _Writing(
+                sources, part, folder.path / part.name, choice, schema, encoding or Encoding(), revaluation
+            )
             written = writing.run(shard_size, on_rows, stop)
             done.odd_values += _check_result(writing.path)
             written.path = out / part.name if part.name else out
             done.parts.append(written)
         folder.publish()
+    if revaluation is not None and revaluation.unknown:
+        done.notes.append(unknown_note(revaluation.unknown))
     return done
 
 
@@ -218,7 +237,14 @@ class _Writing:
     """The writing of one output run."""
 
     def __init__(
-        self, sources: Sources, part: Part, path: Path, choice: Choice, schema: Schema, encoding: Encoding
+        self,
+        sources: Sources,
+        part: Part,
+        path: Path,
+        choice: Choice,
+        schema: Schema,
+        encoding: Encoding,
+        revaluation: Revaluation | None,
     ) -> None:
         self.path = path
         self._sources = sources
@@ -226,15 +252,18 @@ class _Writing:
         self._choice = choice
         self._schema = schema
         self._encoding = encoding
+        self._revaluation = revaluation
         self._target = {(at, episode.number): number for number, (at, episode) in enumerate(part.taken)}
         self._written = Written(part.name, path)
         self._begun: dict[int, dict[int, int]] = {}  # by episode of the shard at hand: rows by player
 
     def run(self, shard_size: int, on_rows: Callable[[int], None] | None, stop: Callable[[], bool] | None) -> Written:
         sources, choice, written = self._sources, self._choice, self._written
-        told = {key: value for key, value in asdict(choice).items() if value} | {"part": self._part.name or None}
-        info = sources.describe({key: value for key, value in told.items() if value is not None})
+        info = sources.describe(choice.described() | ({"part": self._part.name} if self._part.name else {}))
         info.schema = self._schema
+        rewards = told_rewards(info.metadata) | dict(choice.rewards.texts)
+        if rewards:
+            info.metadata[REWARDS] = {name: text for name, text in rewards.items() if name in self._schema}
         create_run(self.path, info)
         limits = ShardLimits(0, 0, 0.0)
         self._writer = RunWriter(
@@ -244,7 +273,9 @@ class _Writing:
         try:
             columns = self._schema.columns
             where = None if choice.where is None else [Where.of(choice.where, run) for run in sources.runs]
-            gatherer = Gatherer(sources.runs, columns, self._target, sources.policy_maps, where, sources.conversions)
+            gatherer = Gatherer(
+                sources.runs, columns, self._target, sources.policy_maps, where, sources.conversions, self._revaluation
+            )
             encoder = BlockEncoder(self._schema, self._encoding.level, self._encoding.frame_rows)
             work = Work(gatherer, encoder, on_rows=on_rows, stop=stop)
             segments, ranks, sizes = self._ranked()
@@ -274,6 +305,8 @@ class _Writing:
 
     def _write_shard(self, segments: Segments, ranks: np.ndarray, shard: slice, work: Work) -> None:
         writer, self._begun = self._writer, {}
+        if self._revaluation is not None:
+            self._revaluation.forget()
         for player in np.unique(segments.player).tolist():
             writer.ledger.produced[player] += int(segments.rows[segments.player == player].sum())
         players = range(len(self._sources.runs[0].players))

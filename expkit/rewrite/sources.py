@@ -12,6 +12,7 @@ import numpy as np
 
 from expkit.episodes import PolicyInfo
 from expkit.errors import Busy, SchemaError, ShardError, UsageError
+from expkit.rewards.columns import GAME, MIXED, REWARD, REWARDS, told_rewards
 from expkit.rewrite.change import Change, common_board, widened
 from expkit.rewrite.segments import Segments
 from expkit.runs.generation import complete_episodes
@@ -140,6 +141,8 @@ class Sources:
             self.notes.append(
                 f"the players of {other.path} are called {', '.join(theirs)}; the output has the names of {first.path}"
             )
+        if not _same_rewards(first, other):
+            self.notes.append(f"the rewards of {other.path} are not computed as those of {first.path} are")
         if first.info.source != other.info.source:
             self.notes.append(f"{first.path} is of {first.info.source}, {other.path} of {other.info.source}")
 
@@ -157,6 +160,8 @@ class Sources:
             common.pop("game", None)  # of another board; how each was played is told by its origin
         # What was converted is no longer what that config records.
         same_config = not told and all(info.config_digest == first.config_digest for info in infos)
+        if not all(_same_rewards(self.runs[0], run) for run in self.runs):
+            common[REWARDS] = _joined_rewards(self.runs)
         return RunInfo(
             id=new_run_id(),
             source=first.source if all(info.source == first.source for info in infos) else "mixed",
@@ -176,6 +181,17 @@ class Sources:
             for origin in [*origins_of(run.info.metadata), _origin(run)]:
                 found.setdefault(origin.id, origin)
         return list(found.values())
+
+
+def _same_rewards(one: Run, other: Run) -> bool:
+    return told_rewards(one.info.metadata) == told_rewards(other.info.metadata)
+
+
+def _joined_rewards(runs: Sequence[Run]) -> dict[str, str]:
+    """What each column of rewards is, MIXED where it is not the same in all runs."""
+    told = [{REWARD: GAME, **told_rewards(run.info.metadata)} for run in runs]
+    names = dict.fromkeys(name for one in told for name in one)
+    return {name: told[0][name] if all(one.get(name) == told[0].get(name) for one in told) else MIXED for name in names}
 
 
 def _origin(run: Run) -> OriginRun:

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from expkit.errors import GameError, UsageError
-from expkit.games import GameSource, find_source
+from expkit.errors import GameError
+from expkit.games import GameSource
 from expkit.games.protocol import Resimulator
+from expkit.rewards.columns import RewardColumns, is_the_games
 from expkit.runs.entries import Episode
-from expkit.runs.origins import as_recorded, origins_of
+from expkit.runs.origins import as_recorded
 from expkit.runs.read import Run
+from expkit.runs.recorded_games import RecordedGames
+from expkit.runs.rewards import RewardReader
 from expkit.schema import KEY_NAMES
 
 _STANDARD = ("reward", "terminated", "truncated")
@@ -45,39 +48,28 @@ class Verified(NamedTuple):
 def verify_run(run: Run, episodes: list[Episode]) -> Iterator[Verified]:
     """Compare the given episodes of a run, one after the other.
 
-    Raises UsageError for a run whose game cannot be re-simulated, ShardError for damaged rows.
+    Rewards that were chosen, and are not the game's own, are computed anew. Raises UsageError for a run whose game
+    cannot be re-simulated and for a reward that is not installed here, ShardError for damaged rows.
     """
-    games = _Games(run)
+    games = RecordedGames(run)
+    chosen = RewardColumns.told(run.info.metadata)
+    rewards = RewardReader(run, chosen, again=True) if chosen else None
     for episode in episodes:
-        yield verify_episode(run, episode, *games.of(episode))
+        verified = verify_episode(run, episode, *games.of(episode))
+        if rewards is not None and verified.difference is None and verified.rows:
+            verified = verified._replace(difference=_compare_chosen(rewards, episode))
+        yield verified
 
 
-class _Games:
-    """How the games of a run were set up: all alike, or, of a merged run, as in the run that each comes from."""
-
-    def __init__(self, run: Run):
-        self._run = run
-        self._origins = {origin.id: origin for origin in origins_of(run.info.metadata)}
-        self._known: dict[str, tuple[GameSource, Any, int]] = {}
-
-    def of(self, episode: Episode) -> tuple[GameSource, Any, int]:
-        """(source, configuration, the run's seed). Raises UsageError."""
-        origin = episode.start.origin if episode.start is not None else None
-        key = "" if origin is None else origin.run
-        if key not in self._known:
-            self._known[key] = self._look_up(key)
-        return self._known[key]
-
-    def _look_up(self, key: str) -> tuple[GameSource, Any, int]:
-        info, origin = self._run.info, self._origins.get(key)
-        name, tree, seed = info.source, info.metadata.get("game"), info.seed
-        if origin is not None:
-            name, tree, seed = origin.source, origin.game, None if origin.seed is None else int(origin.seed)
-        if not isinstance(tree, dict):
-            what = f"{self._run.path}: the run" if origin is None else f"{self._run.path}: run {key}, merged into it,"
-            raise UsageError(f"{what} does not say how its game was set up, so it cannot be re-simulated")
-        source = find_source(name)
-        return source, source.from_builtins(tree), seed or 0
+def _compare_chosen(rewards: RewardReader, episode: Episode) -> Difference | None:
+    """The first row with a reward that is another one when it is computed anew."""
+    found = []
+    for player, mine in rewards.episode(episode).items():
+        for name, stored in mine.stored.items():
+            for at in np.flatnonzero(stored != mine.values[name])[:1].tolist():
+                values = f"{stored[at]:g}", f"{mine.values[name][at]:g}"
+                found.append(Difference(episode.number, player, int(mine.step[at]), name, *values))
+    return min(found, key=lambda one: (one.step, one.player), default=None)
 
 
 def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any, seed: int) -> Verified:
@@ -119,7 +111,7 @@ def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any, 
         except GameError as error:
             player = min(acting)
             return Verified(episode, compared, Difference(episode.number, player, step, "action", "played", str(error)))
-        differs = _compare_results(game, episode, rows, step)
+        differs = _compare_results(game, episode, rows, step, is_the_games(run.info.metadata))
         if differs is not None:
             return Verified(episode, compared, differs)
     return Verified(episode, compared, None)
@@ -153,15 +145,15 @@ def _compare_observation(run: Run, game: Resimulator, row: dict[str, Any]) -> tu
 
 
 def _compare_results(
-    game: Resimulator, episode: Episode, rows: dict[int, dict[str, Any]], step: int
+    game: Resimulator, episode: Episode, rows: dict[int, dict[str, Any]], step: int, games_reward: bool
 ) -> Difference | None:
-    """Rewards and who is still in the game after a step, against the recorded rows."""
+    """Who is still in the game after a step, and rewards that are the game's own, against the recorded rows."""
     rewards = game.rewards()
     for player, row in rows.items():
         if row["is_last"]:
             continue
         recorded, replayed = float(row["reward"]), float(np.float32(rewards.get(player, 0.0)))
-        if recorded != replayed and not (np.isnan(recorded) and np.isnan(replayed)):
+        if games_reward and recorded != replayed and not (np.isnan(recorded) and np.isnan(replayed)):
             return Difference(episode.number, player, step, "reward", f"{recorded:g}", f"{replayed:g}")
         if not row["truncated"] and bool(row["terminated"]) == game.alive(player) and not _is_decided(game, rows):
             words = ("ends here", "goes on") if row["terminated"] else ("goes on", "ends here")

@@ -14,10 +14,12 @@ from expkit.games.generals.arrays import GeneralsArrays
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.policies import checked_actions, resolve
 from expkit.games.generals.schema import generals_schema
+from expkit.games.generals.tick_rewards import TickRewards
 from expkit.kernels import generals_rows as k
 from expkit.kernels import generals_state as r
 from expkit.kernels.generals_play import APPLY, BOTH, FINISH, OBSERVE, play
 from expkit.layout import RowSink
+from expkit.rewards import RewardColumns
 
 # in the order of C_EPISODE and following
 _STAMPED = (
@@ -60,6 +62,7 @@ class Generals:
     policies  one for all players or one for each: `hunter`, `expander`, `random`, `module:callable`, or a callable
               (see `expkit.games.protocol.Policy`), which is called once a tick for all its players together
     counter   where episode numbers come from; shared by the threads of a run
+    rewards   columns of rewards to write besides, or in place of the game's own; the sink has to have them
 
     An episode is a function of (seed, its whole number, config, policies), whatever num_envs, thread or slot.
     Raises UsageError, ConfigError.
@@ -73,6 +76,7 @@ class Generals:
         seed: int,
         policies: Sequence[str | Callable[..., Any]] = ("hunter",),
         counter: EpisodeCounter,
+        rewards: RewardColumns | None = None,
     ):
         if num_envs < 1:
             raise UsageError(f"num_envs is {num_envs}; at least one game has to be played")
@@ -84,6 +88,7 @@ class Generals:
         self.counter = counter
         self._kinds, self._callables, self.policy_names = resolve(policies, config.players)
         self._arrays = GeneralsArrays(config, num_envs, seed)
+        self._rewards = TickRewards(rewards, self._arrays) if rewards else None
         self._actions = np.zeros((num_envs, config.players), np.int64)
         self._control = np.zeros(k.CONTROL, np.int64)
         self._log = np.zeros((max(512, 4 * num_envs), k.LOG + 2 * config.players), np.int64)
@@ -116,13 +121,13 @@ class Generals:
 
         Stops early when a player's block has no room for two rows of each game, when no game is left to play, and
         when `committed_rows` has reached `row_budget`, a total over the life of this object (-1: no limit).
-        With built-in policies it is one call of a kernel that holds no GIL. Raises UsageError when a block could
-        never hold a tick, or a user policy returns nonsense.
+        With built-in policies and the game's own rewards it is one call of a kernel that holds no GIL. Raises
+        UsageError when a block could never hold a tick, or a policy or a reward of a user returns nonsense.
         """
         self._require_room(sink)
         self._control[k.BUDGET] = row_budget
         played = 0
-        if all(user is None for user in self._callables):
+        if self._rewards is None and all(user is None for user in self._callables):
             while played < max_ticks:
                 ticks = self._run(sink, BOTH, max_ticks - played)
                 played += ticks
@@ -133,7 +138,11 @@ class Generals:
             if self._run(sink, OBSERVE, 1) == 0:  # for want of room too: then what is marked active is of the last tick
                 break
             self._ask_users()
+            if self._rewards is not None:
+                self._rewards.look()
             self._run(sink, APPLY, 1)
+            if self._rewards is not None:
+                self._rewards.write(sink)
             self._drain_log()
             played += 1
         return played

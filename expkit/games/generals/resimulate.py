@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import msgspec
@@ -98,7 +99,8 @@ class GeneralsReplay:
         played = np.array(moves or [], np.int64).reshape(-1, 2)
         leaving = [player for player, tick in self._leaves if phase == kernel.STEP and tick == self.step_number]
         result = np.zeros(len(played), np.int64)
-        with compiling("generals-replay"):
+        # Compiled by the first phase of any game; to look whether it is costs as much as a step.
+        with compiling("generals-replay") if phase != kernel.STEP else nullcontext():
             kernel.replay(
                 arrays.rules,
                 arrays.games,
@@ -148,8 +150,12 @@ class GeneralsReplay:
         """What the player sees now, by the schema's names, `action_mask` expanded; with `config.state` the truth."""
         seen = {name: values[0] for name, values in self._arrays.observation(_FIRST_SLOT, player).items()}
         if self.config.state:
-            seen |= {f"state/{name}": part for name, part in self.board()._asdict().items()}
+            seen |= self.state()
         return seen
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The whole board by the schema's names, as copies."""
+        return {f"state/{name}": part for name, part in self.board()._asdict().items()}
 
     def board(self) -> TrueBoard:
         """The whole board, without fog."""

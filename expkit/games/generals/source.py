@@ -14,6 +14,7 @@ from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.engine import EpisodeCounter, Generals
 from expkit.games.generals.schema import generals_schema
 from expkit.games.protocol import Resimulator
+from expkit.rewards import RewardColumns
 from expkit.schema import Schema
 from expkit.units import parse_board_size
 
@@ -62,8 +63,9 @@ class GeneralsSource:
         seed: int,
         policies: Sequence[str | Callable[..., Any]],
         counter: EpisodeCounter,
+        rewards: RewardColumns | None = None,
     ) -> Generals:
-        return Generals(config, num_envs=num_envs, seed=seed, policies=policies, counter=counter)
+        return Generals(config, num_envs=num_envs, seed=seed, policies=policies, counter=counter, rewards=rewards)
 
     def resimulator(self, config: GeneralsConfig, start: EpisodeStart, seed: int) -> Resimulator:
         from expkit.games.generals.resimulate import GeneralsReplay
