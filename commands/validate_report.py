@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from expkit.commands import output, session
-from expkit.runs.finding import Finding, Severity
+from expkit.rules.rule import Severity
+from expkit.runs.finding import Finding
 from expkit.runs.summary import Balance
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")

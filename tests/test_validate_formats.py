@@ -57,7 +57,7 @@ def test_junit_of_a_whole_and_a_damaged_run(runs):
     tree = ElementTree.fromstring(done.stdout)
     whole, damaged = tree.findall("testsuite")
     assert (whole.get("name"), damaged.get("name")) == ("whole", "damaged")
-    families = ["file", "run", "ledger", "episode", "value", "expect"]
+    families = ["file", "run", "ledger", "episode", "policy", "value", "board", "reward", "expect"]
     for suite in (whole, damaged):
         assert [case.get("name").split(":")[0] for case in suite.findall("testcase")] == families
         assert {case.get("classname") for case in suite.findall("testcase")} == {suite.get("name")}

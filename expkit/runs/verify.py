@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from expkit.errors import GameError, UsageError
-from expkit.games import GameSource, find_source
+from expkit.errors import GameError
+from expkit.games import GameSource
 from expkit.games.protocol import Resimulator
 from expkit.runs.entries import Episode
-from expkit.runs.origins import as_recorded, origins_of
+from expkit.runs.origins import as_recorded
 from expkit.runs.read import Run
+from expkit.runs.recorded_games import RecordedGames
 from expkit.schema import KEY_NAMES
 
 _STANDARD = ("reward", "terminated", "truncated")
@@ -47,37 +48,9 @@ def verify_run(run: Run, episodes: list[Episode]) -> Iterator[Verified]:
 
     Raises UsageError for a run whose game cannot be re-simulated, ShardError for damaged rows.
     """
-    games = _Games(run)
+    games = RecordedGames(run)
     for episode in episodes:
         yield verify_episode(run, episode, *games.of(episode))
-
-
-class _Games:
-    """How the games of a run were set up: all alike, or, of a merged run, as in the run that each comes from."""
-
-    def __init__(self, run: Run):
-        self._run = run
-        self._origins = {origin.id: origin for origin in origins_of(run.info.metadata)}
-        self._known: dict[str, tuple[GameSource, Any, int]] = {}
-
-    def of(self, episode: Episode) -> tuple[GameSource, Any, int]:
-        """(source, configuration, the run's seed). Raises UsageError."""
-        origin = episode.start.origin if episode.start is not None else None
-        key = "" if origin is None else origin.run
-        if key not in self._known:
-            self._known[key] = self._look_up(key)
-        return self._known[key]
-
-    def _look_up(self, key: str) -> tuple[GameSource, Any, int]:
-        info, origin = self._run.info, self._origins.get(key)
-        name, tree, seed = info.source, info.metadata.get("game"), info.seed
-        if origin is not None:
-            name, tree, seed = origin.source, origin.game, None if origin.seed is None else int(origin.seed)
-        if not isinstance(tree, dict):
-            what = f"{self._run.path}: the run" if origin is None else f"{self._run.path}: run {key}, merged into it,"
-            raise UsageError(f"{what} does not say how its game was set up, so it cannot be re-simulated")
-        source = find_source(name)
-        return source, source.from_builtins(tree), seed or 0
 
 
 def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any, seed: int) -> Verified:
