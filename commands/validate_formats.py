@@ -35,7 +35,7 @@ def print_junit(checked: Sequence[Checked], level: str, failing: Sequence[Severi
     """A document of one test suite a run, with a test case for each family of rules: it fails when it has findings of
     a `failing` severity, and is skipped when `level` does not look at it. Others are told as its output. `expected`:
     there were expectations, which are a family, too. So are those of rules that others have added."""
-    added = sorted({family for one in checked for family, _ in one.counts} - FAMILIES.keys() - {"expect"})
+    added = sorted({rule.partition("/")[0] for one in checked for rule, _ in one.counts} - FAMILIES.keys() - {"expect"})
     families = FAMILIES | dict.fromkeys(added, "added rules")
     families |= {"expect": "what is expected of the run"} if expected else {}
     suites = [_suite(one, families, level, failing) for one in checked]
@@ -56,7 +56,7 @@ def _suite(
     """(tests, failures, skipped) and the lines of one run's suite."""
     lines, failures, skipped = [], 0, 0
     for family, title in families.items():
-        counts = {severity: one.counts[family, severity] for severity in SEVERITIES}
+        counts = {severity: one.count_family(family, severity) for severity in SEVERITIES}
         listed = [finding for finding in one.findings if finding.family == family]
         bad = sum(counts[severity] for severity in failing)
         lines.append(f"    <testcase classname={_attribute(str(one.path))} name={_attribute(f'{family}: {title}')}>")

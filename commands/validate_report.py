@@ -24,8 +24,9 @@ class Checked(msgspec.Struct):
     """What came of one run or shard file.
 
     findings   those that are listed, in the order they were found
-    counts     of all, by (family of the rule, severity)
+    counts     of all, by (rule, severity)
     omitted    how many are not listed
+    judged     rows, or of rules over episodes episodes, that each rule has looked at
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Checked(msgspec.Struct):
     findings: list[Finding] = []
     counts: Counter[tuple[str, Severity]] = msgspec.field(default_factory=Counter)
     omitted: int = 0
+    judged: Counter[str] = msgspec.field(default_factory=Counter)
     balance: list[Balance] = []
 
     def total(self, name: str) -> int:
@@ -41,6 +43,9 @@ class Checked(msgspec.Struct):
 
     def count(self, severity: Severity) -> int:
         return sum(count for (_, of), count in self.counts.items() if of == severity)
+
+    def count_family(self, family: str, severity: Severity) -> int:
+        return sum(n for (rule, of), n in self.counts.items() if of == severity and rule.startswith(f"{family}/"))
 
     @property
     def killed_with_losses(self) -> bool:
@@ -62,7 +67,7 @@ class Limit:
 
         def keep(finding: Finding) -> None:
             nonlocal seen
-            one.counts[finding.family, finding.severity] += 1
+            one.counts[finding.rule, finding.severity] += 1
             mine = kept[finding.severity]
             if self._left is None or len(mine) < self._left:
                 mine.append((seen, finding))
@@ -120,7 +125,7 @@ def print_summary(checked: list[Checked], code: int) -> None:
     output.line(*text)
 
 
-def as_json(checked: list[Checked], level: str, ok: bool, code: int) -> dict[str, Any]:
+def as_json(checked: list[Checked], level: str, rules: dict[str, Any], ok: bool, code: int) -> dict[str, Any]:
     def totals(members: list[Checked]) -> dict[str, int]:
         names = {
             "produced": "produced",
@@ -152,6 +157,7 @@ def as_json(checked: list[Checked], level: str, ok: bool, code: int) -> dict[str
         "rows": sum(one.rows for one in checked),
         **totals(checked),
         "found": {severity: sum(one.count(severity) for one in checked) for severity in SEVERITIES},
+        "rules": rules,
         "omitted": sum(one.omitted for one in checked),
         "findings": [finding for one in checked for finding in listed(one)],
     }

@@ -12,7 +12,8 @@ from expkit.rules.rule import Violation, rule
 from expkit.schema import Schema
 
 BOARD = {"observation/army": "i4", "observation/owner": "i1", "observation/terrain": "u1"}
-VISIBLE, MASK, LAND, TRUTH = "observation/visible", "action_mask", "observation/total_land", "state/owner"
+VISIBLE, MASK, LAND = "observation/visible", "action_mask", "observation/total_land"
+MAX_PLAYER = 127  # what an owner can be
 _DIRECTIONS = ("up", "down", "left", "right")
 _FAULTS = {TOLD: "is not visible, and something is told of it", HIDDEN: "is visible, and what is there is not told"}
 
@@ -57,11 +58,13 @@ def honoured_fog(rows: Rows) -> Iterator[Violation]:
     tells only open fog from an obstacle. An observation that tells more lets a policy learn from what it will not have
     when it plays.
     """
+    if rows.player > MAX_PLAYER:
+        return
     boards, height, width = _boards(rows)
     out = np.empty(len(rows), np.int64)
-    near, seen = np.zeros((height + 2) * (width + 2), np.uint8), np.zeros(height * width, np.uint8)
+    own, seen = np.zeros((height + 2) * (width + 2) + 8, np.uint8), np.zeros(height * width + 8, np.uint8)
     visible = np.ascontiguousarray(rows.stored[VISIBLE])
-    fog_faults(*boards, visible, height, width, rows.player, near, seen, out)
+    fog_faults(*boards, visible, height, width, rows.player, own, seen, out)
     bad = out >= 0
     if bad.any():
         tile, fault = divmod(int(out[bad][0]), 4)
@@ -82,10 +85,13 @@ def mask_of_the_board(rows: Rows) -> Iterator[Violation]:
     another step, of another player or of another order of directions passes for the right one until a policy trained
     on it plays.
     """
+    if rows.player > MAX_PLAYER:
+        return
     boards, height, width = _boards(rows)
     out = np.empty(len(rows), np.int64)
     mask = np.ascontiguousarray(rows.stored[MASK])
-    mask_faults(*boards, mask, height, width, rows.player, out)
+    opened, legal = np.zeros((height + 2) * (width + 2), np.uint8), np.zeros(height * width + 8, np.uint8)
+    mask_faults(*boards, mask, height, width, rows.player, opened, legal, out)
     bad = out >= 0
     if bad.any():
         tile, direction = divmod(int(out[bad][0]), 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any
@@ -41,9 +42,18 @@ _WORDS = ("off", "error", "warn", "info")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def load_rules(named: Iterable[str] = ()) -> dict[str, Rule]:
+def load_rules(named: Iterable[str] = ()) -> Mapping[str, Rule]:
     """Rules by id: expkit's own, then those in the entry-point group `expkit.rules`, then those `named` as
     `module:callable`. Raises UsageError for one that cannot be loaded, is no rule, or has an id that is taken."""
+    rules = dict(_installed())
+    for spec in named:
+        _add(rules, load_callable(spec, "rule"), spec)
+    return rules
+
+
+@cache
+def _installed() -> Mapping[str, Rule]:
+    """Looked up once: to search all packages for entry points takes some milliseconds."""
     rules = {rule.id: rule for rule in _OWN}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
@@ -54,9 +64,7 @@ def load_rules(named: Iterable[str] = ()) -> dict[str, Rule]:
                 f"package that has {point.value}"
             ) from None
         _add(rules, found, point.value)
-    for spec in named:
-        _add(rules, load_callable(spec, "rule"), spec)
-    return rules
+    return MappingProxyType(rules)
 
 
 def _add(rules: dict[str, Rule], found: object, where: str) -> None:
@@ -123,7 +131,7 @@ def choose_rules(wanted: str = "all", settings: Mapping[str, Any] = _NOTHING) ->
     parts = [part.strip() for part in wanted.split(",") if part.strip()]
     specs = [part for part in parts if ":" in part]
     rules = load_rules(specs)
-    own = {id for id, rule in rules.items() if id not in load_rules()}
+    own = rules.keys() - _installed().keys()
     others = ",".join(part for part in parts if ":" not in part)
     ids = match_rules(rules, others) if others or not specs else []
     check_settings(rules, settings)

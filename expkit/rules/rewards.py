@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from expkit.rules.generals import TRUTH
+from expkit.rules.generals import LAND
 from expkit.rules.rows import EpisodeRows, Rows
 from expkit.rules.rule import Violation, rule
 from expkit.schema import Schema
 
-REWARD = "reward"
+REWARD, TRUTH = "reward", "state/owner"
 _LIVE = ("generals", "game-rewards", "self-play")
 _AGAIN = ("replayable", "game-rewards")
 
 
 def _truth_columns(schema: Schema) -> list[str]:
-    fits = TRUTH in schema and schema[TRUTH].dtype == "i1" and not schema[REWARD].shape
+    fits = TRUTH in schema and schema[TRUTH].dtype == "i1" and LAND in schema and not schema[REWARD].shape
     return [TRUTH, REWARD] if fits else []
 
 
@@ -35,11 +35,11 @@ def reward_of_the_state(rows: Rows, tolerance: float) -> Iterator[Violation]:
     that store `state/…`. A reward that is another one belongs to another step or another player, or was changed
     afterwards.
     """
-    players = range(int(rows.schema["observation/total_land"].items)) if "observation/total_land" in rows.schema else ()
-    owner, reward = rows.stored[TRUTH].reshape(len(rows), -1), rows.stored[REWARD]
-    living = np.stack([(owner == player).any(axis=1) for player in players], axis=1) if players else None
-    if living is None or rows.player >= living.shape[1]:
+    players = rows.schema[LAND].items
+    if rows.player >= players:
         return
+    owner, reward = rows.stored[TRUTH].reshape(len(rows), -1), rows.stored[REWARD]
+    living = np.stack([(owner == player).any(axis=1) for player in range(players)], axis=1)
     before, after = living[:-1], living[1:]
     mine, others = after[:, rows.player], np.delete(after, rows.player, axis=1).any(axis=1)
     expected = np.where(~mine, -1.0, np.where(others, 0.0, 1.0))

@@ -32,11 +32,11 @@ Reads = tuple[str, ...] | Callable[[Schema], Iterable[str]]
 GROUP = "expkit.rules"
 # What can be so of a run, found out once before its rows are read.
 TRAITS = {
-    "generals": "a game of generals",
+    "generals": "the game is generals",
     "simultaneous": "all players who are in the game move in every step",
     "replayable": "the game can be played again from its seeds and actions",
-    "game-rewards": "rewards are those of the game, as they were recorded",
-    "self-play": "recorded live, so that nobody has given up",
+    "game-rewards": "rewards are those that the game gives",
+    "self-play": "the games were recorded live, so that nobody has given up",
 }
 _ID = re.compile(r"[a-z][a-z0-9-]*/[a-z][a-z0-9-]*")
 

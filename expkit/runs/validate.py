@@ -12,7 +12,7 @@ rewrite or a prune has superseded are checked as bytes and not judged by the oth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,13 +44,17 @@ Level = Literal["quick", "full"]
 QUICK = ("file", "run", "ledger")  # families that `quick` looks at
 
 
-def validate_shard(path: Path, level: Level = "full", jobs: int = 0) -> tuple[list[Finding], int]:
-    """Findings in one shard file by itself, and its rows (0 when it cannot be opened). `jobs` as `validate_run`."""
+def validate_shard(
+    path: Path, level: Level = "full", jobs: int = 0, rules: RuleChoice | None = None
+) -> tuple[list[Finding], int]:
+    """Findings in one shard file by itself, and its rows (0 when it cannot be opened). `jobs`, `rules` as
+    `validate_run`; only those about files apply, for what else a shard's rows belong to is not known."""
     file = FileToCheck(path, f"{path.resolve().parent.name}/{path.stem}")
     if level == "quick":
         findings = list(check_records_only(file))
     else:
         findings = [finding for report in check_files([file], jobs or cores()) for finding in report.findings]
+    findings = list(_weighed(findings, choose_rules() if rules is None else rules))
     try:
         with ShardReader(path) as reader:
             return findings, reader.rows
@@ -88,7 +92,12 @@ def validate_run(
     """
     choice = choose_rules() if rules is None else rules
     totals = Totals() if totals is None else totals
-    for finding in _findings(run, level, jobs, progress, totals, choice):
+    yield from _weighed(_findings(run, level, jobs, progress, totals, choice), choice)
+
+
+def _weighed(findings: Iterable[Finding], choice: RuleChoice) -> Iterator[Finding]:
+    """Those that are wanted, with the severity that holds for their rules."""
+    for finding in findings:
         severity = choice.severity_of(finding.rule, finding.severity)
         if severity is not None:
             yield finding if severity == finding.severity else msgspec.structs.replace(finding, severity=severity)
