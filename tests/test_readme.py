@@ -60,6 +60,16 @@ def test_the_verbs_are_those_of_the_program():
     assert between("verbs") == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
 
 
+def test_the_rules_are_those_of_the_program():
+    from expkit.commands.validate_rules import rules_markdown
+    from expkit.rules.registry import load_rules
+
+    made = rules_markdown([rule for rule in load_rules().values() if rule.source == "expkit"])
+    if UPDATE:
+        replace("rules", made)
+    assert between("rules") == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
+
+
 def test_the_python_example_runs_and_prints_what_it_says(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", text(), re.S)
     done = subprocess.run(

@@ -8,6 +8,7 @@ from expkit.runs.layout import RunInfo
 from expkit.runs.origins import origins_of
 
 SIMULTANEOUS = "simultaneous_moves"  # in a run's metadata, of games that expkit does not know
+REWARDS, REWARD = "rewards", "reward"  # there, what each column of rewards is; the game's own where it is not told
 
 
 def traits_of(info: RunInfo) -> frozenset[str]:
@@ -28,7 +29,10 @@ def _traits(name: str, game: object, info: RunInfo) -> frozenset[str]:
         return frozenset(told)
     if not isinstance(game, dict):
         return frozenset(told)
-    traits = {source.name, "replayable", "game-rewards", *told}
+    traits = {source.name, "replayable", *told}
+    rewards = info.metadata.get(REWARDS)
+    if not isinstance(rewards, dict) or REWARD not in rewards:
+        traits.add("game-rewards")
     if source.simultaneous_moves:
         traits.add("simultaneous")
     if "imported" not in info.metadata:
