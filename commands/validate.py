@@ -30,7 +30,7 @@ EXAMPLES = (
     ("expkit validate sample_data/run --format json", "for a script; github and junit for a build"),
     ("expkit validate sample_data/run --rules value,board,reward/replayed", "only these rules, by id or beginning"),
     ("expkit validate --explain value/legal", "what a rule asks, why, and what to do; all tells of every rule"),
-    ("expkit validate sample_data --fail-on never --rule-settings 'file/tail=warn,value/balance.share=0.9'", "tuned"),
+    ("expkit validate sample_data/run --rule-settings 'value/frozen=off,value/balance.share=0.9'", "rules tuned"),
 )
 
 _FAIL_ON: dict[str, tuple[Severity, ...]] = {"error": ("error",), "warn": ("error", "warn"), "never": ()}
