@@ -499,6 +499,17 @@ def test_a_rule_of_ones_own_over_rows_and_over_episodes(tmp_path, played):
         rule("mine/chess", over="rows", requires=["chess"])(record)
 
 
+@rule("mine/broken", over="rows", reads=("step",))
+def broken(rows):
+    """Is never asked."""
+    yield Violation("", rows=rows["no such column"])
+
+
+def test_a_rule_that_fails_is_named(played):
+    with pytest.raises(UsageError, match=f"rule mine/broken of {__name__} failed: .*mine/broken=off"):
+        findings(played / "raw", f"{__name__}:broken")
+
+
 def test_an_entry_point_adds_a_rule_to_all_runs(tmp_path, played):
     """An installed package, as far as Python can tell."""
     (tmp_path / "more_rules.py").write_text(

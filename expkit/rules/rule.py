@@ -16,7 +16,7 @@ Name it by `module:callable` to `expkit validate --rules`, or list it in the ent
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -101,10 +101,19 @@ class Rule:
             unknown = ", ".join(sorted(self.requires.difference(TRAITS)))
             raise UsageError(f"rule {self.id} requires {unknown}, which no run can have; there is {', '.join(TRAITS)}")
 
-    def __call__(self, *arguments: Any, **options: float) -> Iterable[Violation]:
-        """What `check` finds, with the options that are not given at their defaults."""
+    def __call__(self, *arguments: Any, **options: float) -> Iterator[Violation]:
+        """What `check` finds, with the options that are not given at their defaults. Raises UsageError when one that
+        others have added fails."""
         assert self.check is not None
-        return self.check(*arguments, **{**self.options, **options})
+        try:
+            yield from self.check(*arguments, **{**self.options, **options})
+        except Exception as error:
+            if self.source == "expkit":
+                raise
+            raise UsageError(
+                f"rule {self.id} of {self.source} failed: {type(error).__name__}: {error}; mend it, or leave it out "
+                f"by --rule-settings {self.id}=off"
+            ) from error
 
     @property
     def family(self) -> str:
