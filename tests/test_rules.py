@@ -166,6 +166,18 @@ def version_back(copy):
     return 6, 1, 12
 
 
+def started_again(copy):
+    """All games that began in the second half of the time have version 2, those before 5."""
+    times = {number: start.time_ns for number, start in copy.starts.items()}
+    middle = sorted(times.values())[len(times) // 2]
+    for rows in copy.rows.values():
+        for number, time in times.items():
+            rows["policy_version"][rows["episode"] == number] = 5 if time < middle else 2
+    mine = copy.rows[0]
+    firsts = [(int(mine["time_ns"][copy.at(number, 0, 0)]), number) for number, time in times.items() if time >= middle]
+    return min(firsts)[1], 0, None
+
+
 def mask_bit(copy):
     rows = copy.rows[0]
     at = copy.at(7, 0, 15)
@@ -291,6 +303,7 @@ TAMPERED = [
     ("raw", gap_at_a_seam, "episode/contiguous"),
     ("raw", acts_after_the_end, "episode/silent"),
     ("raw", version_back, "policy/version"),
+    ("raw", started_again, "policy/order"),
     ("raw", mask_bit, "board/mask"),
     ("raw", mask_bit_too_many, "board/mask"),
     ("raw", army_in_fog, "board/fog"),
@@ -321,7 +334,7 @@ def test_a_run_that_was_tampered_with_is_found(tmp_path, played, run, tamper, ru
     )
     if tamper is owner_gone:  # it comes back as well as it went
         assert len(found) == 1
-    elif tamper not in (always_passes, constant):
+    elif tamper not in (always_passes, constant, started_again):  # once for each player or action
         assert len(found) == 1, places
     assert {finding.severity for finding in found} == {load_rules()[rule].severity}
     if load_rules()[rule].over in ("rows", "steps"):

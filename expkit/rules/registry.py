@@ -25,6 +25,7 @@ _OWN = (
     whole_run.lengths_in_line,
     whole_run.no_duplicates,
     steps.rising_version,
+    whole_run.newer_policies,
     values.finite_reward,
     values.no_nan,
     values.within_bounds,

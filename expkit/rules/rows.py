@@ -114,6 +114,7 @@ class PlayerFacts:
     whole             begins with a first row and ends with a last one, and its steps rise
     last_step, rows   of the latest row; how many there are
     flags, reward     of the latest action: 1 terminated, 2 truncated; NaN where there is no scalar reward
+    played_by         policy, version and time_ns of the first row, None where that is not known
     content           equal for two players of two episodes whose rows are, but for the episode's number and the times;
                       None where that is not known
     """
@@ -124,6 +125,7 @@ class PlayerFacts:
     reward: float = float("nan")
     whole: bool = True
     content: int | None = 0
+    played_by: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def rising_version(rows: Rows) -> Iterator[Violation]:
 
     Versions count the updates of one policy, so a later step comes from the same version or a newer one. One that goes
     back means that rows stand in the wrong order, that a worker plays on with old weights, or that two policies share a
-    name: give each its own by `set_policy`.
+    name: give each its own by `set_policy`. From one episode to the next, see policy/order.
     """
     policy, version = rows.stored["policy"], rows.stored["policy_version"].astype(np.int64)
     bad = _behind(rows.follows & (policy[1:] == policy[:-1]) & (version[1:] < version[:-1]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
+from expkit.episodes import WRITER_BITS
 from expkit.rules.rows import PlayerFacts, RunFacts
 from expkit.rules.rule import Violation, rule
 from expkit.schema import Schema
@@ -85,6 +87,29 @@ def no_duplicates(run: RunFacts, steps: float) -> Iterator[Violation]:
     for known, others in again.items():
         more = f", and so are those of {len(others) - 1:,} more" if len(others) > 1 else ""
         yield Violation(f"its rows are those of episode {known}{more}", episode=others[0])
+
+
+@rule("policy/order", over="run", severity="warn", requires=("unmerged",))
+def newer_policies(run: RunFacts) -> Iterator[Violation]:
+    """An episode does not begin with an older version of a policy than the one that began before it.
+
+    Asked of each player, recorder and policy, in order of time. A version that starts again at 0 belongs to a training
+    that was started again, and its rows pass for older ones than they are. Where past versions are played on purpose,
+    as in a league, give them names of their own, or switch the rule off.
+    """
+    begun = [
+        (player, episode.number >> WRITER_BITS, one.played_by[0], one.played_by[2], episode.number, one.played_by[1])
+        for episode in run.episodes
+        for player, one in episode.players.items()
+        if one.played_by is not None
+    ]
+    told: set[tuple[int, int, int]] = set()
+    for before, here in pairwise(sorted(begun)):
+        who = here[:3]
+        if before[:3] == who and here[5] < before[5] and before[3] < here[3] and who not in told:
+            told.add(who)
+            message = f"begins with version {here[5]} of the policy, episode {before[4]} before it with {before[5]}"
+            yield Violation(message, column="policy_version", episode=here[4], player=here[0])
 
 
 @rule("episode/outcome", over="run")

@@ -35,6 +35,7 @@ class Segments:
     flags                1 terminated, 2 truncated, of its last action; -1 where it holds none
     rewards              of its last action, NaN where that is not one number; empty where the column cannot be read
     contents             a sum that is equal where all its rows are, but for episode and times; empty where not known
+    played_by            policy, version and time_ns of its first row; empty where one of these cannot be read
     """
 
     shard: str
@@ -50,6 +51,7 @@ class Segments:
     flags: list[int]
     rewards: list[float] = field(default_factory=list)
     contents: list[int] = field(default_factory=list)
+    played_by: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
     def first_row(self) -> list[int]:
@@ -119,7 +121,16 @@ def segments_of(shard: str, block: int, player: int, rows: dict[str, np.ndarray]
         ends.tolist(),
         flags.tolist(),
         rewards,
+        played_by=_played_by(rows, start),
     )
+
+
+def _played_by(rows: dict[str, np.ndarray], start: np.ndarray) -> list[tuple[int, int, int]]:
+    """Policy, version and time of each of the rows `start`."""
+    if not rows.keys() >= {"policy", "policy_version", "time_ns"}:
+        return []
+    policy, version, time = (rows[name][start].tolist() for name in ("policy", "policy_version", "time_ns"))
+    return list(zip(policy, version, time, strict=True))
 
 
 def _has_lost_rows(player: Balance) -> bool:
@@ -150,6 +161,7 @@ class EpisodeRules:
             chain, wrong = self._chains.get(key), None
             if chain is None:
                 chain = self._chains[key] = PlayerFacts()
+                chain.played_by = segments.played_by[place] if segments.played_by else None
                 if not segments.begins[place] and segments.player not in self.incomplete:
                     wrong = "episode/first", "the episode does not begin with a first row"
             elif key in self._ended:

@@ -15,7 +15,7 @@ def traits_of(info: RunInfo) -> frozenset[str]:
     """The traits of a run. A merged one has those that all runs have that it was made of."""
     origins = origins_of(info.metadata)
     if not origins:
-        return _traits(info.source, info.metadata.get("game"), info)
+        return _traits(info.source, info.metadata.get("game"), info) | {"unmerged"}
     each = [_traits(origin.source, origin.game, info) for origin in origins]
     return frozenset.intersection(*each) - {"self-play"}  # which of them were imported is not told
 
