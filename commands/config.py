@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,10 +95,20 @@ def check(
 ) -> None:
     """Check that every key and value of a settings file is understood."""
     values = load_file(file)
+    check_rules(values)
     if json:
         output.write_json({"schema": "expkit.config.check/1", "path": file, "ok": True, "settings": len(values)})
     else:
         output.line(f"{file}: ", ("ok", "green"), f", {len(values)} settings")
+
+
+def check_rules(values: dict[str, Any]) -> None:
+    """Rules and their settings, which the typed tree knows only as text and numbers. Raises UsageError, ConfigError."""
+    rules, settings = (values.get(f"validation.{name}") for name in ("rules", "rule_settings"))
+    if rules is not None or settings:
+        from expkit.rules.registry import choose_rules
+
+        choose_rules(rules or "all", settings or {})
 
 
 @app.command()

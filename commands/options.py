@@ -39,6 +39,10 @@ RunPaths = Annotated[
     list[str],
     typer.Argument(metavar="PATH", help="Runs, folders of runs, shard files, globs.", autocompletion=complete_runs),
 ]
+MaybeRunPaths = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PATH", help="Runs, folders of runs, shard files, globs.", autocompletion=complete_runs),
+]
 RunInputs = Annotated[
     list[str],
     typer.Argument(metavar="RUN", help="Runs, folders of runs, globs.", autocompletion=complete_runs),

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import Json, RunPaths, expand, is_shard
+from expkit.commands.options import ConfigFile, Json, MaybeRunPaths, expand, is_shard
 from expkit.errors import CheckFailed, NewerFormat, NotThere, UsageError
 
 if TYPE_CHECKING:
     from expkit.commands.validate_report import Checked, Limit
+    from expkit.rules.registry import RuleChoice
+    from expkit.rules.rule import Severity
     from expkit.runs.expectations import Expectation
-    from expkit.runs.finding import Finding, Severity
+    from expkit.runs.finding import Finding
     from expkit.runs.read import Run
     from expkit.runs.validate import Level
 
@@ -26,6 +28,9 @@ EXAMPLES = (
     ("expkit validate sample_data --quick --fail-on never", "headers, footers, manifest and ledger only"),
     ("expkit validate sample_data/run --expect 'episodes >= 3' --expect 'lost == 0'", "and what you need of it"),
     ("expkit validate sample_data/run --format json", "for a script; github and junit for a build"),
+    ("expkit validate sample_data/run --rules value,board,reward/replayed", "only these rules, by id or beginning"),
+    ("expkit validate --explain value/legal", "what a rule asks, why, and what to do; all tells of every rule"),
+    ("expkit validate sample_data/run --rule-settings 'value/frozen=off,value/balance.share=0.9'", "rules tuned"),
 )
 
 _FAIL_ON: dict[str, tuple[Severity, ...]] = {"error": ("error",), "warn": ("error", "warn"), "never": ()}
@@ -35,7 +40,7 @@ _WORTH_A_BAR = 100_000_000  # bytes of shards: some five seconds
 
 
 def validate(
-    paths: RunPaths,
+    paths: MaybeRunPaths = None,
     full: Annotated[bool, typer.Option("--full/--quick", help="Read every row, or headers and footers only.")] = True,
     fail_on: Annotated[
         str, typer.Option("--fail-on", metavar="error|warn|never", help="What makes the exit code 4.")
@@ -50,6 +55,27 @@ def validate(
             "quarantined; episodes, won, terminated, truncated, interrupted, mean_length.",
         ),
     ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            "--rules",
+            metavar="ID[,ID]|all",
+            help="Which rules apply: ids, their beginnings as value, module:callable for your own.",
+        ),
+    ] = None,
+    rule_settings: Annotated[
+        str | None,
+        typer.Option(
+            "--rule-settings",
+            metavar="ID=SEVERITY,ID.THRESHOLD=X",
+            help="off, error, warn or info for a rule, or its thresholds.",
+        ),
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="ID|all", help="Say what rules ask and why, and validate nothing."),
+    ] = None,
+    config: ConfigFile = None,
     format: Annotated[
         str, typer.Option("--format", metavar="text|json|github|junit", help="How to list findings.")
     ] = "text",
@@ -67,11 +93,15 @@ def validate(
     ] = 0,
     json: Json = False,
 ) -> None:
-    """Check checksums, structure and the ledger; list every finding."""
+    """Check bytes, structure and ledger, then what the rows say."""
     from expkit.commands.validate_formats import print_github, print_junit
     from expkit.commands.validate_report import Limit, as_json, print_findings, print_omitted, print_summary
+    from expkit.commands.validate_rules import counters, print_counters
     from expkit.runs.expectations import parse_expectation
 
+    if explain is not None:
+        _explain(explain, rules, json or format == "json")
+        return
     if fail_on not in _FAIL_ON:
         raise UsageError(f"--fail-on '{fail_on}' is not understood; use error, warn or never")
     if format not in _FORMATS:
@@ -79,16 +109,17 @@ def validate(
     if json and format in ("github", "junit"):
         raise UsageError(f"--json and --format {format} are two formats; leave one out")
     format = "json" if json else format
+    choice = _choose(rules, rule_settings, config)
     expectations = [parse_expectation(text) for text in expect or []]
     level: Level = "full" if full else "quick"
-    targets = _targets(paths)
+    targets = _targets(paths or [])
     for target in targets:
         if expectations and target.is_file():
             raise UsageError(f"--expect is about runs, and {target} is a shard file; name its run")
     limit = Limit((_TEXT_FINDINGS if format == "text" else 0) if max_findings is None else max_findings)
     checked = []
     for target in targets:
-        one = _check(target, level, jobs, expectations, limit)
+        one = _check(target, level, jobs, choice, expectations, limit)
         checked.append(one)
         if format == "text":
             print_findings(one, named=len(targets) > 1)
@@ -100,14 +131,44 @@ def validate(
     failed = any(one.count(severity) for one in checked for severity in failing)
     code = 4 if failed else 3 if any(one.killed_with_losses for one in checked) else 0
     if format == "json":
-        output.write_json(as_json(checked, level, ok=not failed, code=code))
+        output.write_json(as_json(checked, level, counters(checked, choice), ok=not failed, code=code))
     elif format == "junit":
         print_junit(checked, level, failing, expected=bool(expectations))
     else:
+        if format == "text":
+            print_counters(counters(checked, choice))
         print_omitted(checked, github=format == "github")
         if format == "text":
             print_summary(checked, code)
     raise typer.Exit(code)
+
+
+def _choose(rules: str | None, rule_settings: str | None, config: Path | None) -> RuleChoice:
+    """The rules that apply by flags, variables, a settings file and defaults."""
+    from expkit.config import resolve
+    from expkit.rules.registry import choose_rules
+
+    resolved = resolve({"rules": rules, "rule_settings": rule_settings}, config)
+    for warning in resolved.warnings:
+        output.note(f"expkit validate: {warning}")
+    return choose_rules(resolved.config.validation.rules, resolved.config.validation.rule_settings)
+
+
+def _explain(wanted: str, rules: str | None, json: bool) -> None:
+    """Tell of the rules that `wanted` names, those among `rules` that are named as module:callable included."""
+    from expkit.commands.validate_rules import explained, print_explained
+    from expkit.rules.registry import load_rules, match_rules
+
+    named = {part.strip() for text in (wanted, rules or "") for part in text.split(",") if ":" in part}
+    known = load_rules(sorted(named))
+    others = ",".join(part for part in wanted.split(",") if ":" not in part)
+    added = {id for id in known if id not in load_rules()}
+    ids = match_rules(known, others) if others.strip() else []
+    chosen = [rule for id, rule in known.items() if id in ids or (id in added and ":" in wanted)]
+    if json:
+        output.write_json({"schema": "expkit.validate.explain/1", "rules": [explained(rule) for rule in chosen]})
+    else:
+        print_explained(chosen)
 
 
 def _targets(paths: list[str]) -> list[Path]:
@@ -127,7 +188,9 @@ def _targets(paths: list[str]) -> list[Path]:
     return list(dict.fromkeys(targets))
 
 
-def _check(target: Path, level: Level, jobs: int, expectations: list[Expectation], limit: Limit) -> Checked:
+def _check(
+    target: Path, level: Level, jobs: int, choice: RuleChoice, expectations: list[Expectation], limit: Limit
+) -> Checked:
     from expkit.commands.validate_report import Checked
     from expkit.runs.finding import Finding
     from expkit.runs.read import open_run
@@ -136,14 +199,14 @@ def _check(target: Path, level: Level, jobs: int, expectations: list[Expectation
     one = Checked(target)
     with limit.keeping(one) as keep:
         if target.is_file():
-            findings, one.rows = validate_shard(target, level, jobs)
+            findings, one.rows = validate_shard(target, level, jobs, choice)
             for finding in findings:
                 keep(finding)
             return one
         try:
             with open_run(target) as run:
                 one.state = run.state
-                for finding in _findings(run, one, level, jobs, expectations):
+                for finding in _findings(run, one, level, jobs, choice, expectations):
                     keep(finding)
         except NewerFormat as error:
             keep(Finding(severity="error", rule="file/version", message=str(error)))
@@ -152,7 +215,9 @@ def _check(target: Path, level: Level, jobs: int, expectations: list[Expectation
     return one
 
 
-def _findings(run: Run, one: Checked, level: Level, jobs: int, expectations: list[Expectation]) -> Iterator[Finding]:
+def _findings(
+    run: Run, one: Checked, level: Level, jobs: int, choice: RuleChoice, expectations: list[Expectation]
+) -> Iterator[Finding]:
     """Of one run; fills in what there is to tell of it."""
     from expkit.commands.progress import Progress
     from expkit.runs.expectations import check_expectations
@@ -161,8 +226,8 @@ def _findings(run: Run, one: Checked, level: Level, jobs: int, expectations: lis
     long = level == "full" and _bytes(run) >= _WORTH_A_BAR
     totals = Totals()
     with Progress(f"validating {one.path}") if long else nullcontext() as progress:
-        yield from validate_run(run, level, jobs, None if progress is None else progress.update, totals)
-    one.rows, one.balance = totals.rows, totals.balance
+        yield from validate_run(run, level, jobs, None if progress is None else progress.update, totals, choice)
+    one.rows, one.balance, one.judged = totals.rows, totals.balance, totals.judged
     yield from check_expectations(run, expectations)
 
 

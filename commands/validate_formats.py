@@ -9,8 +9,10 @@ from xml.sax.saxutils import escape, quoteattr
 from expkit.commands import output
 from expkit.commands.contract import printable
 from expkit.commands.validate_report import SEVERITIES, Checked
-from expkit.runs.finding import Finding, Severity
-from expkit.runs.validate import FULL_ONLY, RULES
+from expkit.rules.rule import Severity
+from expkit.rules.structure import FAMILIES
+from expkit.runs.finding import Finding
+from expkit.runs.validate import QUICK
 
 _GITHUB = {"error": "error", "warn": "warning", "info": "notice"}
 # Beyond these XML 1.0 has no way to write a character; `printable` shows most of them as escapes already.
@@ -32,8 +34,10 @@ def print_github(one: Checked) -> None:
 def print_junit(checked: Sequence[Checked], level: str, failing: Sequence[Severity], expected: bool) -> None:
     """A document of one test suite a run, with a test case for each family of rules: it fails when it has findings of
     a `failing` severity, and is skipped when `level` does not look at it. Others are told as its output. `expected`:
-    there were expectations, which are a family, too."""
-    families = RULES | ({"expect": "what is expected of the run"} if expected else {})
+    there were expectations, which are a family, too. So are those of rules that others have added."""
+    added = sorted({rule.partition("/")[0] for one in checked for rule, _ in one.counts} - FAMILIES.keys() - {"expect"})
+    families = FAMILIES | dict.fromkeys(added, "added rules")
+    families |= {"expect": "what is expected of the run"} if expected else {}
     suites = [_suite(one, families, level, failing) for one in checked]
     tests, failures, skipped = (sum(counts) for counts in zip(*(counts for counts, _ in suites), strict=True))
     lines = [
@@ -52,7 +56,7 @@ def _suite(
     """(tests, failures, skipped) and the lines of one run's suite."""
     lines, failures, skipped = [], 0, 0
     for family, title in families.items():
-        counts = {severity: one.counts[family, severity] for severity in SEVERITIES}
+        counts = {severity: one.count_family(family, severity) for severity in SEVERITIES}
         listed = [finding for finding in one.findings if finding.family == family]
         bad = sum(counts[severity] for severity in failing)
         lines.append(f"    <testcase classname={_attribute(str(one.path))} name={_attribute(f'{family}: {title}')}>")
@@ -62,7 +66,7 @@ def _suite(
             message = f"{bad:,} findings" if bad > 1 else about[0].message if about else "1 finding"
             text = _text(about, bad - len(about))
             lines.append(f'      <failure type="{family}" message={_attribute(message)}>{text}</failure>')
-        elif level == "quick" and family in FULL_ONLY:
+        elif level == "quick" and family not in (*QUICK, "expect"):
             skipped += 1
             lines.append('      <skipped message="--quick does not read rows"/>')
         others = [finding for finding in listed if finding.severity not in failing]

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from expkit.commands import output, session
-from expkit.runs.finding import Finding, Severity
+from expkit.rules.rule import Severity
+from expkit.runs.finding import Finding
 from expkit.runs.summary import Balance
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
@@ -23,8 +24,9 @@ class Checked(msgspec.Struct):
     """What came of one run or shard file.
 
     findings   those that are listed, in the order they were found
-    counts     of all, by (family of the rule, severity)
+    counts     of all, by (rule, severity)
     omitted    how many are not listed
+    judged     rows, or of rules over episodes episodes, that each rule has looked at
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Checked(msgspec.Struct):
     findings: list[Finding] = []
     counts: Counter[tuple[str, Severity]] = msgspec.field(default_factory=Counter)
     omitted: int = 0
+    judged: Counter[str] = msgspec.field(default_factory=Counter)
     balance: list[Balance] = []
 
     def total(self, name: str) -> int:
@@ -40,6 +43,9 @@ class Checked(msgspec.Struct):
 
     def count(self, severity: Severity) -> int:
         return sum(count for (_, of), count in self.counts.items() if of == severity)
+
+    def count_family(self, family: str, severity: Severity) -> int:
+        return sum(n for (rule, of), n in self.counts.items() if of == severity and rule.startswith(f"{family}/"))
 
     @property
     def killed_with_losses(self) -> bool:
@@ -61,7 +67,7 @@ class Limit:
 
         def keep(finding: Finding) -> None:
             nonlocal seen
-            one.counts[finding.family, finding.severity] += 1
+            one.counts[finding.rule, finding.severity] += 1
             mine = kept[finding.severity]
             if self._left is None or len(mine) < self._left:
                 mine.append((seen, finding))
@@ -119,7 +125,7 @@ def print_summary(checked: list[Checked], code: int) -> None:
     output.line(*text)
 
 
-def as_json(checked: list[Checked], level: str, ok: bool, code: int) -> dict[str, Any]:
+def as_json(checked: list[Checked], level: str, rules: dict[str, Any], ok: bool, code: int) -> dict[str, Any]:
     def totals(members: list[Checked]) -> dict[str, int]:
         names = {
             "produced": "produced",
@@ -151,6 +157,7 @@ def as_json(checked: list[Checked], level: str, ok: bool, code: int) -> dict[str
         "rows": sum(one.rows for one in checked),
         **totals(checked),
         "found": {severity: sum(one.count(severity) for one in checked) for severity in SEVERITIES},
+        "rules": rules,
         "omitted": sum(one.omitted for one in checked),
         "findings": [finding for one in checked for finding in listed(one)],
     }

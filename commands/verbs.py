@@ -27,7 +27,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("inspect", "inspect_", "inspect_", "Look", "What is in runs, a shard, an episode or a row."),
     Verb("replay", "replay", "replay", "Look", "Watch an episode again, or prove that it plays out the same."),
     Verb("diff", "diff", "diff", "Look", "Whether two runs hold the same, or where they differ first."),
-    Verb("validate", "validate", "validate", "Keep", "Check checksums, structure and the ledger; list every finding."),
+    Verb("validate", "validate", "validate", "Keep", "Check bytes, structure and ledger, then what the rows say."),
     Verb(
         "recover", "recover", "recover", "Keep", "Make a damaged or unfinished run valid again, and say what was lost."
     ),

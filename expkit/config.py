@@ -46,6 +46,11 @@ class Links(tuple[str | dict[str, Any], ...]):
         return json.dumps(self)
 
 
+class RuleSettings(dict[str, Any]):
+    """By the id of a rule what holds for it: `off`, a severity, or thresholds, severity among them. Written as such a
+    mapping, or as `value/balance=off,episode/length.factor=8`. What a rule knows is checked where rules are applied."""
+
+
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -134,6 +139,17 @@ class GuardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = "stop"
 
 
+class ValidationSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What recorded data is asked."""
+
+    rules: Annotated[str, _about("rules that apply: ids, their beginnings, module:callable or all, with commas")] = (
+        "all"
+    )
+    rule_settings: Annotated[
+        RuleSettings, _about("by rule off, error, warn or info, or its thresholds; see expkit validate --explain all")
+    ] = RuleSettings()
+
+
 class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Log lines on stderr."""
 
@@ -151,6 +167,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     buffer: BufferSettings = BufferSettings()
     shards: ShardSettings = ShardSettings()
     guard: GuardSettings = GuardSettings()
+    validation: ValidationSettings = ValidationSettings()
     logging: LoggingSettings = LoggingSettings()
 
     def as_dict(self) -> dict[str, Any]:
@@ -209,7 +226,9 @@ class Resolved(NamedTuple):
 
 
 def _encode(value: Any) -> Any:
-    """Size, Duration and BoardSize as the plain types they extend."""
+    """Size, Duration, BoardSize and RuleSettings as the plain types they extend."""
+    if isinstance(value, dict):
+        return dict(value)
     return int(value) if isinstance(value, int) else float(value) if isinstance(value, float) else str(value)
 
 
@@ -236,7 +255,7 @@ _ENV_WORDS = {"1": True, "yes": True, "on": True, "0": False, "no": False, "off"
 
 
 def _decode(kind: type, value: Any) -> Any:
-    """msgspec's hook for Size, Duration and BoardSize. Raises ValueError."""
+    """msgspec's hook for Size, Duration, BoardSize and RuleSettings. Raises ValueError."""
     if isinstance(value, bool):
         raise ValueError("a truth value")
     if kind is Size and isinstance(value, int | str):
@@ -245,7 +264,28 @@ def _decode(kind: type, value: Any) -> Any:
         return Duration(parse_duration(value))
     if kind is BoardSize and isinstance(value, str):
         return BoardSize("{}x{}".format(*parse_board_size(value)))
+    if kind is RuleSettings and isinstance(value, Mapping | str):
+        return _rule_settings(value)
     raise ValueError("another type")
+
+
+def _rule_settings(value: Mapping[str, Any] | str) -> RuleSettings:
+    """Of the mapping itself, or of `ID=SEVERITY` and `ID.THRESHOLD=NUMBER` with commas. Raises ValueError."""
+    if isinstance(value, str):
+        out = RuleSettings()
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            key, is_set, text = part.partition("=")
+            id, _, name = key.strip().partition(".")
+            if not is_set or not id:
+                raise ValueError("no setting of a rule")
+            # `off` is a word here, and no truth value.
+            out.setdefault(id, {})[name or "severity"] = yaml12.scalar(text.strip())
+        return out
+    for id, told in value.items():
+        members = told.values() if isinstance(told, Mapping) else [told]
+        if not isinstance(id, str) or any(isinstance(one, Mapping | list) or one is None for one in members):
+            raise ValueError("no settings of a rule")
+    return RuleSettings({id: dict(told) if isinstance(told, Mapping) else told for id, told in value.items()})
 
 
 def _bare(kind: Any) -> tuple[Any, bool]:
@@ -268,6 +308,7 @@ def expected(setting: Setting) -> str:
             Duration: "a duration like 90s or 8h",
             BoardSize: "HEIGHTxWIDTH, like 20x20",
             Links: "a list of processors, like [validate, {kind: redact, columns: [state]}]",
+            RuleSettings: "rules with what holds for them, like {value/balance: off}",
             bool: "true or false",
             int: "a whole number" + _bounds(setting.kind),
             float: "a number",

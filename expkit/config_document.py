@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.config import SECTIONS, SETTINGS, BoardSize, Config, Duration, Links, Size, expected
+from expkit.config import SECTIONS, SETTINGS, BoardSize, Config, Duration, Links, RuleSettings, Size, expected
 from expkit.units import format_size, parse_size
 
 
@@ -54,7 +54,7 @@ def json_schema() -> dict[str, Any]:
         section, _, name = setting.key.partition(".")
         leaf = msgspec.json.schema(setting.kind, schema_hook=_schema_of)
         default = list(setting.default) if isinstance(setting.default, Links) else setting.default
-        plain = default is None or type(default) in (bool, int, str, list)
+        plain = default is None or type(default) in (bool, int, str, list, RuleSettings)
         sections[section]["properties"][name] = {**leaf, "default": default if plain else written(default)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -73,6 +73,10 @@ def _schema_of(kind: type) -> dict[str, Any]:
         return {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9.eE_]+ *[A-Za-z]*$"}]}
     if kind is Duration:
         return {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9.eE_]+ *[A-Za-z]*$"}]}
+    if kind is RuleSettings:
+        thresholds = {"type": "object", "additionalProperties": {"type": ["number", "string"]}}
+        by_rule = {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, thresholds]}}
+        return {"anyOf": [by_rule, {"type": "string"}]}
     if kind is BoardSize:
         return {"type": "string", "pattern": "^[0-9]{1,4}[xX][0-9]{1,4}$"}
     if kind is Links:

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,26 @@ def test_the_verbs_are_those_of_the_program():
     if UPDATE:
         replace("verbs", made)
     assert between("verbs") == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
+
+
+def test_the_rules_are_those_of_the_program():
+    from expkit.commands.validate_rules import rules_markdown
+    from expkit.rules.registry import load_rules
+
+    made = rules_markdown([rule for rule in load_rules().values() if rule.source == "expkit"])
+    if UPDATE:
+        replace("rules", made)
+    assert between("rules") == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
+
+
+def test_the_rule_of_ones_own_works(tmp_path):
+    (code,) = re.findall(r"```py\n(.*?)```", between("a rule"), re.S)
+    (tmp_path / "my_module.py").write_text(textwrap.dedent(code))
+    (words,) = re.findall(r"`(--rules my_module:\S+)`", text())
+    command = [sys.executable, "-m", "expkit.commands", "validate", str(ROOT / "sample_data/run"), *words.split(), "-v"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"mine/small-reward +2,096 rows +0 +0 +0", done.stdout)
 
 
 def test_the_python_example_runs_and_prints_what_it_says(tmp_path):

@@ -17,9 +17,10 @@ from expkit.formats.shard import (
     keys_of_runs,
 )
 from expkit.formats.shard.layout import BLOCK, COLUMN, LOST, RUN
+from expkit.rules import Rows
+from expkit.rules.values import within_bounds
 from expkit.runs.read import open_run
 from expkit.runs.validate import validate_run
-from expkit.runs.value_rules import check_values
 from expkit.schema import Field, Schema
 
 NAMES = [column.name for column in BOARD.columns]
@@ -260,6 +261,6 @@ def test_values_are_not_judged_when_it_is_lost_which_were_given():
     rows = rows_of(schema, np.random.default_rng(0), 4)
     rows["value"][:], rows["valid:value"][:] = [0, 0, 2, 0], [False, True, True, False]
     rows["is_last"][:] = False
-    assert [found.step for found in check_values(schema, "s", 0, 0, rows)] == [int(rows["step"][1])]
+    assert [found.rows.tolist() for found in within_bounds(Rows(schema, 0, rows))] == [[False, True, False, False]]
     del rows["valid:value"]
-    assert list(check_values(schema, "s", 0, 0, rows)) == []
+    assert list(within_bounds(Rows(schema, 0, rows))) == []

@@ -57,7 +57,7 @@ def test_junit_of_a_whole_and_a_damaged_run(runs):
     tree = ElementTree.fromstring(done.stdout)
     whole, damaged = tree.findall("testsuite")
     assert (whole.get("name"), damaged.get("name")) == ("whole", "damaged")
-    families = ["file", "run", "ledger", "episode", "value", "expect"]
+    families = ["file", "run", "ledger", "episode", "policy", "value", "board", "reward", "expect"]
     for suite in (whole, damaged):
         assert [case.get("name").split(":")[0] for case in suite.findall("testcase")] == families
         assert {case.get("classname") for case in suite.findall("testcase")} == {suite.get("name")}
@@ -148,9 +148,10 @@ def test_the_limit_of_each_format(tmp_path):
     found = len(total["findings"])
     text = expkit("validate", "run", "--quick", cwd=tmp_path).stdout.splitlines()
     assert text[-2].strip() == f"… and {found - 100:,} more: --max-findings 0 shows all"
-    assert len(text) == 102
+    assert text[-3] == "by rule: file/trailer 130 · file/tail 130 · ledger/balance 1"
+    assert len(text) == 103
     assert (
-        len(expkit("validate", "run", "--quick", "--max-findings", "0", cwd=tmp_path).stdout.splitlines()) == found + 1
+        len(expkit("validate", "run", "--quick", "--max-findings", "0", cwd=tmp_path).stdout.splitlines()) == found + 2
     )
     assert len(expkit("validate", "run", "--quick", "--format", "github", cwd=tmp_path).stdout.splitlines()) == found
     few = json.loads(expkit("validate", "run", "--quick", "--json", "--max-findings", "7", cwd=tmp_path).stdout)

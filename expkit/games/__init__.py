@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from expkit.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from expkit.config import GameSettings
     from expkit.episodes import EpisodeStart
     from expkit.games.protocol import Game, Resimulator
@@ -24,6 +26,7 @@ class GameSource(Protocol):
     """Makes games of one kind from settings, and plays recorded ones again. `config` is the game's own."""
 
     name: str
+    simultaneous_moves: bool  # all players who are in the game move in every step
 
     def configure(self, settings: GameSettings) -> Any:
         """The game's own configuration. Raises UsageError, ConfigError."""
@@ -61,6 +64,11 @@ class GameSource(Protocol):
 
     def resimulator(self, config: Any, start: EpisodeStart, seed: int) -> Resimulator:
         """The episode at its beginning, to be stepped with the recorded actions. Raises GameError."""
+        ...
+
+    def replay_rewards(self, config: Any, start: EpisodeStart, seed: int, actions: np.ndarray) -> np.ndarray:
+        """The rewards of a whole episode played again: float32 (T, P), for int64 `actions` of that shape, -1 where a
+        player has no row. Raises GameError for actions that the game does not have."""
         ...
 
 

@@ -1,4 +1,5 @@
-"""One game of generals stepped from outside: its map drawn or given, its moves in an order that is given too."""
+"""One game of generals played again: stepped from outside, its map drawn or given, its moves in an order that is given
+too; or all of it at once, for the rewards alone."""
 
 from __future__ import annotations
 
@@ -8,8 +9,19 @@ from expkit.kernels import kernel
 from expkit.kernels.generals_map import set_up
 from expkit.kernels.generals_observe import fog_all, show_changes
 from expkit.kernels.generals_play import is_legal, start_game
-from expkit.kernels.generals_rules import apply_move, eliminate, grow
-from expkit.kernels.generals_state import ALIVE, GENERAL_TILE, LIVING, NEUTRAL, PLAYER, PLAYERS, game_at
+from expkit.kernels.generals_rules import apply_all, apply_move, eliminate, grow
+from expkit.kernels.generals_state import (
+    ACTION,
+    ALIVE,
+    CHANGES,
+    DIED,
+    GENERAL_TILE,
+    LIVING,
+    NEUTRAL,
+    PLAYER,
+    PLAYERS,
+    game_at,
+)
 from expkit.kernels.pointers import i32_at, i64_in, u8_in
 
 DRAW_MAP, TAKE_MAP, STEP = range(3)
@@ -58,3 +70,34 @@ def replay(rules, games, scratch, phase, moves, checked, leaving, result):
         g.one[LIVING] += g.players[player * PLAYER + ALIVE]
     grow(g)
     show_changes(g)
+
+
+@kernel
+def replay_rewards(rules, games, scratch, actions, rewards):
+    """Play the episode in ONE from its drawn map to the end of `actions`, or until one player is left.
+
+    rules int64, games uint8 (1, bytes), scratch int32 (planes, N): as GeneralsArrays has them
+    actions  int64 (T, P), none below 0; what the rules do not allow is played as a pass
+    rewards  float32 (T, P) out: -1 for who went out in a step, 1 for who is left alone by it, else 0
+
+    Nobody looks on, so views are not kept up to date, which is most of what a step costs.
+    """
+    g = game_at(i64_in(rules, 0), u8_in(games, 0), i32_at(i64_in(scratch, 0), 0))
+    start_game(g)
+    rewards[:] = 0.0
+    for turn in range(actions.shape[0]):
+        for player in range(g.rules[PLAYERS]):
+            g.players[player * PLAYER + ACTION] = actions[turn, player]
+            rewards[turn, player] = g.players[player * PLAYER + ALIVE]
+        apply_all(g)
+        for index in range(g.one[CHANGES]):
+            g.touched[np.int64(g.changed[index])] = 0
+        g.one[CHANGES] = 0
+        won = g.one[LIVING] <= 1
+        for player in range(g.rules[PLAYERS]):
+            died = g.players[player * PLAYER + DIED] != 0
+            g.players[player * PLAYER + DIED] = 0
+            if rewards[turn, player] != 0.0:
+                rewards[turn, player] = -1.0 if died else 1.0 if won else 0.0
+        if won:
+            return

@@ -20,29 +20,31 @@ from expkit.kernels.digest import nh_row, term
 
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
-SIGN, NEGATIVE, BOTTOM, TOP, LOWEST, HIGHEST = range(6)
+SIGN, NEGATIVE, BOTTOM, TOP, LOWEST, HIGHEST, STRANGE = range(7)
 
 
 def order_of(dtype: np.dtype) -> np.ndarray:
-    """uint64 (6,): how to compare values of `dtype` as unsigned integers, and room for the extremes.
+    """uint64 (7,): how to compare values of `dtype` as unsigned integers, and room for the extremes.
 
     A value's rank is its bits, xor NEGATIVE where they have the bit SIGN, else xor SIGN. Ranks outside of BOTTOM to
-    TOP are those of NaN. LOWEST and HIGHEST begin with no value seen.
+    TOP are those of NaN. LOWEST and HIGHEST begin with no value seen, STRANGE with no NaN.
     """
     bits = 8 * dtype.itemsize
     ones, sign = (1 << bits) - 1, 0 if dtype.kind in "bu" else 1 << (bits - 1)
     if dtype.kind == "f":
         infinity = int(np.array(np.inf, dtype).view(f"<u{dtype.itemsize}"))
-        return np.array([sign, ones, ones ^ sign ^ infinity, sign | infinity, ones, 0], np.uint64)
-    return np.array([sign, sign, 0, ones, ones, 0], np.uint64)
+        return np.array([sign, ones, ones ^ sign ^ infinity, sign | infinity, ones, 0, 0], np.uint64)
+    return np.array([sign, sign, 0, ones, ones, 0, 0], np.uint64)
 
 
 def extremes_of(order: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The smallest and the largest value of `dtype` that were seen, NaN left out; none where there was no other."""
+    """The smallest and the largest value of `dtype` that were seen, where there was one, and behind them NaN, where
+    there was one."""
     sign, negative = int(order[SIGN]), int(order[NEGATIVE])
     ranks = [] if order[LOWEST] > order[HIGHEST] else order[[LOWEST, HIGHEST]].tolist()
     bits = [rank ^ sign if rank & sign or not sign else rank ^ negative for rank in ranks]
-    return np.array(bits, np.uint64).astype(f"<u{dtype.itemsize}").view(dtype)
+    found = np.array(bits, np.uint64).astype(f"<u{dtype.itemsize}").view(dtype)
+    return np.append(found, np.array(np.nan, dtype)) if order[STRANGE] else found
 
 
 @inner
@@ -66,14 +68,15 @@ def _value(values, changes, change, itemsize):
 def _see(values, changes, itemsize, order):
     """Let the values count for the extremes: a loop by itself, which vectorises."""
     sign, negative, bottom, top = order[SIGN], order[NEGATIVE], order[BOTTOM], order[TOP]
-    lowest, highest = order[LOWEST], order[HIGHEST]
+    lowest, highest, strange = order[LOWEST], order[HIGHEST], order[STRANGE]
     for change in range(changes):
         value = _value(values, changes, change, itemsize)
         rank = value ^ (negative if value & sign else sign)
         known = bottom <= rank <= top
         lowest = rank if known and rank < lowest else lowest
         highest = rank if known and rank > highest else highest
-    order[LOWEST], order[HIGHEST] = lowest, highest
+        strange = strange if known else np.uint64(1)
+    order[LOWEST], order[HIGHEST], order[STRANGE] = lowest, highest, strange
 
 
 @inner

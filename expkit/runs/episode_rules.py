@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
 from expkit.errors import CheckFailed, NotThere
+from expkit.rules.rows import EpisodeFacts, PlayerFacts
 from expkit.runs.entries import Episode
 from expkit.runs.finding import Finding
 from expkit.runs.origins import players_with_gaps
 from expkit.runs.read import Run
 from expkit.runs.summary import balance
+
+_U64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,9 @@ class Segments:
     episode              of each stretch;  first_step, last_step, rows: of it
     begins, ends         its first row is `is_first`, its last row `is_last`
     flags                1 terminated, 2 truncated, of its last action; -1 where it holds none
+    rewards              of its last action, NaN where that is not one number; empty where the column cannot be read
+    contents             a sum that is equal where all its rows are, but for episode and times; empty where not known
+    played_by            policy, version and time_ns of its first row; empty where one of these cannot be read
     """
 
     shard: str
@@ -42,6 +49,14 @@ class Segments:
     begins: list[bool]
     ends: list[bool]
     flags: list[int]
+    rewards: list[float] = field(default_factory=list)
+    contents: list[int] = field(default_factory=list)
+    played_by: list[tuple[int, int, int]] = field(default_factory=list)
+
+    @property
+    def first_row(self) -> list[int]:
+        """Where each stretch begins in the block."""
+        return [0, *accumulate(self.rows[:-1])] if self.rows else []
 
 
 def segments_of(shard: str, block: int, player: int, rows: dict[str, np.ndarray], policies: int) -> Segments:
@@ -89,6 +104,10 @@ def segments_of(shard: str, block: int, player: int, rows: dict[str, np.ndarray]
         action = stop - 1 - ends
         told = rows["terminated"].astype(np.int64) | rows["truncated"].astype(np.int64) << 1
         flags = np.where(action >= start, told[action], -1)
+    rewards: list[float] = []
+    if "reward" in rows and rows["reward"].ndim == 1 and len(start):
+        action = np.maximum(stop - 1 - ends, start)
+        rewards = rows["reward"][action].astype(np.float64).tolist()
     return Segments(
         shard,
         block,
@@ -101,36 +120,34 @@ def segments_of(shard: str, block: int, player: int, rows: dict[str, np.ndarray]
         first[start].tolist(),
         ends.tolist(),
         flags.tolist(),
+        rewards,
+        played_by=_played_by(rows, start),
     )
 
 
-@dataclass(slots=True)
-class _Chain:
-    """The rows of one (episode, player) so far."""
-
-    last_step: int
-    ended: bool = False
-    rows: int = 0
-    flags: int = 0  # 1 terminated, 2 truncated: of the latest action
+def _played_by(rows: dict[str, np.ndarray], start: np.ndarray) -> list[tuple[int, int, int]]:
+    """Policy, version and time of each of the rows `start`."""
+    if not rows.keys() >= {"policy", "policy_version", "time_ns"}:
+        return []
+    policy, version, time = (rows[name][start].tolist() for name in ("policy", "policy_version", "time_ns"))
+    return list(zip(policy, version, time, strict=True))
 
 
 class EpisodeRules:
-    """Feed it the segments of every block in order, then call `finish`."""
+    """Feed it the segments of every block in order, then call `finish`. `incomplete`: players of whom rows are known
+    to be missing."""
 
     def __init__(self, run: Run):
         self._run = run
-        self._chains: dict[tuple[int, int], _Chain] = {}
-        self._gaps = {b.player for b in balance(run) or [] if b.has_gaps}
+        self._chains: dict[tuple[int, int], PlayerFacts] = {}
+        self._ended: set[tuple[int, int]] = set()
+        self.incomplete = {b.player for b in balance(run) or [] if b.has_gaps}
         with suppress(NotThere, CheckFailed):  # no description is left, which other rules tell
-            self._gaps |= players_with_gaps(run.info.metadata)
-        self._skipped: set[int] = set()
+            self.incomplete |= players_with_gaps(run.info.metadata)
 
     def skip(self, player: int) -> None:
         """A block of that player cannot be read."""
-        self._skipped.add(player)
-
-    def _has_gaps(self, player: int) -> bool:
-        return player in self._gaps or player in self._skipped
+        self.incomplete.add(player)
 
     def extend(self, segments: Segments) -> Iterator[Finding]:
         """Findings of a block against the blocks before it."""
@@ -138,10 +155,11 @@ class EpisodeRules:
             key, step = (episode, segments.player), segments.first_step[place]
             chain, wrong = self._chains.get(key), None
             if chain is None:
-                chain = self._chains[key] = _Chain(step)
-                if not segments.begins[place] and not self._has_gaps(segments.player):
+                chain = self._chains[key] = PlayerFacts()
+                chain.played_by = segments.played_by[place] if segments.played_by else None
+                if not segments.begins[place] and segments.player not in self.incomplete:
                     wrong = "episode/first", "the episode does not begin with a first row"
-            elif chain.ended:
+            elif key in self._ended:
                 wrong = "episode/last", "rows follow the last row"
             elif step <= chain.last_step:
                 wrong = "episode/steps", f"the step does not rise: {chain.last_step} in an earlier block"
@@ -158,11 +176,23 @@ class EpisodeRules:
                     player=segments.player,
                     step=step,
                 )
+            chain.whole = chain.whole and wrong is None and (chain.rows > 0 or segments.begins[place])
             chain.last_step = segments.last_step[place]
-            chain.ended = segments.ends[place]
+            if segments.ends[place]:
+                self._ended.add(key)
+            else:
+                self._ended.discard(key)
             chain.rows += segments.rows[place]
             if segments.flags[place] >= 0:
                 chain.flags = segments.flags[place]
+                chain.reward = segments.rewards[place] if segments.rewards else chain.reward
+            if segments.contents and chain.content is not None:
+                chain.content = (chain.content + segments.contents[place]) & _U64
+            else:
+                chain.content = None
+        for found in segments.findings:
+            if (found.episode or 0, segments.player) in self._chains:
+                self._chains[found.episode or 0, segments.player].whole = False
 
     def finish(self) -> Iterator[Finding]:
         """Findings about whole episodes."""
@@ -177,6 +207,21 @@ class EpisodeRules:
                 severity="info" if self._run.state == "killed" else "warn", rule="episode/open", message=message
             )
 
+    def facts(self) -> list[EpisodeFacts]:
+        """All episodes in a few numbers, by number, when all blocks were seen."""
+        players: dict[int, dict[int, PlayerFacts]] = {}
+        for (number, player), chain in self._chains.items():
+            chain.whole = chain.whole and (number, player) in self._ended
+            players.setdefault(number, {})[player] = chain
+        out = []
+        for episode in self._run.episodes():
+            mine, end = players.get(episode.number, {}), episode.end
+            expected = {} if end is None else {int(player): rows for player, rows in end.rows.items()}
+            have = {player: one.rows for player, one in mine.items()}
+            complete = end is not None and expected == have and self.incomplete.isdisjoint(mine)
+            out.append(EpisodeFacts(episode.number, end, mine, complete))
+        return out
+
     def _check_records(self, episode: Episode) -> Iterator[Finding]:
         number = episode.number
         if episode.start is None and episode.rows:
@@ -185,7 +230,7 @@ class EpisodeRules:
             return
         expected = {int(player): rows for player, rows in episode.end.rows.items()}
         for player in sorted(expected.keys() | episode.rows.keys()):
-            if self._has_gaps(player):
+            if player in self.incomplete:
                 continue
             want, have = expected.get(player, 0), episode.rows.get(player, 0)
             if expected and want != have:
@@ -194,7 +239,7 @@ class EpisodeRules:
             chain = self._chains.get((number, player))
             if chain is None or episode.end.cut:  # cut anywhere, and the record says no more than that
                 continue
-            if not chain.ended:
+            if (number, player) not in self._ended:
                 message = "ended, but its last row is missing"
                 yield Finding(
                     severity="error",
@@ -207,7 +252,7 @@ class EpisodeRules:
             elif chain.rows > 1:
                 yield from self._check_flags(episode, player, chain)
 
-    def _check_flags(self, episode: Episode, player: int, chain: _Chain) -> Iterator[Finding]:
+    def _check_flags(self, episode: Episode, player: int, chain: PlayerFacts) -> Iterator[Finding]:
         """terminated and truncated of the last action against how the end record says it ended."""
         says = {0: "interrupted", 1: "terminated", 2: "truncated", 3: "terminated"}[chain.flags]
         # A player may be out long before the episode ends; only a row that says more than the record is wrong.

@@ -9,7 +9,7 @@ The order of findings is that of the files and blocks, whatever the number of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,50 +23,11 @@ from expkit.formats.shard.digest import RowHasher
 from expkit.formats.shard.layout import Finding as FileFinding
 from expkit.formats.shard.read import ShardReader
 from expkit.parallel import in_order
-from expkit.runs.episode_rules import Segments, segments_of
 from expkit.runs.finding import Finding, Severity
 from expkit.runs.glance import is_sound_at_a_glance
 from expkit.runs.layout import SHARD_SUFFIX
-from expkit.runs.value_rules import breaks_bounds, check_values, columns_for_values, judged_by_extremes
-from expkit.schema import KEY_NAMES, Schema
-
-_NEEDED = {"episode", "step", "is_first", "is_last"}
-
-
-class RowRules:
-    """What the rows of a run are judged by. `policies` is the length of the run's table.
-
-    wanted  columns that have to be decoded; of the others that rules are about, the extremes nearly always do
-    """
-
-    def __init__(self, schema: Schema, policies: int):
-        self.schema = schema
-        self._policies = policies
-        self._columns = {*KEY_NAMES, "terminated", "truncated", *columns_for_values(schema)}
-        self._bounded = [schema[name] for name in judged_by_extremes(schema)]
-        self.wanted = self._columns.difference(field.name for field in self._bounded)
-
-    def doubtful(self, extremes: Mapping[str, np.ndarray]) -> list[str]:
-        """Columns whose extremes are not within their bounds, so that their rows have to be judged."""
-        return [
-            field.name
-            for field in self._bounded
-            if field.name in extremes and breaks_bounds(field, extremes[field.name])
-        ]
-
-    def judge(
-        self, shard: str, block: BlockInfo, columns: dict[str, np.ndarray], keep: np.ndarray | None
-    ) -> tuple[list[Finding], Segments | None]:
-        """Findings in the rows `keep` (None: all) of a block's stored columns, and their segments; None where the
-        keys cannot be read."""
-        if not columns.keys() >= _NEEDED:
-            return [], None
-        rows = {name: values for name, values in columns.items() if name in self._columns}
-        if keep is not None:
-            rows = {name: values[keep] for name, values in rows.items()}
-        segments = segments_of(shard, block.index, block.player, rows, self._policies)
-        values = check_values(self.schema, shard, block.index, block.player, rows)
-        return [*segments.findings, *values], segments
+from expkit.runs.row_rules import Columns, RowRules, Verdict
+from expkit.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +80,13 @@ class FileToCheck:
 class Report:
     """What came of one piece of work: the records of a file, or one block.
 
-    rows      rows looked at
-    segments  of the rows that count;  unread: the player whose rows could not be read
+    rows     rows looked at
+    verdict  on the rows that count;  unread: the player whose rows could not be read
     """
 
     findings: list[Finding]
     rows: int = 0
-    segments: Segments | None = None
+    verdict: Verdict | None = None
     unread: int | None = None
     done_with: ShardReader | None = None
 
@@ -185,8 +146,9 @@ def _records(file: FileToCheck) -> Report:
 
 def _block(file: FileToCheck, reader: ShardReader, block: BlockInfo, hasher: RowHasher) -> Report:
     extremes: dict[str, np.ndarray] = {}
+    sums = np.zeros(block.rows, np.uint64)
     wanted = () if file.rules is None else file.rules.wanted
-    found, columns = check_block(reader, block, hasher, wanted, extremes)
+    found, decoded = check_block(reader, block, hasher, wanted, extremes, sums)
     findings = list(map(file.finding, found))
     visible = None if file.rules is None else file.visible(reader, block)
     if file.rules is None or visible is None:
@@ -196,11 +158,12 @@ def _block(file: FileToCheck, reader: ShardReader, block: BlockInfo, hasher: Row
     keep = visible if isinstance(visible, np.ndarray) else None
     for name in file.rules.doubtful(extremes):
         try:
-            columns |= reader.read_block(block.index, [name])
+            decoded |= reader.read_block(block.index, [name])
         except ShardError as error:  # it could be read a moment ago
             findings.append(file.wrong("file/unreadable", str(error)))
-    more, segments = file.rules.judge(file.shard, block, columns, keep)
-    return Report(findings + more, block.rows, segments, None if segments is not None else block.player)
+    verdict = file.rules.judge(file.shard, block, Columns(decoded, extremes, sums), keep, hasher)
+    unread = None if verdict.segments is not None else block.player
+    return Report(findings + verdict.findings, block.rows, verdict, unread)
 
 
 def check_records_only(file: FileToCheck) -> Iterator[Finding]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
-Severity = Literal["error", "warn", "info"]
+from expkit.rules.rule import Severity
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is not as it should be, and where. What does not apply is None.
 
-    rule   `file/checksum`, see the module's table
+    rule   `file/checksum`, see `expkit.rules.registry`
     shard  `w0/000003`;  block: position in that shard;  column: a stored column
     step   of the first row concerned
     """

@@ -3,8 +3,7 @@
     file/…      bytes of a shard: magic, checksums, records (rules of `expkit.formats.shard`)
     run/…       the folder: description, manifest, unclosed writers, what is left over
     ledger/…    produced = written + dropped + rejected + lost, by player
-    episode/…   each (episode, player): steps rise, one first and one last row, records agree with rows
-    value/…     actions legal under the stored mask, values within their declared bounds, no NaN in rewards
+    others      what the rows say: see `expkit.rules`
 
 `quick` looks at headers, footers, manifest and ledger only; `full` reads every byte and every row, once. Rows that a
 rewrite or a prune has superseded are checked as bytes and not judged by the other rules.
@@ -12,46 +11,50 @@ rewrite or a prune has superseded are checked as bytes and not judged by the oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
 from expkit.parallel import cores
+from expkit.rules.registry import RuleChoice, choose_rules
+from expkit.rules.rows import RunFacts
 from expkit.runs.episode_rules import EpisodeRules
-from expkit.runs.file_checks import FileToCheck, RowRules, check_files, check_records_only
+from expkit.runs.file_checks import FileToCheck, Report, check_files, check_records_only
 from expkit.runs.finding import Finding
 from expkit.runs.folder_rules import check_folder, check_superseded, retired_files
 from expkit.runs.layout import read_run_info
 from expkit.runs.read import Run
+from expkit.runs.row_rules import MAX_COUNTED, RowRules, finding_of
+from expkit.runs.seams import Seams, WholeEpisodes
 from expkit.runs.summary import Balance, balance, listed_rows
 from expkit.runs.superseding import visible_block
+from expkit.runs.traits import traits_of
 
 Level = Literal["quick", "full"]
-RULES = {
-    "file": "bytes of every shard",
-    "run": "folder and manifest",
-    "ledger": "the ledger against the files",
-    "episode": "structure of episodes",
-    "value": "meaning of values",
-}
-FULL_ONLY = ("episode", "value")  # families that `quick` does not look at
+QUICK = ("file", "run", "ledger")  # families that `quick` looks at
 
 
-def validate_shard(path: Path, level: Level = "full", jobs: int = 0) -> tuple[list[Finding], int]:
-    """Findings in one shard file by itself, and its rows (0 when it cannot be opened). `jobs` as `validate_run`."""
+def validate_shard(
+    path: Path, level: Level = "full", jobs: int = 0, rules: RuleChoice | None = None
+) -> tuple[list[Finding], int]:
+    """Findings in one shard file by itself, and its rows (0 when it cannot be opened). `jobs`, `rules` as
+    `validate_run`; only those about files apply, for what else a shard's rows belong to is not known."""
     file = FileToCheck(path, f"{path.resolve().parent.name}/{path.stem}")
     if level == "quick":
         findings = list(check_records_only(file))
     else:
         findings = [finding for report in check_files([file], jobs or cores()) for finding in report.findings]
+    findings = list(_weighed(findings, choose_rules() if rules is None else rules))
     try:
         with ShardReader(path) as reader:
             return findings, reader.rows
@@ -61,10 +64,13 @@ def validate_shard(path: Path, level: Level = "full", jobs: int = 0) -> tuple[li
 
 @dataclass(slots=True)
 class Totals:
-    """What a validation counts on its way: rows that count, and the ledger against them (empty without one)."""
+    """What a validation counts on its way: rows that count, the ledger against them (empty without one), and how many
+    rows, or of rules over episodes how many episodes, each rule has judged. Rules that are not about this run are
+    not among them."""
 
     rows: int = 0
     balance: list[Balance] = field(default_factory=list)
+    judged: Counter[str] = field(default_factory=Counter)
 
 
 def validate_run(
@@ -73,6 +79,7 @@ def validate_run(
     jobs: int = 0,
     progress: Callable[[int], None] | None = None,
     totals: Totals | None = None,
+    rules: RuleChoice | None = None,
 ) -> Iterator[Finding]:
     """Every finding, as it is found and always in the same order. Nothing in the run is changed, and nothing in it
     makes this raise.
@@ -81,8 +88,25 @@ def validate_run(
               the changes from row to row that are stored of them
     progress  called now and then with the number of rows looked at so far (`full` only)
     totals    filled in, for a caller who wants them
+    rules     which of them apply, and how; all as they are when left out
     """
-    totals = totals or Totals()
+    choice = choose_rules() if rules is None else rules
+    totals = Totals() if totals is None else totals
+    yield from _weighed(_findings(run, level, jobs, progress, totals, choice), choice)
+
+
+def _weighed(findings: Iterable[Finding], choice: RuleChoice) -> Iterator[Finding]:
+    """Those that are wanted, with the severity that holds for their rules."""
+    for finding in findings:
+        severity = choice.severity_of(finding.rule, finding.severity)
+        if severity is not None:
+            yield finding if severity == finding.severity else msgspec.structs.replace(finding, severity=severity)
+
+
+def _findings(
+    run: Run, level: Level, jobs: int, progress: Callable[[int], None] | None, totals: Totals, choice: RuleChoice
+) -> Iterator[Finding]:
+    """With the severities that rules give by themselves."""
     yield from check_folder(run)
     retired = retired_files(run) if run.superseding else []
     # A shard of a newer format says so among the files' findings; what would have to count its rows says nothing.
@@ -95,25 +119,67 @@ def validate_run(
         with suppress(ShardError):
             yield from _check_ledger(run, listed_rows(run), totals)
         return
-    judge: RowRules | None = None
-    rules: EpisodeRules | None = None
+    judged: _Judged | None = None
     with suppress(NotThere, CheckFailed):  # else the bytes alone are checked, and other findings say why
-        rules = EpisodeRules(run)
-        judge = RowRules(run.schema, _policies(run))
+        judged = _Judged(run, choice, totals)
     rows = 0
-    for report in check_files([*_files(run, judge), *spare], jobs or cores()):
+    for report in check_files([*_files(run, None if judged is None else judged.rows), *spare], jobs or cores()):
         yield from report.findings
-        if rules is not None and report.segments is not None:
-            yield from rules.extend(report.segments)
-        elif rules is not None and report.unread is not None:
-            rules.skip(report.unread)
+        if judged is not None:
+            yield from judged.take(report)
         rows += report.rows
         if progress is not None and report.rows:
             progress(rows)
     with suppress(ShardError):
         yield from _check_ledger(run, None, totals)
-    if rules is not None:
-        yield from rules.finish()
+    if judged is not None:
+        yield from judged.finish()
+
+
+class _Judged:
+    """What is known of a run beyond its blocks, put together from them in their order."""
+
+    def __init__(self, run: Run, choice: RuleChoice, totals: Totals):
+        self._episodes = EpisodeRules(run)
+        traits = traits_of(run.info)
+        self.rows = RowRules(run.schema, _policies(run), choice, traits, self._episodes.incomplete)
+        self._seams = Seams(self.rows, self._episodes.incomplete)
+        self._whole = WholeEpisodes(run, self.rows)
+        self._facts = RunFacts(run.schema, traits)
+        self._judged = totals.judged
+
+    def take(self, report: Report) -> Iterator[Finding]:
+        """The next block."""
+        if report.unread is not None:
+            self._episodes.skip(report.unread)
+            self._seams.skip(report.unread)
+        verdict = report.verdict
+        if verdict is None or verdict.segments is None:
+            return
+        yield from self._episodes.extend(verdict.segments)
+        yield from self._seams.extend(verdict)
+        yield from self._whole.extend(verdict)
+        self._facts.rows += sum(verdict.segments.rows)
+        self._judged.update(verdict.judged)
+        for name, (values, rows) in verdict.counts.items():
+            counts = self._facts.counts.setdefault(name, {})
+            if len(counts) <= MAX_COUNTED:
+                for value, count in zip(values.tolist(), rows.tolist(), strict=True):
+                    counts[value] = counts.get(value, 0) + count
+
+    def finish(self) -> Iterator[Finding]:
+        """Findings about whole episodes and the run as a whole."""
+        yield from self._episodes.finish()
+        self._judged.update(self._whole.judged)
+        facts = self._facts
+        facts.episodes = self._episodes.facts()
+        facts.constant = {} if self.rows.constants is None else self.rows.constants.found()
+        facts.counts = {name: counts for name, counts in facts.counts.items() if len(counts) <= MAX_COUNTED}
+        for id, active in self.rows.applied.items():
+            if active.rule.over == "run":
+                self._judged[id] = facts.rows
+                for violation in active.rule(facts, **active.options):
+                    yield finding_of(active, violation)
 
 
 def _policies(run: Run) -> int:

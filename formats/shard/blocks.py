@@ -305,16 +305,17 @@ class ColumnPlan:
         """Add to uint64 `sums` (rows,) what a `summable` column adds to the sum of each row (SPEC.md, "Digest"),
         without building the rows. `keys`: its key stream.
 
-        Gives the smallest and the largest value, NaN left out; nothing where all is NaN. Raises ShardError; `sums` then
-        mean nothing.
+        Gives the smallest and the largest value, where there is one, and behind them NaN, where there is one. Raises
+        ShardError; `sums` then mean nothing.
         """
         column = self.column
         width, itemsize = column.row_bytes, column.dtype.itemsize
         if self.filter == CONSTANT:
             row = payloads[0].view(column.dtype)
             sums += np.uint64(nh_row(row.ctypes.data, width, keys.ctypes.data))
-            numbers = row[row == row]
-            return np.array([numbers.min(), numbers.max()]) if len(numbers) else numbers
+            numbers, strange = row[row == row], row[row != row]
+            extremes = [numbers.min(), numbers.max()] if len(numbers) else []
+            return np.array([*extremes, *strange[:1]], column.dtype)
         table = np.empty((len(payloads), 4), np.int64)
         table[:, :2] = [(payload.__array_interface__["data"][0], len(payload)) for payload in payloads]
         table[:, 2] = self.inside

@@ -62,6 +62,7 @@ def check_block(
     hasher: RowHasher | None,
     wanted: Collection[str] | None = None,
     extremes: dict[str, np.ndarray] | None = None,
+    sums: np.ndarray | None = None,
 ) -> tuple[list[Finding], dict[str, np.ndarray]]:
     """Findings in one block's head and columns, and the stored columns that could be decoded. Without a hasher only
     checksums are compared and no column is decoded. Safe to call from several threads.
@@ -69,6 +70,7 @@ def check_block(
     wanted    columns that the caller needs, None for all. Others are checked all the same, but not given where that can
               be done without building their rows: columns of many bytes a row, which hardly change from row to row.
     extremes  filled in for those columns: the smallest and the largest value, as `ShardReader.sum_columns` gives them
+    sums      uint64 (rows,), filled in with what those columns add to the sum of each row
     """
     try:
         head = reader.head(block.index)
@@ -86,11 +88,13 @@ def check_block(
     findings += _check_rows(reader, block, head, columns)
     if extremes is not None:
         extremes |= columns.extremes
+    if sums is not None:
+        sums[:] = columns.sums
     return findings, columns.decoded
 
 
 class _Columns:
-    """What is taken of one block's columns: decoded, or only added to `sums`, and `extremes` of them kept."""
+    """What is taken of one block's columns: `decoded`, or only added to `sums`, and `extremes` of them kept."""
 
     def __init__(self, reader: ShardReader, block: BlockInfo, hasher: RowHasher, wanted: Collection[str] | None):
         self.decoded: dict[str, np.ndarray] = {}
@@ -98,7 +102,7 @@ class _Columns:
         self._reader = reader
         self._block = block
         self._hasher = hasher
-        self._sums = np.zeros(block.rows, np.uint64)
+        self.sums = np.zeros(block.rows, np.uint64)
         self._unwanted: set[str] = set()
         if wanted is not None:  # scalars have statistics to be compared, and cost next to nothing
             self._unwanted = {column.name for column in reader.schema.columns if column.items} - {*wanted}
@@ -106,7 +110,7 @@ class _Columns:
     def take(self, names: Collection[str]) -> None:
         """Raises ShardError; the columns `names` are then missing."""
         unwanted = [name for name in names if name in self._unwanted]
-        summed = self._reader.sum_columns(self._block.index, unwanted, self._hasher.keys, self._sums)
+        summed = self._reader.sum_columns(self._block.index, unwanted, self._hasher.keys, self.sums)
         self.decoded |= self._reader.read_block(self._block.index, [name for name in names if name not in summed])
         self.extremes |= summed
 
@@ -115,7 +119,7 @@ class _Columns:
         if len(self.decoded) + len(self.extremes) + len(lost) < len(self._reader.names):
             return None
         columns = self.decoded | zeros_for(self._reader.schema, lost, self._block.rows)
-        return self._hasher.rows(columns, self._block.player, self._sums, self.extremes)
+        return self._hasher.rows(columns, self._block.player, self.sums, self.extremes)
 
 
 def _finding(

@@ -388,9 +388,9 @@ class ShardReader:
         building their rows: in a seventh of the time that reading, hashing and comparing 14 KB of planes took. `keys`:
         key stream of each column.
 
-        Gives of each column the smallest and the largest value as an array of its dtype, NaN left out, empty where all
-        is NaN. Those of `names` that are not stored such that this can be done are not touched and not among the keys.
-        Raises ShardError as `read_block` does; `sums` then mean nothing.
+        Gives of each column the smallest and the largest value as an array of its dtype, where there is one, and behind
+        them NaN, where there is one. Those of `names` that are not stored such that this can be done are not touched
+        and not among the keys. Raises ShardError as `read_block` does; `sums` then mean nothing.
         """
         head, info = self.head(index), self.blocks[index]
         plans = []

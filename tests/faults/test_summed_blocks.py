@@ -204,33 +204,33 @@ BROKEN = {
     "reward": ([("reward", (12, 0), np.nan)], "reward", 12, "reward nan is no number"),
     "last": ([("choice", (HALF - 1, 3), 10)], None, 0, ""),
     "absent": ([("choice", (12, 3), 10), ("valid:choice", 12, False)], None, 0, ""),
-    "NaN": ([("observation", (37, 4), np.nan)], None, 0, ""),
-    "hidden": ([ABOVE, ("observation", (5, 0), np.nan)], None, 0, ""),
+    "NaN": ([("observation", (37, 4), np.nan)], "observation", 37, "holds NaN"),
+    "beside NaN": ([ABOVE, ("observation", (37, 0), np.nan)], "observation", 37, "holds NaN", "1.5 is above 1"),
 }
 
 
 @pytest.mark.parametrize("cuts", [(ROWS,), (FIRST, ROWS)], ids=["one block", "two blocks"])
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_bound_is_found_as_in_decoded_rows(tmp_path, monkeypatch, case, cuts):
-    changes, column, at, message = BROKEN[case]
+    changes, column, at, *messages = BROKEN[case]
     path = wide_run(tmp_path / "run", changes, cuts)
     found = findings(path)
     assert [(f.column, f.message, f.episode, f.step, f.block) for f in found] == (
-        [] if column is None else [(column, message, 7 + at // HALF, at % HALF, 0)]
+        [] if column is None else [(column, message, 7 + at // HALF, at % HALF, 0) for message in messages]
     )
-    assert {f.rule for f in found} <= {"value/bounds", "value/reward"}
+    assert {f.rule for f in found} <= {"value/bounds", "value/nan", "value/reward"}
     monkeypatch.setattr(file_checks, "check_block", lambda *arguments: check_block(*arguments[:3]))
     assert found == findings(path)
 
 
 def test_bounds_are_judged_by_the_rows_that_count(tmp_path):
-    """Episode 7 is pruned: what is wrong in it, or hides what is wrong elsewhere, is nothing any more."""
+    """Episode 7 is pruned: what is wrong in it is nothing any more."""
     path = wide_run(tmp_path / "bad", [("observation", (3, 4), 1.5)])
     assert [finding.episode for finding in findings(path)] == [7]
     hide(path, 7, 7, HALF)
     assert {finding.rule for finding in findings(path)} == {"run/superseded"}
-    path = wide_run(tmp_path / "hidden", [("observation", (3, 4), np.nan), ("observation", (150, 2), 7)])
-    assert findings(path) == []
+    path = wide_run(tmp_path / "beside", [("observation", (3, 4), np.nan), ("observation", (150, 2), 7)])
+    assert [(f.rule, f.episode) for f in findings(path)] == [("value/nan", 7), ("value/bounds", 8)]
     hide(path, 7, 7, HALF)
     assert [(f.rule, f.episode, f.step) for f in findings(path)][1:] == [("value/bounds", 8, 30)]
 

@@ -25,6 +25,8 @@ EMPTY_SHARDS = 10_000
 def write_run(path: Path, work: Workload, copies: int = COPIES) -> None:
     """The workload's rows, several times over as other episodes, a shard each time."""
     rows = {name: values[work.order] for name, values in work.logical.items()}
+    # A game's last row is given as one more transition, so that this is the one that ends it.
+    rows |= {"terminated": work.columns["is_last"][work.order].astype(bool), "truncated": np.zeros(work.rows, bool)}
     episodes, places = np.unique(work.columns["episode"][work.order], return_inverse=True)
     steps = work.columns["step"][work.order]
     with Recorder(

@@ -19,6 +19,12 @@ from expkit.kernels import generals_state as k
 from expkit.serialize.board_fields import padded_actions
 
 _FIRST_SLOT = np.zeros(1, np.int64)
+_GIVEN = (
+    "map",
+    "leaves",
+    "order",
+    "padded",
+)  # in an episode's metadata: it does not follow from seed and actions alone
 
 
 class TrueBoard(NamedTuple):
@@ -172,6 +178,33 @@ class GeneralsReplay:
     def rewards(self) -> dict[int, float]:
         """Of the last step: -1 for who went out, 1 for who is left alone, else 0."""
         return dict(self._rewards)
+
+
+def replay_rewards(config: GeneralsConfig, start: EpisodeStart, seed: int, actions: np.ndarray) -> np.ndarray:
+    """Rewards of a whole game played again: float32 (T, P), for int64 `actions` of that shape, -1 for a player who has
+    no row. An action that the mask did not allow was played as a pass.
+
+    Raises GameError for metadata that describes no game, for another number of players, and for an action that is none
+    of the game's.
+    """
+    if actions.ndim != 2 or actions.shape[1] != config.players:
+        raise GameError(f"episode {start.episode}: rows of {actions.shape[1:]} players, the game has {config.players}")
+    game = None if start.metadata.keys().isdisjoint(_GIVEN) else GeneralsReplay(config, start, seed)
+    known = (config if game is None else game.config).actions
+    if actions.size and not -1 <= int(actions.min()) <= int(actions.max()) < known:
+        raise GameError(f"episode {start.episode}: action {int(actions.max())} is none of {known:,}")
+    rewards = np.zeros(actions.shape, np.float32)
+    if game is None:
+        arrays = GeneralsArrays(config, 1, seed)
+        arrays.one[0, k.EPISODE] = np.uint64(start.episode).astype(np.int64)
+        played = np.where(actions < 0, config.actions - 1, actions)
+        with compiling("generals-replay"):
+            kernel.replay_rewards(arrays.rules, arrays.games, arrays.scratch, played, rewards)
+        return rewards
+    for step, row in enumerate(actions.tolist()):
+        game.step({player: action for player, action in enumerate(row) if action >= 0 and game.alive(player)})
+        rewards[step] = [game.rewards()[player] for player in range(config.players)]
+    return rewards
 
 
 def _laid_out(config: GeneralsConfig, start: EpisodeStart, seed: int) -> tuple[GeneralsConfig, EpisodeStart]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from expkit.config import GameSettings
 from expkit.episodes import EpisodeStart
@@ -23,6 +24,7 @@ class GeneralsSource:
     """See `expkit.games.GameSource`."""
 
     name = "generals"
+    simultaneous_moves = True
 
     def configure(self, settings: GameSettings) -> GeneralsConfig:
         height, width = parse_board_size(settings.size)
@@ -71,3 +73,8 @@ class GeneralsSource:
         from expkit.games.generals.resimulate import GeneralsReplay
 
         return GeneralsReplay(config, start, seed)
+
+    def replay_rewards(self, config: GeneralsConfig, start: EpisodeStart, seed: int, actions: np.ndarray) -> np.ndarray:
+        from expkit.games.generals.resimulate import replay_rewards
+
+        return replay_rewards(config, start, seed, actions)
