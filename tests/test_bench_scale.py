@@ -3,15 +3,21 @@ the report that the repository keeps."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from bench_reports import report as bench_report
 
 from expkit import open_run
-from expkit.bench import scale, scale_table
+from expkit.bench import scale, scale_table, table
 from expkit.bench.lab import Lab
 from expkit.bench.scale import MEASURES, Point, ScaleReport, Series, sizes
 from expkit.commands import main
 from expkit.errors import CheckFailed, NotThere
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT, README = ROOT / ".ci/scale.json", ROOT / "README.md"
 
 
 def made(rows=(1e5, 1e6, 1e8), shards=(1, 10)) -> ScaleReport:
@@ -23,6 +29,24 @@ def made(rows=(1e5, 1e6, 1e8), shards=(1, 10)) -> ScaleReport:
 
     series = [Series("rows", "of rows", points("rows", rows)), Series("shards", "of shards", points("shards", shards))]
     return ScaleReport(scale.SCHEMA, "2026-11-28T00:00:00Z", 1.0, bench_report().machine, series)
+
+
+def test_the_readme_shows_the_report_of_the_repository():
+    text = scale_table.markdown(scale_table.read_scale(KEPT))
+    if os.environ.get("EXPKIT_UPDATE_README"):
+        table.replace_part(README, text, scale_table.PART)
+    assert table.part_of(README, scale_table.PART) == text, (
+        "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_bench_scale.py"
+    )
+
+
+def test_the_report_of_the_repository_is_whole():
+    kept = scale_table.read_scale(KEPT)
+    assert {one.name: [point.size for point in one.points] for one in kept.series} == {
+        "rows": sizes(10**8, 10**5),
+        "shards": sizes(10**4, 1),
+    }
+    assert all(point.values.keys() == MEASURES[one.name].keys() for one in kept.series for point in one.points)
 
 
 @pytest.mark.parametrize(
