@@ -397,7 +397,10 @@ def _nearest(path: str) -> str:
 
 
 def load_file(path: Path) -> dict[str, Any]:
-    """Settings of a YAML or JSON file as {key: typed value}. Raises ConfigError, NotThere, OSError."""
+    """Settings of a YAML or JSON file as {key: typed value}; those of a run's `run.yaml` play its episodes again.
+
+    Raises ConfigError, NotThere, OSError.
+    """
     try:
         if path.suffix == ".json":
             tree = msgspec.json.decode(yaml12.read_bounded(path))
@@ -407,7 +410,28 @@ def load_file(path: Path) -> dict[str, Any]:
         raise NotThere(f"{path}: no such settings file; write one with: expkit config init {path}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    tree = _settings_of_run(tree)
     return {setting.key: _convert(setting, value, str(path)) for setting, value in _flatten(tree, str(path))}
+
+
+def _settings_of_run(tree: Any) -> Any:
+    """Of the description of a run what it was recorded with, and the seed that was drawn for it; else `tree`."""
+    if not isinstance(tree, Mapping) or not {"run", "config", "schema"} <= tree.keys():
+        return tree
+    run, config = tree["run"], tree["config"]
+    if not isinstance(run, Mapping) or not isinstance(config, Mapping):
+        return tree
+    given = {
+        section: {key: value for key, value in members.items() if value is not None}
+        if isinstance(members, Mapping)
+        else members
+        for section, members in config.items()
+    }
+    if isinstance(given.get("game"), dict) and run.get("seed") is not None:
+        given["game"]["seed"] = run["seed"]
+    if isinstance(given.get("recording"), dict):
+        given["recording"].pop("append", None)  # the run to go on with is another one
+    return given
 
 
 def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> dict[str, Any]:

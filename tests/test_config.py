@@ -205,3 +205,20 @@ def test_the_digest_tells_settings_apart():
     digests = {resolve({"seed": seed}, None, {}).config.digest for seed in range(20)}
     assert len(digests) == 20
     assert resolve({"seed": 3}, None, {}).config.digest in digests
+
+
+def test_the_description_of_a_run_holds_settings(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "run: {seed: 7}\nschema: {}\nconfig: {game: {size: 8x9, seed: null}, recording: {append: true, rows: null, "
+        "episodes: 3}}\n"
+    )
+    assert load_file(path) == {"game.size": "8x9", "game.seed": 7, "recording.episodes": 3}
+
+
+@pytest.mark.parametrize("text", ["run: 5\nconfig: {}\nschema: {}", "run: {}\nconfig: 5\nschema: {}"])
+def test_what_only_looks_like_a_description_is_refused(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="unknown key 'run'"):
+        load_file(path)

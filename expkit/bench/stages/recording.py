@@ -64,7 +64,7 @@ for _name, _shape in SHAPES.items():
 
 def _record(lab: Lab, unrecorded: Game, game: Game, least: int) -> Trial:
     """At least so many rows a pass."""
-    playing = Playing(unrecorded, TICKS_PER_CALL)
+    playing = Playing(unrecorded)
     schema, players = game.schema, game.players
     path = lab.path("run")
     create_run(path, RunInfo(new_run_id(), "bench", schema, [f"player{p}" for p in range(players)], []))
