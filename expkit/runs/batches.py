@@ -103,12 +103,17 @@ def rows_wanted(block: VisibleBlock, rows: Rows, part: slice | None = None) -> n
     return first + np.flatnonzero(keep)
 
 
+def check_batch_size(batch_size: int | None) -> None:
+    """Raises UsageError for a batch of no rows; None leaves the size to the files."""
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"a batch of {batch_size} rows is none; use 1 or more")
+
+
 def scan(
     run: Run, decoder: BatchDecoder, batch_size: int | None, rows: Rows, skip_damaged: bool, threads: int
 ) -> Iterator[Batch]:
     """See `Run.scan`."""
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} rows is none; use 1 or more")
+    check_batch_size(batch_size)
     parts = _in_file_order(run, decoder.names, rows, skip_damaged)
     batches = _as_they_are(parts, decoder.row_bytes) if batch_size is None else _of_size(parts, batch_size)
     yield from in_order(decoder.make, batches, threads)
@@ -167,8 +172,7 @@ def shuffled(
     threads: int,
 ) -> Iterator[Batch]:
     """See `Run.shuffled`."""
-    if batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} rows is none; use 1 or more")
+    check_batch_size(batch_size)
     piece = FRAME_ROWS * min(max(round(PIECE_BYTES / (FRAME_ROWS * decoder.row_bytes)), 1), PIECE_FRAMES)
     pieces = _pieces(run, piece)
     pieces = pieces[np.random.default_rng([seed, epoch]).permutation(len(pieces))]

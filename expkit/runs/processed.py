@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expkit.errors import CheckFailed, NotThere, ShardError, UsageError
+from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.parallel import in_order
 from expkit.pipeline import Chain, ColumnBatch
@@ -39,8 +39,7 @@ def scan(
     threads: int,
 ) -> Iterator[Batch]:
     """See `Run.scan`."""
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} rows is none; use 1 or more")
+    batches.check_batch_size(batch_size)
     decoder = _ProcessingDecoder(chain, columns)
     made: Iterator[Batch]
     if chain.whole_episodes:
@@ -65,8 +64,7 @@ def shuffled(
     threads: int,
 ) -> Iterator[Batch]:
     """See `Run.shuffled`."""
-    if batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} rows is none; use 1 or more")
+    batches.check_batch_size(batch_size)
     decoder = _ProcessingDecoder(chain, columns)
     if not chain.whole_episodes:
         yield from _of_size(batches.shuffled(run, decoder, batch_size, seed, epoch, rows, memory, threads), batch_size)

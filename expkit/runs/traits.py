@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from expkit.errors import ExpkitError
 from expkit.games import find_source
+from expkit.rewards.columns import is_the_games
 from expkit.runs.layout import RunInfo
 from expkit.runs.origins import origins_of
 
 SIMULTANEOUS = "simultaneous_moves"  # in a run's metadata, of games that expkit does not know
-REWARDS, REWARD = "rewards", "reward"  # there, what each column of rewards is; the game's own where it is not told
 
 
 def traits_of(info: RunInfo) -> frozenset[str]:
@@ -30,8 +30,7 @@ def _traits(name: str, game: object, info: RunInfo) -> frozenset[str]:
     if not isinstance(game, dict):
         return frozenset(told)
     traits = {source.name, "replayable", *told}
-    rewards = info.metadata.get(REWARDS)
-    if not isinstance(rewards, dict) or REWARD not in rewards:
+    if is_the_games(info.metadata):
         traits.add("game-rewards")
     if source.simultaneous_moves:
         traits.add("simultaneous")
