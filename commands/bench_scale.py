@@ -12,6 +12,7 @@ import typer
 
 from expkit.bench import scale_table
 from expkit.bench.lab import Lab
+from expkit.bench.results import save_report
 from expkit.bench.scale import LEAST_ROWS, ScaleReport, Series, measure_scale
 from expkit.bench.words import format_limits, format_machine
 from expkit.commands import output
@@ -57,7 +58,7 @@ def run_scale(
 
 def _write(report: ScaleReport, save: Path | None, plot: Path | None, readme: Path | None) -> None:
     if save is not None:
-        scale_table.save_scale(report, save)
+        save_report(report, save)
     if plot is not None:
         from expkit.bench.scale_plot import plot as draw
 

@@ -12,6 +12,7 @@ from bench_reports import report as bench_report
 from expkit import open_run
 from expkit.bench import scale, scale_table, table
 from expkit.bench.lab import Lab
+from expkit.bench.results import save_report
 from expkit.bench.scale import MEASURES, Point, ScaleReport, Series, sizes
 from expkit.commands import main
 from expkit.errors import CheckFailed, NotThere
@@ -114,7 +115,7 @@ def test_what_is_kept_is_read_again_and_nothing_else(tmp_path):
     path = tmp_path / "scale.json"
     with pytest.raises(NotThere, match="--save-baseline"):
         scale_table.read_scale(path)
-    scale_table.save_scale(made(), path)
+    save_report(made(), path)
     assert scale_table.read_scale(path) == made()
     for text, words in (("{}", "not a report"), (path.read_text().replace("scale/1", "scale/9"), "scale/9")):
         path.write_text(text)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
+from expkit.bench.results import read_kept
 from expkit.bench.scale import MEASURES, SCHEMA, ScaleReport, Series
 from expkit.bench.table import make_table
 from expkit.bench.words import format_date, format_limits, format_machine, format_ratio, format_time, format_versions
-from expkit.errors import CheckFailed, NotThere
-from expkit.files import write_atomic
 from expkit.units import format_size
 
 PART = "scale"  # of a README, between the lines <!-- scale --> and <!-- end scale -->
@@ -57,19 +54,7 @@ def markdown(report: ScaleReport) -> str:
     return "\n".join(parts)
 
 
-def save_scale(report: ScaleReport, path: Path) -> None:
-    """As indented JSON, in place of what is there."""
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-
-
 def read_scale(path: Path) -> ScaleReport:
     """Raises NotThere for a file that is not there, CheckFailed for one that is no report of this version."""
-    try:
-        report = msgspec.json.decode(path.read_bytes(), type=ScaleReport)
-    except FileNotFoundError:
-        raise NotThere(f"{path}: no such report; make one with expkit bench --scale N --save-baseline {path}") from None
-    except msgspec.DecodeError as error:
-        raise CheckFailed(f"{path}: not a report of expkit bench --scale: {error}") from None
-    if report.schema != SCHEMA:
-        raise CheckFailed(f"{path}: a report of {report.schema}, not {SCHEMA}; make it anew with --save-baseline")
-    return report
+    missing = f"no such report; make one with expkit bench --scale N --save-baseline {path}"
+    return read_kept(path, ScaleReport, SCHEMA, "expkit bench --scale", missing)
