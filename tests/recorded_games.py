@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from expkit.collect.session import Session
 from expkit.config import resolve
 
@@ -24,3 +26,11 @@ def record_games(path: Path, **flags: Any) -> Path:
     result = Session(resolve(small | flags, environ={}).config, path).run()
     assert result.error is None
     return path
+
+
+def importable(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> Path:
+    """`folder` with a module of a user's, found by this process and by those it starts."""
+    (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recorded_games import record
+from recorded_games import importable, record
 from test_compact import expkit
 from test_merge import join
 from test_rewrite_rewards import COLUMNS, by_the_twins, careless, same, stored
@@ -141,10 +141,7 @@ def grumpy(batch):
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "my_record_rewards.py").write_text(USER)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path
+    return importable(tmp_path, monkeypatch, "my_record_rewards.py", USER)
 
 
 def test_a_users_reward_while_games_are_played(user: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference_rewards as slow
 from gior_files import gior
-from recorded_games import record
+from recorded_games import importable, record
 from test_compact import expkit, lose_columns
 from test_merge import join
 from test_rewards import ODD, ODD_TEXT
@@ -265,10 +265,7 @@ def peeks(batch):
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "my_rewards_here.py").write_text(USER)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path
+    return importable(tmp_path, monkeypatch, "my_rewards_here.py", USER)
 
 
 def test_a_users_reward_on_any_run(user: Path, truthful: Path, tmp_path: Path) -> None:
