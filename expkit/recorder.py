@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
 import numpy as np
 
 from expkit.buffers.budget import plan_blocks
@@ -21,9 +19,10 @@ from expkit.collect.background import BackgroundCollector
 from expkit.collect.row_lane import RowLane
 from expkit.collect.sharded import ShardedFeed
 from expkit.collect.subscribe import Subscription
-from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
+from expkit.episodes import Ended, PolicyInfo
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
+from expkit.recording.episodes import COUNTER, EpisodeBook
 from expkit.rows import Progress, RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
@@ -38,37 +37,6 @@ if TYPE_CHECKING:
     from expkit.pipeline.chain import Pipeline
 
 Mode = Literal["x", "a", "w"]
-_COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer counts
-
-
-class _Episode:
-    """An episode that is being recorded: each player's part, and how those that are over ended."""
-
-    __slots__ = ("ended", "outcome", "parts")
-
-    def __init__(self) -> None:
-        self.parts: dict[int, Progress] = {}
-        self.ended: dict[int, Ended] = {}
-        self.outcome: dict[str, float | None] = {}
-
-
-class _Finished:
-    """The set of finished episode numbers; numbers that follow one another cost one integer altogether. The `before`
-    numbers from `first` on count as finished."""
-
-    def __init__(self, first: int, before: int = 0):
-        self._floor = first + before
-        self._above: set[int] = set()
-        self._first = first
-
-    def add(self, number: int) -> None:
-        self._above.add(number)
-        while self._floor in self._above:
-            self._above.remove(self._floor)
-            self._floor += 1
-
-    def __contains__(self, number: int) -> bool:
-        return self._first <= number < self._floor or number in self._above
 
 
 class Recorder:
@@ -150,10 +118,10 @@ class Recorder:
             seed=seed,
         )
         held: int | tuple[int, Lock] | None = writer
-        self._counter = 0
+        before = 0
         if mode == "a":
             check_same(self.path, begin_run(self.path, info), stored, len(names))
-            held, self._counter = take_writer(self.path, writer, join=writer is None)
+            held, before = take_writer(self.path, writer, join=writer is None)
         else:
             create_run(self.path, info, force=mode == "w")
         limits = ShardLimits(parse_size(shard_size), shard_rows, parse_duration(shard_age))
@@ -170,7 +138,7 @@ class Recorder:
             frame_rows=frame_rows,
             pipeline=processing,
         )
-        self._source = source
+        self._book = EpisodeBook(self.writer, before, source, len(self.players), self._writer.info.config_digest)
         self._factory = RowFactory(schema, len(names))
         self._feed = self.collector.feed()
         self._lanes: list[RowLane] = []
@@ -178,8 +146,6 @@ class Recorder:
             self._lanes = [RowLane(self._feed, self._factory, player) for player in range(len(self.players))]
         # By player, and episode as it was given to add; empty where there are no lanes.
         self._open: dict[tuple[int, int], Progress] = {}
-        self._episodes: dict[int, _Episode] = {}
-        self._finished = _Finished(episode_number(self.writer, 0), self._counter)
         self._block_rows = plan.block_rows
         self._lock = threading.RLock()
         self._closed = False
@@ -194,16 +160,10 @@ class Recorder:
         meets a new number."""
         with self._lock:
             self._check()
-            if number is None:
-                number = episode_number(self.writer, self._counter)
-                while number in self._episodes or number in self._finished:
-                    self._counter += 1
-                    number = episode_number(self.writer, self._counter)
-                self._counter += 1
-            number = self._number(number)
-            if number in self._episodes or number in self._finished:
+            number = self._book.allot() if number is None else self._book.whole(number)
+            if self._book.has_begun(number):
                 raise SchemaError(f"episode {number} has begun already")
-            self._begin(number, dict(seeds or {}), metadata)
+            self._feed.commit((self._book.begin(number, seeds or {}, metadata),))
             return number
 
     def set_policy(self, player: int, name: str, *, version: int = 0, checkpoint: str = "", digest: str = "") -> None:
@@ -223,8 +183,8 @@ class Recorder:
                 return
             self._check()
             self._factory.check_player(player)
-            number = self._number(episode)
-            self._refuse_ended(number, player)
+            number = self._book.whole(episode)
+            self._book.refuse_ended(number, player)
             views, index = self._feed.reserve(player, 1)
             self._factory.transition(views, index, player, number, step, fields)
             progress = self._note_part(number, player)
@@ -245,9 +205,9 @@ class Recorder:
             self._check()
             self._factory.check_player(player)
             unique, places = np.unique(given, return_inverse=True)
-            numbers = np.array([self._number(one) for one in unique.tolist()], np.uint64)[places]
+            numbers = np.array([self._book.whole(one) for one in unique.tolist()], np.uint64)[places]
             for number in numbers[np.sort(np.unique(places, return_index=True)[1])].tolist():
-                self._refuse_ended(number, player)
+                self._book.refuse_ended(number, player)
             for at in range(0, len(steps), self._block_rows):
                 part = slice(at, at + self._block_rows)
                 rows = len(steps[part])
@@ -274,7 +234,7 @@ class Recorder:
         follows from the last `terminated` and `truncated`, unless `ended` says. Raises SchemaError."""
         with self._lock:
             self._check()
-            episode = self._number(episode)
+            episode = self._book.whole(episode)
             if player is not None:
                 self._end_player(episode, player, outcome, ended, step, observation)
                 return
@@ -309,12 +269,7 @@ class Recorder:
                 return
             self._closed = True
             if self.collector.shards.failure is None:
-                now = time.time_ns()
-                ends = [
-                    msgspec.structs.replace(self._end_record(number, known, now, "interrupted"), cut=True)
-                    for number, known in self._episodes.items()
-                ]
-                self._feed.commit((), ends)
+                self._feed.commit((), self._book.cut_off())
         self.collector.close()
 
     def __enter__(self) -> Recorder:
@@ -328,44 +283,17 @@ class Recorder:
             raise BufferClosed(f"{self.path}: the recorder is closed")
         self.collector.check()
 
-    def _begin(self, number: int, seeds: dict[str, int], metadata: dict[str, Any]) -> _Episode:
-        start = EpisodeStart(
-            episode=number,
-            time_ns=time.time_ns(),
-            players=list(range(len(self.players))),
-            game=self._source,
-            config_digest=self._writer.info.config_digest,
-            seeds=seeds,
-            metadata=metadata,
-        )
-        try:
-            msgspec.json.encode(start)  # here, not in a drain thread
-        except (TypeError, ValueError) as error:
-            raise SchemaError(f"episode {number}: metadata has to be JSON values: {error}") from None
-        known = self._episodes[number] = _Episode()
-        self._feed.commit((start,))
-        return known
-
     def _note_part(self, number: int, player: int) -> Progress:
         """The player's part of an episode, to which rows were written; the episode begins if it is new."""
-        known = self._episodes.get(number) or self._begin(number, {}, {})
+        known = self._book.open.get(number)
+        if known is None:
+            self._feed.commit((self._book.begin(number, {}, {}),))
+            known = self._book.open[number]
         progress = known.parts.get(player)
         if progress is None:
             progress = known.parts[player] = self._factory.progress(number, player)  # type: ignore[assignment]
         assert progress is not None
         return progress
-
-    def _number(self, episode: int) -> int:
-        """The whole number of an episode: what a writer counts by itself gets the writer put in front."""
-        writer, counter = int(episode) >> WRITER_BITS, int(episode)
-        if counter < 0 or writer not in (0, self.writer):
-            raise SchemaError(f"episode {episode} is out of range; writer w{self.writer} counts from 0 to 2**48 - 1")
-        return counter if writer else episode_number(self.writer, counter)
-
-    def _refuse_ended(self, number: int, player: int) -> None:
-        known = self._episodes.get(number)
-        if number in self._finished or (known is not None and player in known.ended):
-            raise SchemaError(f"episode {number} player {player} has ended; its rows are complete")
 
     def _end_player(
         self,
@@ -376,31 +304,14 @@ class Recorder:
         step: int | None,
         observation: dict[str, Any],
     ) -> None:
-        self._refuse_ended(episode, player)
+        self._book.refuse_ended(episode, player)
         views, index = self._feed.reserve(player, 1)
         progress = self._factory.final(views, index, player, episode, observation, step)
         self._feed.sink.position[player] += 1
-        known = self._episodes[episode]
-        for given in (episode, episode & _COUNTER):
+        for given in (episode, episode & COUNTER):
             self._open.pop((player, given), None)
-        how: Ended = "terminated" if progress.terminated else "truncated" if progress.truncated else "interrupted"
-        known.ended[player] = ended or how
-        known.outcome[str(player)] = None if outcome is None else float(outcome)
-        ends: tuple[EpisodeEnd, ...] = ()
-        if len(known.ended) == len(known.parts):
-            del self._episodes[episode]
-            self._finished.add(episode)
-            hows = set(known.ended.values())
-            overall: Ended = (
-                "terminated" if "terminated" in hows else "truncated" if "truncated" in hows else "interrupted"
-            )
-            ends = (self._end_record(episode, known, time.time_ns(), overall),)
-        self._feed.commit((), ends)
-
-    def _end_record(self, number: int, known: _Episode, now: int, ended: Ended) -> EpisodeEnd:
-        rows = {str(player): part.rows for player, part in known.parts.items()}
-        steps = [part.rows - (player in known.ended) for player, part in known.parts.items()]
-        return EpisodeEnd(number, now, ended, max(steps, default=0), known.outcome, rows)
+        end = self._book.end_player(episode, player, progress, outcome, ended)
+        self._feed.commit((), () if end is None else (end,))
 
 
 def _slice(value: Any, part: slice) -> Any:
