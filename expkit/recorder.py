@@ -1,6 +1,7 @@
 """`Recorder`: what a training script uses to record. Rows in, durable and checksummed shards out.
 
-This is the row form: `add`, `add_batch`, `end`, `flush`. Everything given is copied at the call.
+Two forms: `reset` and `step` follow the loop of a Gymnasium environment, single or vectorised; `add`, `add_batch` and
+`end` take rows that somebody else has numbered. Everything given is copied at the call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from expkit.collect.subscribe import Subscription
 from expkit.episodes import Ended, PolicyInfo
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
+from expkit.recording.autoreset import autoreset_mode
 from expkit.recording.episodes import COUNTER, EpisodeBook
+from expkit.recording.seeds import by_env, seeds_by_env
+from expkit.recording.steps import StepRecording
 from expkit.rows import Progress, RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
@@ -50,6 +54,9 @@ class Recorder:
     on_full   when `min_free` or `max_total` is reached: `stop`, or `prune` the run's oldest episodes
     frame_rows  of a wide column that are compressed together: 32 make single rows cheaper to read and files larger
     overflow  `block` (the caller waits for the disk), `drop-oldest`, `drop-newest`, `spill`
+    num_envs  of a vector environment, for `reset` and `step`; None for a single one, whose arrays lack that axis
+    autoreset  what it does when an episode is over: `next_step`, `same_step`, `disabled`, or Gymnasium's AutoresetMode
+              (`env.metadata["autoreset_mode"]`); never guessed for a vector environment
     pipeline  processors that rows go through before they are written, or a Chain of them; see `expkit.pipeline`. What
               is stored has the chain's schema, and the run's config names the links. Those that need whole episodes
               are refused (UsageError)
@@ -66,6 +73,8 @@ class Recorder:
         *,
         mode: Mode = "x",
         players: Sequence[str] | int = 1,
+        num_envs: int | None = None,
+        autoreset: Any = None,
         source: str = "recorder",
         policies: Sequence[PolicyInfo] = (),
         config: Mapping[str, Any] | None = None,
@@ -92,6 +101,9 @@ class Recorder:
         names = [f"player{i}" for i in range(players)] if isinstance(players, int) else list(players)
         if not names:
             raise UsageError("a recording needs at least one player")
+        if num_envs is not None and num_envs < 1:
+            raise UsageError(f"num_envs {num_envs} is no number of environments; leave it out for a single one")
+        mode_of_reset = autoreset_mode(autoreset, num_envs)
         self.path = Path(run)
         self.schema = schema
         processing, stored, config = None, schema, dict(config or {})
@@ -103,7 +115,8 @@ class Recorder:
             stored = processing.schema
             config.setdefault("pipeline", {"processors": processing.chain.describe()})
         # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
-        plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads + 1)
+        at_once = max(concurrent_episodes, num_envs or 1)
+        plan = plan_blocks(schema, len(names), at_once, parse_size(memory), drain_threads + 1)
         room = make_room if on_full == "prune" else None
         guard = DiskGuard(parse_size(min_free), parse_size(max_total), room)
         guard.start(self.path)
@@ -147,6 +160,7 @@ class Recorder:
         # By player, and episode as it was given to add; empty where there are no lanes.
         self._open: dict[tuple[int, int], Progress] = {}
         self._block_rows = plan.block_rows
+        self._steps = StepRecording(schema, len(names), num_envs, mode_of_reset, self._feed, self._factory, self._book)
         self._lock = threading.RLock()
         self._closed = False
 
@@ -166,14 +180,93 @@ class Recorder:
             self._feed.commit((self._book.begin(number, seeds or {}, metadata),))
             return number
 
-    def set_policy(self, player: int, name: str, *, version: int = 0, checkpoint: str = "", digest: str = "") -> None:
-        """The policy that the player's rows are stamped with from now on."""
+    def set_policy(
+        self,
+        player: int,
+        name: str | Sequence[str],
+        *,
+        version: Any = 0,
+        checkpoint: str = "",
+        digest: str = "",
+    ) -> None:
+        """The policy that the player's rows are stamped with from now on. For `step`, names and versions may be one
+        for each environment; single rows then carry the first."""
         with self._lock:
             self._check()
-            index = self._writer.add_policy(PolicyInfo(name, checkpoint, digest))
-            self._factory.set_policy(player, index, version)
+            self._factory.check_player(player)
+            envs = self._steps.envs
+            names = by_env("name", [name] if isinstance(name, str) else name, 1 if isinstance(name, str) else envs)
+            versions = by_env("version", version, envs)
+            table = {one: self._writer.add_policy(PolicyInfo(one, checkpoint, digest)) for one in dict.fromkeys(names)}
+            indices = [table[one] for one in names]
+            self._steps.set_policy(player, indices, versions)
+            self._factory.set_policy(player, indices[0], int(versions[0]))
             if self._lanes:
-                self._lanes[player].set_policy(index, version)
+                self._lanes[player].set_policy(indices[0], int(versions[0]))
+
+    def reset(
+        self,
+        *,
+        observation: Any = None,
+        action_mask: Any = None,
+        mask: Any = None,
+        seed: Any = None,
+        seeds: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **fields: Any,
+    ) -> None:
+        """New episodes begin: what `env.reset` returned. An episode that is still open ends as interrupted.
+
+        observation, action_mask, fields   what is seen before the first action; arrays lead with (num_envs, players),
+                   without the axis of a single environment, of a single player; dicts and tuples as the space has them
+        mask       bool (num_envs,): which environments were reset, as in Gymnasium's `reset_mask`; all if left out
+        seed       that `env.reset` was given: an integer, of which environment i has seed + i, or one for each
+        seeds      what else randomness came from, by use: {"action_space": 3, "policy": 4}
+        metadata   of the episodes: one for all, or one for each environment
+
+        The episodes are on disk from their first `step` on. Raises SchemaError, UsageError.
+        """
+        with self._lock:
+            self._check()
+            envs = self._steps.envs
+            self._steps.reset(
+                _given({"observation": observation, "action_mask": action_mask, **fields}),
+                mask,
+                seeds_by_env(seed, seeds, envs),
+                [dict(one) for one in by_env("metadata", metadata or {}, envs)],
+            )
+
+    def step(
+        self,
+        *,
+        action: Any = None,
+        reward: Any = None,
+        terminated: Any = None,
+        truncated: Any = None,
+        observation: Any = None,
+        action_mask: Any = None,
+        final: Any = None,
+        outcome: Any = None,
+        **fields: Any,
+    ) -> Any:
+        """What an action caused: what `env.step` returned. Arrays as in `reset`.
+
+        action, reward, fields    of the action; fields that belong to the observation go with the observation
+        terminated, truncated     by player, or shared by all players of an environment; both may be true
+        observation, action_mask  what is seen after it, and may be done next; a mask stands on the row of that action
+        final      under `same_step` the last observations of the episodes that ended: `info.get("final_obs")`; or by
+                   field, {"observation": …, "action_mask": …}. Else `observation` has them
+        outcome    of episodes that end here, for each player
+
+        Returns the numbers of the episodes that the rows went to, u8 (num_envs,) or one number. The steps in which
+        an environment only resets itself (`next_step`) have no row. Raises SchemaError, UsageError, before anything
+        is recorded.
+        """
+        with self._lock:
+            self._check()
+            values = {"action": action, "reward": reward, "observation": observation, "action_mask": action_mask}
+            self._steps.step(_given({**values, **fields}), terminated, truncated, final, outcome)
+            return self._steps.episodes
 
     def add(self, *, player: int = 0, episode: int, step: int, **fields: Any) -> None:
         """One transition: the observation before the action, the action, and what it caused. Raises SchemaError."""
@@ -269,7 +362,7 @@ class Recorder:
                 return
             self._closed = True
             if self.collector.shards.failure is None:
-                self._feed.commit((), self._book.cut_off())
+                self._feed.commit((), [*self._steps.close(), *self._book.cut_off()])
         self.collector.close()
 
     def __enter__(self) -> Recorder:
@@ -312,6 +405,10 @@ class Recorder:
             self._open.pop((player, given), None)
         end = self._book.end_player(episode, player, progress, outcome, ended)
         self._feed.commit((), () if end is None else (end,))
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _slice(value: Any, part: slice) -> Any:

@@ -58,6 +58,7 @@ class EpisodeBook:
         self._writer = writer
         self._counter = before
         self._finished = _Finished(episode_number(writer, 0), before)
+        self._held: set[int] = set()
         self._game, self._players, self._config_digest = game, players, config_digest
 
     def allot(self) -> int:
@@ -79,7 +80,11 @@ class EpisodeBook:
 
     def has_begun(self, number: int) -> bool:
         """Whether it is open or over."""
-        return number in self.open or number in self._finished
+        return number in self.open or number in self._held or number in self._finished
+
+    def hold(self, number: int) -> None:
+        """The episode is open, and nobody adds single rows to it."""
+        self._held.add(number)
 
     def begin(self, number: int, seeds: Mapping[str, int], metadata: Mapping[str, Any]) -> EpisodeStart:
         """Open an episode. Raises SchemaError for metadata that no file can hold."""
@@ -105,7 +110,9 @@ class EpisodeBook:
         return start
 
     def refuse_ended(self, number: int, player: int) -> None:
-        """Raises SchemaError when the player's part of the episode is complete."""
+        """Raises SchemaError when the player's part of the episode is complete, or its rows come another way."""
+        if number in self._held:
+            raise SchemaError(f"episode {number} is recorded by reset and step; add rows to another one")
         known = self.open.get(number)
         if number in self._finished or (known is not None and player in known.ended):
             raise SchemaError(f"episode {number} player {player} has ended; its rows are complete")
@@ -125,8 +132,8 @@ class EpisodeBook:
         return _end_record(number, known, how_it_ended(set(known.ended.values())))
 
     def finish(self, number: int) -> None:
-        """The episode is over, whatever is known of its parts."""
-        self.open.pop(number, None)
+        """An episode that was held is over."""
+        self._held.discard(number)
         self._finished.add(number)
 
     def cut_off(self) -> list[EpisodeEnd]:
