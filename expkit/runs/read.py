@@ -33,6 +33,8 @@ from expkit.schema import KEY_NAMES, Schema
 from expkit.units import parse_size
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from expkit.pipeline.chain import Pipeline
 
 State = Literal["recording", "closed", "killed"]
@@ -452,6 +454,27 @@ class Run:
         """`count` transitions drawn uniformly with replacement. Raises NotThere when the run holds none."""
         decoder = BatchDecoder(self.schema, stored_names(self.schema, columns))
         return batches.sample(self, decoder, count, rng or np.random.default_rng())
+
+    def arrow(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        rows: Rows = "transitions",
+        batch_size: int | None = None,
+        threads: int = 1,
+    ) -> pyarrow.RecordBatchReader:
+        """The rows as a stream of Arrow record batches, of which one or two are in memory at a time; see
+        `expkit.arrow` for the columns.
+
+        columns   keys, fields or groups of fields, and nothing else, in the order given; all when left out
+
+        The rest as for `scan`. Raises SchemaError, MissingExtra; the stream raises ShardError.
+        """
+        from expkit import arrow
+
+        shape = arrow.arrow_schema(self.schema, columns, rows=rows)
+        batches = self.scan(shape.names, batch_size=batch_size, rows=rows, threads=threads)
+        return arrow.reader(shape, batches)
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
