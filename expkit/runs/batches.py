@@ -22,7 +22,7 @@ from expkit.runs.superseding import VisibleBlock
 from expkit.schema import KEY_NAMES, Schema
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.readable import Readable
 
 Rows = Literal["transitions", "all"]
 Batch = dict[str, np.ndarray]
@@ -110,7 +110,7 @@ def check_batch_size(batch_size: int | None) -> None:
 
 
 def scan(
-    run: Run, decoder: BatchDecoder, batch_size: int | None, rows: Rows, skip_damaged: bool, threads: int
+    run: Readable, decoder: BatchDecoder, batch_size: int | None, rows: Rows, skip_damaged: bool, threads: int
 ) -> Iterator[Batch]:
     """See `Run.scan`."""
     check_batch_size(batch_size)
@@ -120,7 +120,7 @@ def scan(
 
 
 def _in_file_order(
-    run: Run, names: Sequence[str], rows: Rows, skip_damaged: bool
+    run: Readable, names: Sequence[str], rows: Rows, skip_damaged: bool
 ) -> Iterator[tuple[VisibleBlock, np.ndarray]]:
     """Blocks and their rows that are wanted."""
     for block in run.blocks(unreadable="skip" if skip_damaged else "raise"):
@@ -162,7 +162,7 @@ def _of_size(parts: Iterable[tuple[VisibleBlock, np.ndarray]], batch_size: int) 
 
 
 def shuffled(
-    run: Run,
+    run: Readable,
     decoder: BatchDecoder,
     batch_size: int,
     seed: int,
@@ -202,7 +202,7 @@ def shuffled(
         yield decoder.finish(left)
 
 
-def _pieces(run: Run, piece: int) -> np.ndarray:
+def _pieces(run: Readable, piece: int) -> np.ndarray:
     """int64 (n, 3): shard, block and first row of every piece, from the blocks' entries in the index alone."""
     out = []
     for block in run.blocks():
@@ -211,7 +211,7 @@ def _pieces(run: Run, piece: int) -> np.ndarray:
     return np.concatenate(out) if out else np.empty((0, 3), np.int64)
 
 
-def _wanted_of(run: Run, pieces: np.ndarray, piece: int, rows: Rows) -> list[tuple[VisibleBlock, np.ndarray]]:
+def _wanted_of(run: Readable, pieces: np.ndarray, piece: int, rows: Rows) -> list[tuple[VisibleBlock, np.ndarray]]:
     """Blocks and their rows that count, of the pieces of a wave."""
     out = []
     for shard, index, first in pieces.tolist():
@@ -220,12 +220,12 @@ def _wanted_of(run: Run, pieces: np.ndarray, piece: int, rows: Rows) -> list[tup
     return out
 
 
-def sample(run: Run, decoder: BatchDecoder, count: int, rng: np.random.Generator) -> Batch:
+def sample(run: Readable, decoder: BatchDecoder, count: int, rng: np.random.Generator) -> Batch:
     """See `Run.sample`."""
     index = run.index
     total = int(index.rows.sum())
     if total == 0 or run.steps == 0:
-        raise NotThere(f"{run.path}: no transitions to sample from")
+        raise NotThere(f"{run.label}: no transitions to sample from")
     stored = decoder.empty(count)
     bounds = np.cumsum(index.rows)
     todo = np.arange(count)

@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expkit.errors import CheckFailed, NotThere, ShardError
+from expkit.errors import ShardError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.parallel import in_order
 from expkit.pipeline import Chain, ColumnBatch
 from expkit.pipeline.stretches import boundaries, stretches
 from expkit.runs import batches
 from expkit.runs.batches import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
-from expkit.runs.origins import players_with_gaps
-from expkit.runs.summary import balance
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.readable import Readable
 
 
 def scan(
-    run: Run,
+    run: Readable,
     chain: Chain,
     columns: Sequence[str] | None,
     batch_size: int | None,
@@ -53,7 +51,7 @@ def scan(
 
 
 def shuffled(
-    run: Run,
+    run: Readable,
     chain: Chain,
     columns: Sequence[str] | None,
     batch_size: int,
@@ -134,7 +132,7 @@ class _Episodes:
     rows  int64: of each of them
     """
 
-    def __init__(self, run: Run, decoder: _ProcessingDecoder, skip_damaged: bool):
+    def __init__(self, run: Readable, decoder: _ProcessingDecoder, skip_damaged: bool):
         self._run, self._decoder, self._skip = run, decoder, skip_damaged
         if not skip_damaged:
             for block in run.blocks():
@@ -193,26 +191,9 @@ class _Episodes:
         return self._decoder.process(stored, stretch, rows)
 
     def _lacks_rows(self, group: int) -> bool:
-        """Whether a row inside a player's episode, whose steps do not all follow each other, may be missing. An end
-        record tells how many there were, unless it was written for a recorder that died; then the ledger tells whether
-        any of the player's are missing."""
-        first = int(self._bounds[group])
-        player = int(self._index.player[first])
-        known = self._run.find_episode(int(self._index.episode[first]))
-        if known.end is not None and known.end.rows and not known.end.cut:
-            return known.end.rows.get(str(player), 0) != int(self.rows[group])
-        return self._gaps is None or player in self._gaps
-
-    @cached_property
-    def _gaps(self) -> set[int] | None:
-        """Players of whose episodes rows may be missing; None when nobody knows."""
-        accounts = balance(self._run)
-        if accounts is None:
-            return None
-        try:
-            return {one.player for one in accounts if one.has_gaps} | players_with_gaps(self._run.info.metadata)
-        except (NotThere, CheckFailed):
-            return None
+        """Whether a row inside a player's episode, whose steps do not all follow each other, may be missing."""
+        index, first = self._index, int(self._bounds[group])
+        return self._run.lacks_rows(int(index.episode[first]), int(index.player[first]), int(self.rows[group]))
 
 
 def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
