@@ -17,6 +17,7 @@ import numpy as np
 from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
+from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
 from expkit.runs.batches import stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, annotation, info_from_header
@@ -172,7 +173,11 @@ class Run(RunFiles):
             raise NotThere(f"{self.path}: no episode {number}; it has {_span(list(self._episodes))}")
         return found
 
-    def lacks_rows(self, episode: int, player: int, rows: int) -> bool:
+    def bind(self, where: Predicate) -> list[tuple[BoundPredicate, EpisodeTable | None]]:
+        predicate = where.bind(self.schema, self.policies)
+        return [(predicate, EpisodeTable(self.episodes()) if predicate.episode_names else None)]
+
+    def lacks_rows(self, run: int, episode: int, player: int, rows: int) -> bool:
         return self._gaps.lacks_rows(episode, player, rows)
 
     @cached_property
