@@ -246,6 +246,7 @@ class Recorder:
         observation: Any = None,
         action_mask: Any = None,
         final: Any = None,
+        active: Any = None,
         outcome: Any = None,
         **fields: Any,
     ) -> Any:
@@ -256,6 +257,9 @@ class Recorder:
         observation, action_mask  what is seen after it, and may be done next; a mask stands on the row of that action
         final      under `same_step` the last observations of the episodes that ended: `info.get("final_obs")`; or by
                    field, {"observation": …, "action_mask": …}. Else `observation` has them
+        active     bool by player: who acted in this step, all if left out. A reward or an end that comes to a player in
+                   a step of others belongs to its last action; so the rows of such steps are written when their
+                   players act again
         outcome    of episodes that end here, for each player
 
         Returns the numbers of the episodes that the rows went to, u8 (num_envs,) or one number. The steps in which
@@ -265,7 +269,7 @@ class Recorder:
         with self._lock:
             self._check()
             values = {"action": action, "reward": reward, "observation": observation, "action_mask": action_mask}
-            self._steps.step(_given({**values, **fields}), terminated, truncated, final, outcome)
+            self._steps.step(_given({**values, **fields}), terminated, truncated, final, active, outcome)
             return self._steps.episodes
 
     def add(self, *, player: int = 0, episode: int, step: int, **fields: Any) -> None:

@@ -88,26 +88,17 @@ class EpisodeBook:
 
     def begin(self, number: int, seeds: Mapping[str, int], metadata: Mapping[str, Any]) -> EpisodeStart:
         """Open an episode. Raises SchemaError for metadata that no file can hold."""
-        start = self.start_record(number, seeds, metadata)
+        check_json(f"episode {number}: metadata", metadata)
+        start = self.start_record(number, seeds, metadata, time.time_ns())
         self.open[number] = OpenEpisode()
         return start
 
-    def start_record(self, number: int, seeds: Mapping[str, int], metadata: Mapping[str, Any]) -> EpisodeStart:
-        """What is written of an episode before its rows. Raises SchemaError."""
-        start = EpisodeStart(
-            episode=number,
-            time_ns=time.time_ns(),
-            players=list(range(self._players)),
-            game=self._game,
-            config_digest=self._config_digest,
-            seeds=dict(seeds),
-            metadata=dict(metadata),
-        )
-        try:
-            msgspec.json.encode(start)  # here, not in a drain thread
-        except (TypeError, ValueError) as error:
-            raise SchemaError(f"episode {number}: metadata has to be JSON values: {error}") from None
-        return start
+    def start_record(
+        self, number: int, seeds: Mapping[str, int], metadata: Mapping[str, Any], now: int
+    ) -> EpisodeStart:
+        """What is written of an episode before its rows."""
+        players = list(range(self._players))
+        return EpisodeStart(number, now, players, self._game, self._config_digest, dict(seeds), dict(metadata))
 
     def refuse_ended(self, number: int, player: int) -> None:
         """Raises SchemaError when the player's part of the episode is complete, or its rows come another way."""
@@ -142,6 +133,14 @@ class EpisodeBook:
             msgspec.structs.replace(_end_record(number, known, "interrupted"), cut=True)
             for number, known in self.open.items()
         ]
+
+
+def check_json(what: str, value: Any) -> None:
+    """Raises SchemaError for what no file can hold: here, not in a drain thread."""
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"{what} has to be JSON values: {error}") from None
 
 
 def how_it_ended(parts: set[Ended]) -> Ended:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.recording.lead import Lead, Stored
+from expkit.recording.table import LAST, RowTable
 from expkit.rows import RowFactory
 from expkit.schema import Field
 
 
-def final_values(factory: RowFactory, lead: Lead, fields: Sequence[Field], final: Any, ended: np.ndarray) -> Stored:
-    """Stored columns (players, ended, ...) of the last rows of the environments `ended`, int64 (n,).
+def put_last(factory: RowFactory, table: RowTable, fields: Sequence[Field], final: Any, ended: np.ndarray) -> None:
+    """Put what was seen last in the environments `ended`, int64 (n,), into that part of the table.
 
     final   an object array or a list with an observation for each of these environments (None for the others), or
             arrays that lead as observations do, or a mapping of several fields: {"observation": …, "action_mask": …}
@@ -35,23 +35,14 @@ def final_values(factory: RowFactory, lead: Lead, fields: Sequence[Field], final
             given.update(_listed(factory, name, value, ended))
         else:
             whole.update(factory.resolve({name: value}))
-    out: Stored = {}
     for field in fields:
         name = field.name
         if name in given:
-            out[name] = lead.rows(name, given[name])
-        elif whole.get(name) is not None:
-            out[name] = lead.stored(name, whole[name])[:, ended]
-        elif name != "action_mask":
-            factory.check_absent(factory.columns[name])
-        if name not in out:
-            out[name] = np.zeros((lead.players, len(ended), *lead.tail(name)), factory.columns[name].dtype)
-            valid = False
+            table.put_some(LAST, field, given[name], ended)
+        elif whole.get(name) is not None or name != "action_mask" or field.nullable:
+            table.put(LAST, field, whole.get(name))
         else:
-            valid = True
-        if field.nullable:
-            out[f"valid:{name}"] = np.full((lead.players, len(ended)), valid)
-    return out
+            table.parts[LAST][name][...] = 0
 
 
 def _is_by_env(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Rows from the loop of a Gymnasium environment: `reset` with what is seen first, `step` with what an action caused.
 
-What is seen waits here, copied, until its action comes: then both make a row. Everything is done for all environments
-at once; only an episode that begins or ends costs some Python of its own.
+What is seen waits in a table, copied, until its action comes: then both make a row. Everything is done for all
+environments at once; only an episode that begins or ends costs some Python of its own.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from expkit.collect.protocol import Feed
 from expkit.episodes import Ended, EpisodeEnd, EpisodeStart
 from expkit.errors import UsageError
 from expkit.recording.autoreset import Autoreset
-from expkit.recording.episodes import EpisodeBook, how_it_ended
-from expkit.recording.final import final_values
-from expkit.recording.lead import Lead, Stored
+from expkit.recording.episodes import EpisodeBook, check_json, how_it_ended
+from expkit.recording.final import put_last
+from expkit.recording.table import HELD, LAST, ROWS, SEEN, RowTable
 from expkit.rows import RowFactory
-from expkit.schema import Column, Field, Schema
+from expkit.schema import Field, Schema
 
-_FLAGS = ("terminated", "truncated")
+_NOTHING: tuple[dict[str, int], dict[str, Any]] = ({}, {})
 _HOW: tuple[Ended, ...] = ("interrupted", "terminated", "truncated")
-_EVERY = slice(None)
 
 
 class StepRecording:
@@ -32,7 +31,7 @@ class StepRecording:
 
     Arrays are (players, num_envs, ...) within. Its caller holds a lock or is alone.
 
-    feed, factory, book   of the recorder; its own row form goes on beside this one, with other episodes
+    feed, factory, book   of the recorder; its row form goes on beside this one, with other episodes
     """
 
     def __init__(
@@ -46,255 +45,232 @@ class StepRecording:
         book: EpisodeBook,
     ):
         self.autoreset = autoreset
-        self._lead = lead = Lead(schema, num_envs, players)
-        self._vector = num_envs is not None
         self._feed, self._factory, self._book = feed, factory, book
+        self._table = table = RowTable(schema, num_envs, players)
+        self._vector = num_envs is not None
+        flags = ("terminated", "truncated")
         self._seen_fields = [field for field in schema.fields if _is_seen(field)]
-        self._row_fields = [field for field in schema.fields if not _is_seen(field) and field.name not in _FLAGS]
-        final = {field.name for field in schema.fields if field.belongs == "observation"}
-        final |= {f"valid:{name}" for name in final}
-        self._not_final = [c.name for c in schema.columns if _is_given(c) and c.name not in final]
-        both = (players, lead.envs)
-        columns = {column.name: column for column in schema.columns}
-        # What was seen and has no action yet, by column.
-        self._pending: Stored = {}
-        for field in self._seen_fields:
-            column = columns[field.name]
-            self._pending[field.name] = np.zeros((*both, *lead.tail(field.name)), column.dtype)
-            if field.nullable:
-                self._pending[f"valid:{field.name}"] = np.zeros(both, bool)
-        self._policy = np.zeros((2, *both), np.int64)
-        self._number = np.zeros(lead.envs, np.uint64)
-        self._turn = np.zeros(lead.envs, np.int64)
+        self._row_fields = [field for field in schema.fields if not _is_seen(field) and field.name not in flags]
+        seen = _with_validity(self._seen_fields)
+        final = _with_validity(field for field in schema.fields if field.belongs == "observation")
+        keys = dict.fromkeys(("episode", "step", "policy", "policy_version", "time_ns"), ROWS)
+        # By the part of the table in which the observation before the action lies.
+        self._row_sources = [table.sources(dict.fromkeys(seen, part), ROWS) for part in (ROWS, SEEN)]
+        self._last_sources = [
+            table.sources({**keys, "is_last": SEEN, **dict.fromkeys(final, part)}, -1) for part in (ROWS, SEEN, LAST)
+        ]
+        self._held_sources = table.sources({}, HELD)
+        table.parts[SEEN]["is_last"][...] = True
+        self._before = ROWS
+        rows = table.parts[ROWS]
+        self._number, self._turn, self._first = rows["episode"], rows["step"], rows["is_first"]
+        self._terminated, self._truncated, self._time = rows["terminated"], rows["truncated"], rows["time_ns"]
+        both = (players, table.envs)
         self._rows = np.zeros(both, np.int64)
         self._live = np.zeros(both, bool)  # players whose part of the open episode goes on
+        self._held = np.zeros(both, bool)  # those of them whose last row is held
         self._how = np.zeros(both, np.int8)  # into _HOW, of those whose part is over
         self._outcome = np.full(both, np.nan)
-        self._begun = np.zeros(lead.envs, bool)  # whether the open episode has rows
-        self._ready = np.zeros(lead.envs, bool)  # whether there is an episode that can be stepped
-        self._is_reset = False
-        self._seeds: list[dict[str, int]] = [{} for _ in range(lead.envs)]
-        self._metadata: list[dict[str, Any]] = [{} for _ in range(lead.envs)]
+        self._unclaimed = np.zeros(both)  # rewards of players that had no action yet
+        self._begun = np.zeros(table.envs, bool)  # whether the open episode has rows
+        self._ready = np.zeros(table.envs, bool)  # whether there is an episode that can be stepped
+        self._every = np.arange(players * table.envs)
+        self._all_live = self._all_begun = self._is_reset = False
+        # Whether there ever were any: most recordings do without, and each costs a microsecond where episodes end.
+        self._holds = self._has_outcomes = False
+        self._told: dict[int, tuple[dict[str, int], dict[str, Any]]] = {}  # of episodes to come, by environment
 
     @property
     def envs(self) -> int:
         """Number of environments."""
-        return self._lead.envs
+        return self._table.envs
 
     @property
     def episodes(self) -> Any:
         """u8 (num_envs,): the episode that each environment's newest row is of; a number for a single environment."""
-        return self._number.copy() if self._vector else int(self._number[0])
+        return self._number[0].copy() if self._vector else int(self._number[0, 0])
 
     def set_policy(self, player: int, index: Any, version: Any) -> None:
         """Policy table row and version to stamp on the player's rows: one, or one for each environment."""
-        self._policy[0, player], self._policy[1, player] = index, version
+        rows = self._table.parts[ROWS]
+        rows["policy"][player], rows["policy_version"][player] = index, version
 
     def reset(
         self,
         values: Mapping[str, Any],
-        mask: Any = None,
-        seeds: Sequence[dict[str, int]] = (),
-        metadata: Sequence[dict[str, Any]] = (),
+        mask: Any,
+        seeds: Sequence[dict[str, int]],
+        metadata: Sequence[dict[str, Any]],
     ) -> None:
         """New episodes, in the environments of `mask` or in all; `seeds` and `metadata` have an entry for each
-        environment, or none. What is open there ends as interrupted. Raises SchemaError."""
-        seen = self._seen(self._factory.resolve(values))
-        which = np.ones(self._lead.envs, bool) if mask is None else self._lead.env_flags("mask", mask)
+        environment. What is open there ends as interrupted. Raises SchemaError, UsageError."""
+        values = self._factory.resolve(values)
+        table, after = self._table, SEEN - self._before
+        which = np.ones(table.envs, bool) if mask is None else table.by_env("mask", mask)
         if not (self._is_reset or which.all()):
             raise UsageError("reset: the first one is of all environments; leave out mask=")
-        self._interrupt(which)
+        check_json("metadata", metadata)
+        check_json("seeds", seeds)
+        self._put(values, self._seen_fields, after)
+        now = time.time_ns()
+        if ends := self._cut(which, now):
+            self._feed.commit((), ends)
+        for name in _with_validity(self._seen_fields):
+            table.parts[self._before][name][:, which] = table.parts[after][name][:, which]
+        self._restart(which)
         self._is_reset = True
-        self._await(which, seen)
-        for env in np.flatnonzero(which).tolist():
-            self._seeds[env] = dict(seeds[env]) if seeds else {}
-            self._metadata[env] = dict(metadata[env]) if metadata else {}
+        for env in which.nonzero()[0].tolist():
+            self._told[env] = seeds[env], metadata[env]
 
     def step(
         self,
         values: Mapping[str, Any],
         terminated: Any,
         truncated: Any,
-        final: Any = None,
-        outcome: Any = None,
+        final: Any,
+        active: Any,
+        outcome: Any,
     ) -> None:
         """A row of every environment that is in an episode, and last rows where the action ended it. Raises
         SchemaError, UsageError, before anything is recorded."""
-        lead = self._lead
         values = self._factory.resolve(values)
-        row, seen = self._row(values), self._seen(values)
-        acting, phantom = self._live, self._check_ready()
-        flags = [
-            np.broadcast_to(False, acting.shape) if given is None else lead.flags(name, given)
-            for name, given in zip(_FLAGS, (terminated, truncated), strict=True)
-        ]
-        row["terminated"], row["truncated"] = flags
-        done = (flags[0] | flags[1]) & acting
-        ended = ready_to_end = None
-        last: Stored = seen
-        if done.any():
-            ready_to_end = done.any(0) & ~(self._live & ~done).any(0)
-            ended = np.flatnonzero(ready_to_end)
-            last = self._last(seen, final, ended)
-            if outcome is not None:
-                given = lead.numbers("outcome", outcome)
-                self._outcome[:, ended] = given[:, ended]
-        elif final is not None and self.autoreset != "same_step":
-            self._refuse_final(final)
+        table, feed, before = self._table, self._feed, self._before
+        after = SEEN - before
+        phantom = None if self._all_live else self._resetting()
+        self._put(values, self._row_fields, ROWS)
+        self._put(values, self._seen_fields, after)
+        table.put_flags(ROWS, "terminated", terminated)
+        table.put_flags(ROWS, "truncated", truncated)
+        done = self._terminated | self._truncated
+        if not self._all_live:
+            done &= self._live
+        ends = bool(np.count_nonzero(done))
+        over = _any_player(done) & ~_any_player(self._live & ~done) if ends else None
+        last = self._put_final(final, over, after)
+        if outcome is not None:
+            given = table.by_player("outcome", outcome, np.float64)
+            if over is not None:
+                self._has_outcomes = True
+                self._outcome[:, over] = given[:, over]
+        acting = self._live if active is None else self._live & table.by_player("active", active, bool)
+        holding = active is not None or bool(np.count_nonzero(self._held))
+        if holding:
+            self._holds = True
+            self._check_idle(acting, done)
+
         now = time.time_ns()
-        starts = self._starts(acting)
-        for player in range(lead.players):
-            self._write(player, now, row, acting[player], last, done[player], self._turn + 1)
-        self._rows += acting
-        self._rows += done
-        self._turn += acting.any(0)
-        if ended is None or ready_to_end is None:
-            self._feed.commit(starts, ())
+        self._time[...] = now
+        starts = () if self._all_begun else self._starts(acting, now)
+        if holding:
+            self._reward_held(acting)
+            self._flush_held(acting | done, starts)
+            starts = ()
+        feed.ready(2 * table.envs)
+        if holding and active is not None:
+            self._hold(acting & ~done, before)
+            writing = acting & done
         else:
-            self._how[done] = np.where(flags[0], 1, 2)[done]
-            self._live = acting & ~done
-            self._feed.commit(starts, self._ends(ended, now))
-            self._ready[ended] = False
-        if ended is not None and self.autoreset == "same_step":
-            phantom = ready_to_end
-        for name, target in self._pending.items():
-            target[...] = seen[name]
+            writing = acting
+        entries = self._every if writing is self._live and self._all_live else _entries(writing)
+        table.append(feed.sink, self._row_sources[before], entries)
+        self._rows += acting
+        if not self._all_begun or holding:
+            self._first &= ~acting
+            self._all_begun = not np.count_nonzero(self._first & self._live)
+        self._turn += 1 if acting is self._live and self._all_live else _any_player(acting)
+        if over is None:
+            feed.commit(starts)
+        else:
+            self._end(done, over, last, starts, now)
+        self._before = after
+        if over is not None and self.autoreset == "same_step":
+            phantom = over
         if phantom is not None:
             self._restart(phantom)
 
     def close(self) -> list[EpisodeEnd]:
         """End what is open as interrupted, with what was seen last as its final rows; the caller commits the ends."""
-        return self._cut(np.ones(self._lead.envs, bool), time.time_ns()) if self._is_reset else []
+        return self._cut(np.ones(self._table.envs, bool), time.time_ns()) if self._is_reset else []
 
-    def _check_ready(self) -> np.ndarray | None:
+    def _put(self, values: Mapping[str, Any], fields: Sequence[Field], part: int) -> None:
+        put = self._table.put
+        for field in fields:
+            put(part, field, values.get(field.name))
+
+    def _resetting(self) -> np.ndarray | None:
         """bool (num_envs,): environments that reset themselves in this step and have no row of it; None where there
         are none. Raises UsageError for those that have to be reset first."""
         if self._ready.all():
             return None
         if not self._is_reset:
             raise UsageError("step before reset; give rec.reset(observation=...) what the environment's reset returned")
-        waiting = ~self._ready
         if self.autoreset == "next_step":
-            return waiting
-        envs = np.flatnonzero(waiting).tolist()
-        which = f"environments {', '.join(map(str, envs[:8]))}" if self._vector else "the environment"
+            return ~self._ready
+        envs = np.flatnonzero(~self._ready).tolist()
+        which = f"environment {', '.join(map(str, envs[:8]))}" if self._vector else "the environment"
         raise UsageError(f"step: the episode of {which} is over; reset it, and call rec.reset with what it returned")
 
-    def _refuse_final(self, final: Any) -> None:
-        raise UsageError(f"final: autoreset {self.autoreset!r} has the last observation in observation=; leave it out")
-
-    def _last(self, seen: Stored, final: Any, ended: np.ndarray) -> Stored:
-        """What was seen after the last action, by column, (players, num_envs, ...)."""
+    def _put_final(self, final: Any, over: np.ndarray | None, after: int) -> int:
+        """Take what was seen last where episodes are over. Returns in which part of the table it is."""
         if self.autoreset != "same_step":
             if final is not None:
-                self._refuse_final(final)
-            return seen
-        if not len(ended):
-            return seen
-        found = final_values(self._factory, self._lead, self._seen_fields, final, ended)
-        out = dict(seen)
-        for name, values in found.items():
-            out[name] = np.array(np.broadcast_to(seen[name], self._pending[name].shape))
-            out[name][:, ended] = values
-        return out
+                raise UsageError(
+                    f"final: under autoreset={self.autoreset!r} the last observation is in observation=; leave it out"
+                )
+            return after
+        if over is None or not over.any():
+            return after
+        put_last(self._factory, self._table, self._seen_fields, final, np.flatnonzero(over))
+        return LAST
 
-    def _row(self, values: Mapping[str, Any]) -> Stored:
-        """Columns of what belongs to the action that was taken."""
-        out: Stored = {}
-        for field in self._row_fields:
-            self._take(out, field, values.get(field.name))
-        return out
-
-    def _seen(self, values: Mapping[str, Any]) -> Stored:
-        """Columns of what is seen before the next action."""
-        out: Stored = {}
-        for field in self._seen_fields:
-            self._take(out, field, values.get(field.name))
-        return out
-
-    def _take(self, out: Stored, field: Field, value: Any) -> None:
-        name = field.name
-        if value is None:
-            self._factory.check_absent(self._factory.columns[name])
-            shape = (self._lead.players, self._lead.envs, *self._lead.tail(name))
-            out[name] = np.broadcast_to(np.zeros((), self._factory.columns[name].dtype), shape)
-        else:
-            out[name] = self._lead.stored(name, value)
-        if field.nullable:
-            out[f"valid:{name}"] = np.broadcast_to(np.bool_(value is not None), self._live.shape)
-
-    def _starts(self, acting: np.ndarray) -> list[EpisodeStart]:
+    def _starts(self, acting: np.ndarray, now: int) -> list[EpisodeStart]:
         """Begin the episodes that get their first row now: none is begun before, so that none is empty."""
-        if self._begun.all():
-            return []
         starts = []
-        for env in np.flatnonzero(acting.any(0) & ~self._begun).tolist():
+        fresh = _any_player(acting) & ~self._begun
+        for env in fresh.nonzero()[0].tolist():
             number = self._book.allot()
-            start = self._book.start_record(number, self._seeds[env], self._metadata[env])
+            seeds, metadata = self._told.pop(env, _NOTHING)
+            if self._vector:
+                metadata = {"env_index": env, **metadata}
+            starts.append(self._book.start_record(number, seeds, metadata, now))
             self._book.hold(number)
-            self._number[env], self._begun[env] = number, True
-            starts.append(start)
+            self._number[:, env] = number
+        self._begun |= fresh
         return starts
 
-    def _write(
-        self,
-        player: int,
-        now: int,
-        row: Stored | None,
-        acting: np.ndarray,
-        last: Stored,
-        done: np.ndarray,
-        last_turn: np.ndarray,
-    ) -> None:
-        """Rows of one player: of what it did in the `acting` environments, then the last ones of the `done` ones."""
-        envs: Any = _EVERY if acting.all() else np.flatnonzero(acting)
-        ends = np.flatnonzero(done)
-        rows = 0 if row is None else len(acting) if envs is _EVERY else len(envs)
-        if not rows and not len(ends):
-            return
-        views, at = self._feed.reserve(player, rows + len(ends))
-        if row is not None and rows:
-            part = slice(at, at + rows)
-            for columns in (row, self._pending):
-                for name, values in columns.items():
-                    views[name][part] = values[player, envs]
-            self._stamp(views, part, player, envs, self._turn, now)
-            views["is_first"][part] = self._rows[player, envs] == 0
-            views["is_last"][part] = False
-        if len(ends):
-            part = slice(at + rows, at + rows + len(ends))
-            for name in self._not_final:
-                views[name][part] = 0
-            for field in self._seen_fields:
-                if field.belongs == "observation":
-                    views[field.name][part] = last[field.name][player, ends]
-                    if field.nullable:
-                        views[f"valid:{field.name}"][part] = last[f"valid:{field.name}"][player, ends]
-            self._stamp(views, part, player, ends, last_turn, now)
-            views["is_first"][part] = False
-            views["is_last"][part] = True
-        self._feed.sink.position[player] += rows + len(ends)
+    def _end(self, done: np.ndarray, over: np.ndarray, last: int, starts: Sequence[EpisodeStart], now: int) -> None:
+        """Last rows of the players that are done, and the ends of the episodes that are over."""
+        acted = done & (self._rows > 0)
+        after = SEEN - self._before
+        apart = acted & over if last != after else acted
+        if apart is not acted and self._table.players > 1:
+            self._table.append(self._feed.sink, self._last_sources[after], _entries(acted & ~over))
+        self._table.append(self._feed.sink, self._last_sources[last], _entries(apart))
+        self._rows += acted
+        self._how += done * np.where(self._terminated, np.int8(1), np.int8(2))
+        self._live &= ~done
+        self._ready &= ~over
+        self._all_live = False
+        self._feed.commit(starts, self._ends(over, now))
 
-    def _stamp(
-        self, views: Mapping[str, np.ndarray], part: slice, player: int, envs: Any, turn: np.ndarray, now: int
-    ) -> None:
-        views["episode"][part] = self._number[envs]
-        views["step"][part] = turn[envs]
-        views["policy"][part] = self._policy[0, player, envs]
-        views["policy_version"][part] = self._policy[1, player, envs]
-        views["time_ns"][part] = now
-
-    def _ends(self, envs: np.ndarray, now: int, cut: bool = False) -> list[EpisodeEnd]:
+    def _ends(self, over: np.ndarray, now: int) -> list[EpisodeEnd]:
         """The ends of the environments' episodes, whose rows are all written."""
         out = []
-        for env in envs.tolist():
-            rows = {str(player): n for player, n in enumerate(self._rows[:, env].tolist()) if n}
-            how = how_it_ended({_HOW[self._how[int(player), env]] for player in rows})
-            outcome = {player: _number_or_none(self._outcome[int(player), env]) for player in rows}
-            number = int(self._number[env])
+        envs = (over & self._begun).nonzero()[0]
+        rows, how = self._rows[:, envs].T.tolist(), self._how[:, envs].T.tolist()
+        for place, number in enumerate(self._number[0, envs].tolist()):
             self._book.finish(number)
-            length = max(rows.values()) - 1
-            out.append(EpisodeEnd(number, now, "interrupted" if cut else how, length, outcome, rows))
+            acted = {str(player): count for player, count in enumerate(rows[place]) if count}
+            parts = {_HOW[how[place][int(player)]] for player in acted}
+            ended = "interrupted" if "interrupted" in parts else how_it_ended(parts)
+            outcome = dict.fromkeys(acted)
+            metadata: dict[str, Any] = {}
+            if self._has_outcomes:
+                given = self._outcome[:, envs[place]].tolist()
+                outcome = {player: _number_or_none(given[int(player)]) for player in acted}
+            if self._holds and (early := self._unclaimed[:, envs[place]]).any():
+                metadata["reward_before_action"] = {str(p): early[p].item() for p in early.nonzero()[0].tolist()}
+            out.append(EpisodeEnd(number, now, ended, max(rows[place]) - 1, outcome, acted, metadata))
         return out
 
     def _cut(self, which: np.ndarray, now: int) -> list[EpisodeEnd]:
@@ -302,28 +278,64 @@ class StepRecording:
         envs = which & self._begun & self._ready
         if not envs.any():
             return []
-        for player in range(self._lead.players):
-            done = envs & self._live[player] & (self._rows[player] > 0)
-            self._write(player, now, None, done, self._pending, done, self._turn)
-            self._rows[player] += done
-        return self._ends(np.flatnonzero(envs), now, cut=True)
-
-    def _interrupt(self, which: np.ndarray) -> None:
-        if ends := self._cut(which, time.time_ns()):
-            self._feed.commit((), ends)
-
-    def _await(self, which: np.ndarray, seen: Stored) -> None:
-        """The first observation of new episodes in these environments."""
-        for name, target in self._pending.items():
-            target[:, which] = seen[name][:, which]
-        self._restart(which)
+        players = self._live & envs & (self._rows > 0)
+        self._time[...] = now
+        self._flush_held(players, ())
+        self._feed.ready(self._table.envs)
+        self._table.append(self._feed.sink, self._last_sources[self._before], _entries(players))
+        self._rows += players
+        return self._ends(envs, now)
 
     def _restart(self, which: np.ndarray) -> None:
-        self._live[:, which], self._ready[which], self._begun[which] = True, True, False
-        self._turn[which], self._rows[:, which], self._how[:, which] = 0, 0, 0
-        self._outcome[:, which] = np.nan
-        for env in np.flatnonzero(which).tolist():
-            self._seeds[env], self._metadata[env] = {}, {}
+        """Episodes that have no row yet, in these environments."""
+        others = ~which
+        self._live |= which
+        self._ready |= which
+        self._first |= which
+        self._begun &= others
+        self._turn *= others
+        self._rows *= others
+        self._how *= others
+        if self._holds:
+            self._held &= others
+            self._unclaimed *= others
+        if self._has_outcomes:
+            self._outcome[:, which] = np.nan
+        self._all_begun, self._all_live = False, bool(self._live.all())
+
+    def _check_idle(self, acting: np.ndarray, done: np.ndarray) -> None:
+        """Raises UsageError where a reward or an end comes for a row that was not held."""
+        idle = self._live & ~acting & ~self._held & (self._rows > 0)
+        if (idle & (done | (self._table.parts[ROWS]["reward"] != 0))).any():
+            raise UsageError(
+                "step: a reward came for a player that is not active, after a step without active=; give it"
+            )
+
+    def _reward_held(self, acting: np.ndarray) -> None:
+        """Rewards and ends of players that did not act belong to their last actions."""
+        held, rows = self._table.parts[HELD], self._table.parts[ROWS]
+        idle = self._live & ~acting
+        late = idle & self._held
+        for name in ("reward", "terminated", "truncated"):
+            held[name][late] += rows[name][late]
+        early = idle & (self._rows == 0)
+        self._unclaimed[early] += rows["reward"][early]
+
+    def _flush_held(self, players: np.ndarray, starts: Sequence[EpisodeStart]) -> None:
+        """Write the rows that are held of these players."""
+        out = players & self._held
+        if out.any():
+            self._feed.ready(self._table.envs)
+            self._table.append(self._feed.sink, self._held_sources, _entries(out))
+            self._held &= ~out
+        self._feed.commit(starts)
+
+    def _hold(self, players: np.ndarray, before: int) -> None:
+        """Keep the rows of these players until they act again, or their part is over."""
+        parts, seen = self._table.parts, set(_with_validity(self._seen_fields))
+        for name, target in parts[HELD].items():
+            target[players] = parts[before if name in seen else ROWS][name][players]
+        self._held |= players
 
 
 def _is_seen(field: Field) -> bool:
@@ -331,9 +343,18 @@ def _is_seen(field: Field) -> bool:
     return field.belongs == "observation" or field.name == "action_mask"
 
 
-def _is_given(column: Column) -> bool:
-    return column.field is not None or column.is_validity
+def _any_player(flags: np.ndarray) -> np.ndarray:
+    return flags[0] if len(flags) == 1 else np.logical_or.reduce(flags)
 
 
-def _number_or_none(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _entries(flags: np.ndarray) -> np.ndarray:
+    """Which rows of the table are meant."""
+    return flags.reshape(-1).nonzero()[0]
+
+
+def _with_validity(fields: Any) -> list[str]:
+    return [name for field in fields for name in (field.name, f"valid:{field.name}")[: 1 + field.nullable]]
+
+
+def _number_or_none(value: float) -> float | None:
+    return None if value != value else value
