@@ -8,7 +8,6 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.utils.env_checker import data_equivalence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_spaces import reference_row
@@ -37,6 +36,16 @@ _leaves = st.one_of(
     st.sampled_from([spaces.Text(6), spaces.Text(4, charset="aé☃"), spaces.Text(3, min_length=0, charset="😀x")]),
     st.builds(spaces.Graph, _simple, st.none() | _simple),
 )
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Like data_equivalence of Gymnasium, but for numbers, which its Box gives with and without an array around."""
+    if isinstance(right, dict):
+        return left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in right)
+    if isinstance(right, tuple):
+        return isinstance(left, tuple) and len(left) == len(right) and all(map(_equal, left, right))
+    same = getattr(left, "dtype", None) == getattr(right, "dtype", None)
+    return same and np.array_equal(left, right)
 
 
 def _is_not_ragged(space: Any) -> bool:
@@ -71,7 +80,7 @@ def test_values_come_back_from_the_columns_of_a_schema(space: Any, seed: int, ro
     batch = layout.values(stored, rows)
     for index, value in enumerate(values):
         back = layout.one(batch, index)
-        assert data_equivalence(back, value) or back == value
+        assert _equal(back, value)
         assert space.contains(back)
 
 
@@ -192,4 +201,4 @@ def test_ragged_values_through_a_recording(tmp_path: Any) -> None:
         rec.end(episode=0, player=0, **layout.row(values[-1]))
     rows = open_run(tmp_path / "run").rows(0, 0)
     batch = layout.values(rows, 11)
-    assert all(data_equivalence(layout.one(batch, i), value) for i, value in enumerate(values))
+    assert all(_equal(layout.one(batch, i), value) for i, value in enumerate(values))
