@@ -56,16 +56,16 @@ class EnvLayout:
         self._checked = False
 
     def seen(self, observation: Any, info: Any = None, who: str = "") -> dict[str, Any]:
-        """Columns of one observation, with its mask; not copied where that serves. Raises SchemaError."""
+        """Columns of one observation, with its mask, copied. Raises SchemaError."""
         if not self._checked:
             self._check(observation, info, who)
         if self._mask_seen is not None:
             if not isinstance(observation, Mapping) or self.mask_key not in observation:
                 raise SchemaError(f"observation: {_what(observation)}; the space has {self.mask_key} in it")
-            row = self.observation.row(self._without_mask(observation))
+            row = copied(self.observation.row(self._without_mask(observation)))
             row[MASK] = np.asarray(observation[self.mask_key]).reshape(-1) != 0
             return row
-        row = self.observation.row(observation)
+        row = copied(self.observation.row(observation))
         if self.mask_told:
             given = info.get(self.mask_key) if isinstance(info, Mapping) else None
             row[MASK] = None if given is None else as_mask(self.mask_key, given, self.actions, self.start)
@@ -82,8 +82,8 @@ class EnvLayout:
         return columns
 
     def acted(self, action: Any) -> dict[str, Any]:
-        """Columns of one action."""
-        return self.action.row(action)
+        """Columns of one action, copied."""
+        return copied(self.action.row(action))
 
     def check_vector(self, observation: Any, space: Any, info: Any) -> None:
         """Once: warn where a batch of observations is not in the space, or has masks that are not recorded."""
@@ -129,6 +129,11 @@ class EnvLayout:
             warnings.warn(
                 f"the info{of} has {key}, which is not recorded; give action_mask={key!r} to record it", stacklevel=4
             )
+
+
+def copied(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns out of reach of what an environment or a policy does to its arrays afterwards."""
+    return {name: value.copy() if type(value) is np.ndarray else value for name, value in columns.items()}
 
 
 def env_layout(env: Any, *, mask_key: str | None = None, capacity: int = CAPACITY) -> EnvLayout:
@@ -191,7 +196,7 @@ def env_metadata(env: Any, layout: EnvLayout) -> dict[str, Any]:
     spec = getattr(env, "spec", None)
     about: dict[str, Any] = {"name": _name_of(env), "wrappers": wrappers_of(env)}
     if spec is not None and hasattr(spec, "id"):
-        about["spec"] = {"id": spec.id, "entry_point": str(spec.entry_point), "kwargs": _plain(dict(spec.kwargs))}
+        about["spec"] = {"id": spec.id, "entry_point": str(spec.entry_point), "kwargs": plain(dict(spec.kwargs))}
         if getattr(spec, "max_episode_steps", None) is not None:
             about["spec"]["max_episode_steps"] = spec.max_episode_steps
     about["observation_space"], about["action_space"] = str(layout._space), str(layout._action_space)
@@ -258,12 +263,12 @@ def _what(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON can hold it; what it cannot is told in words."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, np.generic):
         return value.item()
     return value if isinstance(value, str | int | float | bool) or value is None else repr(value)

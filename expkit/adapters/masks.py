@@ -41,7 +41,7 @@ def mask_key_in(info: Any) -> str | None:
 
 def is_legal(mask: Any, action: Any, start: int = 0) -> bool:
     """Whether a mask allows an action; true where there is none, and for actions that are no single number."""
-    if mask is None or np.ndim(action):
+    if mask is None or action is None or np.ndim(action):
         return True
     number = int(action) - start
     return 0 <= number < len(mask) and bool(mask[number])
