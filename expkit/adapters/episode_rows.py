@@ -88,6 +88,33 @@ class EpisodeRows:
             self.illegal_actions += 1
             self._illegal.append({"player": player, "step": self.turn})
 
+    def step(
+        self, player: int, seen: Mapping[str, Any], acted: Mapping[str, Any], reward: Any, over: tuple[Any, Any]
+    ) -> None:
+        """What `act`, `pay` and `settle` do for an action whose consequences are known at once."""
+        part = self._parts.get(player)
+        if part is None or self._number is None or self._layout.actions:
+            self.act(player, seen, acted)
+            self.pay(player, reward)
+            self.settle(player, *over)
+            return
+        terminated, truncated = bool(over[0]), bool(over[1])
+        paid = float(reward)
+        self._target.add(
+            player=player,
+            episode=self._number,
+            step=self.turn,
+            reward=paid,
+            terminated=terminated,
+            truncated=truncated,
+            **seen,
+            **acted,
+        )
+        part.rows += 1
+        part.total += paid
+        if terminated or truncated:
+            part.flags = terminated, truncated
+
     def pay(self, player: int, reward: Any) -> None:
         """A reward that the player's last action caused, perhaps not the last one."""
         part = self._parts.get(player)
