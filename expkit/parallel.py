@@ -17,21 +17,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Generator[Result, None, None]:
-    """`function` of each item, computed by `jobs` threads, in the order of `items` whatever finishes first.
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Generator[Result, None, None]:
+    """`function` of each item, computed by `threads` threads, in the order of `items` whatever finishes first.
 
-    Items are taken in the caller's thread, 2 * jobs ahead of the result that is wanted: so many are in memory. What
+    Items are taken in the caller's thread, 2 * threads ahead of the result that is wanted: so many are in memory. What
     `function` or `items` raise is raised here. With one job nothing leaves the caller's thread.
     """
-    if jobs <= 1:
+    if threads <= 1:
         yield from map(function, items)
         return
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(jobs, "expkit-work") as pool:
+    with ThreadPoolExecutor(threads, "expkit-work") as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * jobs:
+                if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -216,7 +216,7 @@ def use_run(path: Path, levels: Sequence[Level] = ("quick", "full")) -> None:
     # A shard of a later format that might supersede others is refused as the run is opened.
     with in_one_line(NewerFormat), open_run(path) as run:
         for level in levels:
-            assert all("\n" not in str(finding) for finding in validate_run(run, level, jobs=1))
+            assert all("\n" not in str(finding) for finding in validate_run(run, level, threads=1))
         uses: list[Callable[[], Any]] = [
             lambda: summarize(run),
             lambda: (listed_rows(run), removed_by_player(run, listed=True), balance(run)),
@@ -237,7 +237,7 @@ def use_run(path: Path, levels: Sequence[Level] = ("quick", "full")) -> None:
     for change in (next_episode, close_dead_writer):
         with in_one_line(CheckFailed, NotThere):
             change(path, 0)
-    for maintain in (partial(prune, retention=Retention(keep_episodes=1)), partial(recover, jobs=1)):
+    for maintain in (partial(prune, retention=Retention(keep_episodes=1)), partial(recover, threads=1)):
         with in_one_line(CheckFailed, NotThere):
             maintain(path)
 
