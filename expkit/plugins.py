@@ -13,6 +13,8 @@ from expkit.errors import UsageError
 def load_callable(spec: str, what: str = "policy") -> Callable[..., Any]:
     """The callable that `module:name` names; `what` it is to be is for the messages. Raises UsageError."""
     module_name, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in f"{module_name}.{name}".split(".")):
+        raise UsageError(f"{what} {spec!r} is not understood; write it as module:callable")
     try:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
