@@ -58,7 +58,7 @@ class RowRecording:
         steps = np.asarray(step)
         if steps.ndim != 1 or steps.dtype.kind not in "iu":
             raise SchemaError(f"step: a batch needs a vector of whole numbers, not {steps.dtype} {steps.shape}")
-        given = np.broadcast_to(np.asarray(episode), steps.shape)
+        given, fields = np.broadcast_to(np.asarray(episode), steps.shape), self._factory.resolve(fields)
         self._factory.check_player(player)
         unique, places = np.unique(given, return_inverse=True)
         numbers = np.array([self._book.whole(one) for one in unique.tolist()], np.uint64)[places]
@@ -68,7 +68,7 @@ class RowRecording:
             part = slice(at, at + self._block_rows)
             rows = len(steps[part])
             views, start = self._feed.reserve(player, rows)
-            sliced = {name: _part(value, part) for name, value in fields.items()}
+            sliced = {name: _part(name, value, part) for name, value in fields.items()}
             self._factory.batch(views, start, player, numbers[part], steps[part], sliced)
             for number in np.unique(numbers[part]).tolist():
                 self._note_part(number, player)
@@ -96,8 +96,9 @@ class RowRecording:
         players = self._factory.open_players(number)
         if not players:
             raise SchemaError(f"episode {number} has no open rows to end")
+        observation = self._factory.resolve(observation)
         for index, one in enumerate(players):
-            mine = {name: _part(value, index) for name, value in observation.items()}
+            mine = {name: _part(name, value, index) for name, value in observation.items()}
             theirs = outcome[index] if isinstance(outcome, Sequence | np.ndarray) else outcome
             self._end_player(number, one, theirs, ended, step, mine)
 
@@ -114,8 +115,9 @@ class RowRecording:
         count = len(episode)
         outcomes, how = by_entry("outcome", outcome, count, "episode"), by_entry("ended", ended, count, "episode")
         steps = by_entry("step", step, count, "episode")
+        observation = self._factory.resolve(observation)
         for index, number in enumerate(episode):
-            mine = {name: _part(value, index) for name, value in observation.items()}
+            mine = {name: _part(name, value, index) for name, value in observation.items()}
             self.end(number, player, outcomes[index], how[index], steps[index], mine)
 
     def _without_players(self, observation: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,10 +160,11 @@ class RowRecording:
         self._feed.commit((), () if end is None else (end,))
 
 
-def _part(value: Any, index: Any) -> Any:
-    """An entry or some of them, also of a mapping or tuple of arrays."""
-    if isinstance(value, Mapping):
-        return {name: _part(inner, index) for name, inner in value.items()}
-    if isinstance(value, tuple) and value and not np.isscalar(value[0]):
-        return tuple(_part(inner, index) for inner in value)
-    return None if value is None else np.asarray(value)[index]
+def _part(name: str, value: Any, index: Any) -> Any:
+    """An entry of a field's values, or some of them. Raises SchemaError."""
+    if value is None:
+        return None
+    array = host_array(name, value)
+    if not array.ndim:
+        raise SchemaError(f"{name}: a single value where there should be one for each row or player")
+    return array[index]
