@@ -166,7 +166,7 @@ def test_rewritten_and_pruned_runs(path, tmp_path):
 
 
 def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("expkit.runs.read.OPEN_READERS", 2)
+    monkeypatch.setattr("expkit.runs.run_files.OPEN_READERS", 2)
     with Recorder(tmp_path / "run", VECTOR_SCHEMA, min_free=0) as recorder:
         for episode in range(9):
             steps = np.arange(10 + episode)

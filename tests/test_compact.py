@@ -240,7 +240,7 @@ def test_a_recorder_beside_it(tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         rounds = []
-        for _ in range(3):
+        for _ in range(2):
             wait_for(lambda: len(list_shards(path)) >= 4)
             rounds.append(compact(path))
             with open_run(path) as run:
@@ -254,7 +254,7 @@ def test_a_recorder_beside_it(tmp_path: Path) -> None:
         assert [f for f in validate_run(run) if f.severity != "info"] == []
         assert all(player.lost == 0 and player.present == player.written for player in balance(run) or [])
         assert all(episode.start is not None for episode in run.episodes())
-    prune(path, Retention(keep_episodes=500))  # what follows takes a Python object a row
+    prune(path, Retention(keep_episodes=100))  # what follows takes a Python object a row
     before = facts(path)
     compact(path)
     check(path, before)

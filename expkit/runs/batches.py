@@ -22,7 +22,8 @@ from expkit.runs.superseding import VisibleBlock
 from expkit.schema import KEY_NAMES, Schema
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.readable import Readable
+    from expkit.reading.selection import Selection
 
 Rows = Literal["transitions", "all"]
 Batch = dict[str, np.ndarray]
@@ -35,36 +36,50 @@ BATCH_BYTES = 32 << 20
 
 
 class Piece(NamedTuple):
-    """Rows `rows` (int64, rising) of block number `block` of a shard, which go to `places` of a batch."""
+    """Rows `rows` (int64, rising) of block number `block` of a shard of a run, which go to `places` of a batch."""
 
     reader: ShardReader
     block: int
     rows: np.ndarray
     places: np.ndarray
+    run: int = 0
+
+    @classmethod
+    def of(cls, block: VisibleBlock, rows: np.ndarray, places: np.ndarray) -> Piece:
+        return cls(block.reader, block.info.index, rows, places, block.run)
 
 
 class BatchDecoder:
-    """Makes batches of some columns from pieces. Safe to share between threads."""
+    """Makes batches of some columns from pieces. Safe to share between threads.
 
-    def __init__(self, schema: Schema, names: Sequence[str]):
+    policies  where rows of several runs come together, for each run the place of each of its policies (u2) in the table
+              of all; batches then have a column `run`
+    """
+
+    def __init__(self, schema: Schema, names: Sequence[str], policies: Sequence[np.ndarray] | None = None):
         self.schema, self.names = schema, list(names)
+        self._policies = policies
+        self.beside = ("player",) if policies is None else ("player", "run")
         self._columns = [schema.column(name) for name in names]
         self.row_bytes = sum(column.row_bytes for column in self._columns)
 
     def empty(self, rows: int) -> Batch:
         """Stored arrays for so many rows, and the player of each."""
         stored = {column.name: POOL.empty(column.shape(rows), column.dtype) for column in self._columns}
-        return {**stored, "player": np.empty(rows, np.uint16)}
+        return {**stored, **{name: np.empty(rows, np.uint16) for name in self.beside}}
 
     def fill(self, stored: Batch, piece: Piece) -> None:
         """Decode a piece into its places. Raises ShardError."""
         piece.reader.read_into(piece.block, piece.rows, {name: stored[name] for name in self.names}, piece.places)
         stored["player"][piece.places] = piece.reader.blocks[piece.block].player
+        if self._policies is not None:
+            stored["run"][piece.places] = piece.run
+            stored["policy"][piece.places] = self._policies[piece.run][stored["policy"][piece.places]]
 
     def finish(self, stored: Batch) -> Batch:
         """The logical arrays."""
         out = {name: self.schema.unpack(name, stored[name]) for name in self.names}
-        return {**out, "player": stored["player"]}
+        return {**out, **{name: stored[name] for name in self.beside}}
 
     def make(self, pieces: Sequence[Piece]) -> Batch:
         """A whole batch. Raises ShardError."""
@@ -88,8 +103,18 @@ def stored_names(schema: Schema, columns: Sequence[str] | None) -> list[str]:
     return names
 
 
-def rows_wanted(block: VisibleBlock, rows: Rows, part: slice | None = None) -> np.ndarray:
-    """int64, rising: the rows of a block, or of a part of it, that count. Raises ShardError."""
+def rows_wanted(
+    block: VisibleBlock, rows: Rows, part: slice | None = None, selection: Selection | None = None
+) -> np.ndarray:
+    """int64, rising: the rows of a block, or of a part of it, that count and are selected. Raises ShardError."""
+    if selection is None:
+        return _rows_counting(block, rows, part)
+    if not selection.may_match(block):
+        return np.empty(0, np.int64)
+    return selection.of_block(block, _rows_counting(block, rows, part))
+
+
+def _rows_counting(block: VisibleBlock, rows: Rows, part: slice | None) -> np.ndarray:
     first, last = (0, block.info.rows) if part is None else (part.start, min(part.stop, block.info.rows))
     last_rows = rows == "transitions" and block.reader.statistics_of(block.info.index, "is_last").high != 0
     if block.keep is None and not last_rows:
@@ -110,29 +135,39 @@ def check_batch_size(batch_size: int | None) -> None:
 
 
 def scan(
-    run: Run, decoder: BatchDecoder, batch_size: int | None, rows: Rows, skip_damaged: bool, threads: int
+    run: Readable,
+    decoder: BatchDecoder,
+    batch_size: int | None,
+    rows: Rows,
+    skip_damaged: bool,
+    threads: int,
+    selection: Selection | None = None,
 ) -> Iterator[Batch]:
-    """See `Run.scan`."""
+    """See `Readable.scan`."""
     check_batch_size(batch_size)
-    parts = _in_file_order(run, decoder.names, rows, skip_damaged)
+    parts = _in_file_order(run, decoder.names, rows, skip_damaged, threads, selection)
     batches = _as_they_are(parts, decoder.row_bytes) if batch_size is None else _of_size(parts, batch_size)
     yield from in_order(decoder.make, batches, threads)
 
 
 def _in_file_order(
-    run: Run, names: Sequence[str], rows: Rows, skip_damaged: bool
+    run: Readable, names: Sequence[str], rows: Rows, skip_damaged: bool, threads: int, selection: Selection | None
 ) -> Iterator[tuple[VisibleBlock, np.ndarray]]:
     """Blocks and their rows that are wanted."""
-    for block in run.blocks(unreadable="skip" if skip_damaged else "raise"):
+
+    def part(block: VisibleBlock) -> tuple[VisibleBlock, np.ndarray]:
         try:
-            wanted = rows_wanted(block, rows)
-            if skip_damaged:
+            wanted = rows_wanted(block, rows, None, selection)
+            if skip_damaged and len(wanted):
                 block.reader.read_block(block.info.index, names)  # whether it can be read at all
         except ShardError:
             if skip_damaged:
-                continue
+                return block, np.empty(0, np.int64)
             raise
-        yield block, wanted
+        return block, wanted
+
+    blocks = run.blocks(unreadable="skip" if skip_damaged else "raise")
+    return in_order(part, blocks, threads if selection is not None else 1)
 
 
 def _as_they_are(parts: Iterable[tuple[VisibleBlock, np.ndarray]], row_bytes: int) -> Iterator[list[Piece]]:
@@ -143,7 +178,7 @@ def _as_they_are(parts: Iterable[tuple[VisibleBlock, np.ndarray]], row_bytes: in
         for first in range(0, block.info.rows, frames * FRAME_ROWS):
             begin, end = np.searchsorted(wanted, [first, first + frames * FRAME_ROWS])
             if begin < end:
-                yield [Piece(block.reader, block.info.index, wanted[begin:end], np.arange(end - begin))]
+                yield [Piece.of(block, wanted[begin:end], np.arange(end - begin))]
 
 
 def _of_size(parts: Iterable[tuple[VisibleBlock, np.ndarray]], batch_size: int) -> Iterator[list[Piece]]:
@@ -152,7 +187,7 @@ def _of_size(parts: Iterable[tuple[VisibleBlock, np.ndarray]], batch_size: int) 
     for block, wanted in parts:
         while len(wanted):
             part, wanted = wanted[: batch_size - filled], wanted[batch_size - filled :]
-            batch.append(Piece(block.reader, block.info.index, part, np.arange(filled, filled + len(part))))
+            batch.append(Piece.of(block, part, np.arange(filled, filled + len(part))))
             filled += len(part)
             if filled == batch_size:
                 yield batch
@@ -162,7 +197,7 @@ def _of_size(parts: Iterable[tuple[VisibleBlock, np.ndarray]], batch_size: int) 
 
 
 def shuffled(
-    run: Run,
+    run: Readable,
     decoder: BatchDecoder,
     batch_size: int,
     seed: int,
@@ -170,8 +205,9 @@ def shuffled(
     rows: Rows,
     memory: int,
     threads: int,
+    selection: Selection | None = None,
 ) -> Iterator[Batch]:
-    """See `Run.shuffled`."""
+    """See `Readable.shuffled`."""
     check_batch_size(batch_size)
     piece = FRAME_ROWS * min(max(round(PIECE_BYTES / (FRAME_ROWS * decoder.row_bytes)), 1), PIECE_FRAMES)
     pieces = _pieces(run, piece)
@@ -179,7 +215,7 @@ def shuffled(
     at_once = max(1, batch_size // piece, memory // (decoder.row_bytes * piece))
     left: Batch | None = None
     for wave, first in enumerate(range(0, len(pieces), at_once)):
-        parts = _wanted_of(run, pieces[first : first + at_once], piece, rows)
+        parts = _wanted_of(run, pieces[first : first + at_once], piece, rows, selection)
         carried = 0 if left is None else len(left["player"])
         total = carried + sum(len(part) for _, part in parts)
         places = np.random.default_rng([seed, epoch, wave]).permutation(total)
@@ -189,7 +225,7 @@ def shuffled(
                 stored[name][places[:carried]] = values
         todo, at = [], carried
         for block, part in parts:
-            todo.append(Piece(block.reader, block.info.index, part, places[at : at + len(part)]))
+            todo.append(Piece.of(block, part, places[at : at + len(part)]))
             at += len(part)
         for _ in in_order(partial(decoder.fill, stored), todo, threads):
             pass
@@ -202,7 +238,7 @@ def shuffled(
         yield decoder.finish(left)
 
 
-def _pieces(run: Run, piece: int) -> np.ndarray:
+def _pieces(run: Readable, piece: int) -> np.ndarray:
     """int64 (n, 3): shard, block and first row of every piece, from the blocks' entries in the index alone."""
     out = []
     for block in run.blocks():
@@ -211,21 +247,23 @@ def _pieces(run: Run, piece: int) -> np.ndarray:
     return np.concatenate(out) if out else np.empty((0, 3), np.int64)
 
 
-def _wanted_of(run: Run, pieces: np.ndarray, piece: int, rows: Rows) -> list[tuple[VisibleBlock, np.ndarray]]:
+def _wanted_of(
+    run: Readable, pieces: np.ndarray, piece: int, rows: Rows, selection: Selection | None
+) -> list[tuple[VisibleBlock, np.ndarray]]:
     """Blocks and their rows that count, of the pieces of a wave."""
     out = []
     for shard, index, first in pieces.tolist():
         block = run.visible(shard, index)
-        out.append((block, rows_wanted(block, rows, slice(first, first + piece))))
+        out.append((block, rows_wanted(block, rows, slice(first, first + piece), selection)))
     return out
 
 
-def sample(run: Run, decoder: BatchDecoder, count: int, rng: np.random.Generator) -> Batch:
-    """See `Run.sample`."""
+def sample(run: Readable, decoder: BatchDecoder, count: int, rng: np.random.Generator) -> Batch:
+    """See `Readable.sample`."""
     index = run.index
     total = int(index.rows.sum())
     if total == 0 or run.steps == 0:
-        raise NotThere(f"{run.path}: no transitions to sample from")
+        raise NotThere(f"{run.label}: no transitions to sample from")
     stored = decoder.empty(count)
     bounds = np.cumsum(index.rows)
     todo = np.arange(count)

@@ -6,22 +6,24 @@ entry per 64-128 rows, so a run of 10^8 rows has a table of some 30 MB; it is bu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from expkit.errors import ShardError
+from expkit.pipeline.stretches import boundaries
 from expkit.runs.superseding import VisibleBlock
 
 
 @dataclass(frozen=True, slots=True)
 class RunIndex:
-    """Arrays over segments, sorted by (episode, player, first_step).
+    """Arrays over segments, sorted by (run, episode, player, first_step).
 
     shard, block   int64: position in the run's list of shards, and in that shard's list of blocks
     first_row      int64: of the segment in its block;  rows int64: its length
     episode u64, player int64, first_step and last_step int64
+    run            int64: which of the runs that are read together, 0 where there is one
     """
 
     shard: np.ndarray
@@ -32,6 +34,24 @@ class RunIndex:
     rows: np.ndarray
     first_step: np.ndarray
     last_step: np.ndarray
+    run: np.ndarray
+
+    @property
+    def boundaries(self) -> np.ndarray:
+        """bool (segments,): where another player's episode begins."""
+        first = boundaries(self.episode, self.player)
+        first[1:] |= self.run[1:] != self.run[:-1]
+        return first
+
+    @classmethod
+    def joined(cls, indices: Sequence[RunIndex], shards: Sequence[int]) -> RunIndex:
+        """One index over several runs; `shards`: how many of them each has."""
+        names = [field.name for field in fields(cls)]
+        columns = {name: [getattr(index, name) for index in indices] for name in names}
+        before = np.cumsum([0, *shards])
+        columns["shard"] = [part + before[run] for run, part in enumerate(columns["shard"])]
+        columns["run"] = [np.full(len(part), run, np.int64) for run, part in enumerate(columns["run"])]
+        return cls(*(np.concatenate(columns[name]) for name in names))
 
     @classmethod
     def build(cls, blocks: Iterable[VisibleBlock]) -> RunIndex:
@@ -54,7 +74,7 @@ class RunIndex:
             for i, kind in enumerate(kinds)
         ]
         order = np.lexsort((columns[6], columns[2], columns[3]))
-        return cls(*(column[order] for column in columns))
+        return cls(*(column[order] for column in [*columns, np.zeros(len(order), np.int64)]))
 
     def find(self, episode: int, player: int) -> np.ndarray:
         """Segment numbers of (episode, player), in the order of their steps; empty when there is none."""

@@ -9,38 +9,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from expkit.errors import CheckFailed, NotThere, ShardError
+from expkit.errors import ShardError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.parallel import in_order
 from expkit.pipeline import Chain, ColumnBatch
-from expkit.pipeline.stretches import boundaries, stretches
+from expkit.pipeline.stretches import stretches
 from expkit.runs import batches
 from expkit.runs.batches import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
-from expkit.runs.origins import players_with_gaps
-from expkit.runs.summary import balance
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.readable import Readable
+    from expkit.reading.selection import Selection
 
 
 def scan(
-    run: Run,
+    run: Readable,
     chain: Chain,
     columns: Sequence[str] | None,
     batch_size: int | None,
     rows: Rows,
     skip_damaged: bool,
     threads: int,
+    selection: Selection | None = None,
 ) -> Iterator[Batch]:
-    """See `Run.scan`."""
+    """See `Readable.scan`."""
     batches.check_batch_size(batch_size)
-    decoder = _ProcessingDecoder(chain, columns)
+    decoder = _ProcessingDecoder(run, chain, columns, selection)
     made: Iterator[Batch]
     if chain.whole_episodes:
         episodes = _Episodes(run, decoder, skip_damaged)
@@ -48,12 +48,13 @@ def scan(
         waves = map(episodes.wave, _waves(episodes.rows, most))
         made = in_order(lambda wave: decoder.unpack(episodes.read(rows, wave)), waves, threads)
     else:
-        made = batches.scan(run, decoder, None if chain.leaves_out else batch_size, rows, skip_damaged, threads)
+        size = None if chain.leaves_out else batch_size
+        made = batches.scan(run, decoder, size, rows, skip_damaged, threads, selection)
     yield from _filled(made) if batch_size is None else _of_size(made, batch_size)
 
 
 def shuffled(
-    run: Run,
+    run: Readable,
     chain: Chain,
     columns: Sequence[str] | None,
     batch_size: int,
@@ -62,12 +63,14 @@ def shuffled(
     rows: Rows,
     memory: int,
     threads: int,
+    selection: Selection | None = None,
 ) -> Iterator[Batch]:
-    """See `Run.shuffled`."""
+    """See `Readable.shuffled`."""
     batches.check_batch_size(batch_size)
-    decoder = _ProcessingDecoder(chain, columns)
+    decoder = _ProcessingDecoder(run, chain, columns, selection)
     if not chain.whole_episodes:
-        yield from _of_size(batches.shuffled(run, decoder, batch_size, seed, epoch, rows, memory, threads), batch_size)
+        made = batches.shuffled(run, decoder, batch_size, seed, epoch, rows, memory, threads, selection)
+        yield from _of_size(made, batch_size)
         return
     episodes = _Episodes(run, decoder, False)
     left: list[Batch] = []
@@ -90,8 +93,13 @@ class _ProcessingDecoder(BatchDecoder):
     made_bytes  of a row that comes out of `process`
     """
 
-    def __init__(self, chain: Chain, columns: Sequence[str] | None):
-        super().__init__(chain.from_schema, stored_names(chain.from_schema, chain.needs(columns)))
+    def __init__(self, run: Readable, chain: Chain, columns: Sequence[str] | None, selection: Selection | None):
+        names = stored_names(chain.from_schema, chain.needs(columns))
+        # Where whole episodes are processed, it shows only afterwards which of their rows are wanted.
+        self._selection = selection if chain.whole_episodes else None
+        if self._selection is not None:
+            names += [name for name in self._selection.columns if name not in names]
+        super().__init__(chain.from_schema, names, run.policy_places)
         self._chain = chain
         self._wanted = stored_names(chain.schema, columns)
         self._altered = {name for name in self._wanted if name.removeprefix("valid:") in chain.altered()}
@@ -104,14 +112,18 @@ class _ProcessingDecoder(BatchDecoder):
         return self.unpack(self.process(stored, None, "all"))
 
     def process(self, stored: Batch, stretch: np.ndarray | None, rows: Rows) -> Batch:
-        """Rows through the chain, and then without last rows or with them. What no link changed is as it is stored."""
+        """Rows through the chain, and then without last rows or with them, and those selected. What no link changed is
+        as it is stored."""
         chain, player = self._chain, stored["player"]
         logical = {name: self.schema.unpack(name, stored[name]) for name in self._touched}
         done = chain.apply(ColumnBatch(chain.from_schema, {**logical, "player": player}, stretch))
         keep: slice | np.ndarray = slice(None) if rows == "all" else ~done.batch["is_last"]
+        if self._selection is not None:
+            selected = self._selection.of_rows(stored)[done.rows]
+            keep = selected if rows == "all" else selected & ~done.batch["is_last"]
         left: slice | np.ndarray = slice(None) if len(done.rows[keep]) == len(player) else done.rows[keep]
         out = {n: done.batch[n][keep] if n in self._altered else stored[n][left] for n in self._wanted}
-        return {**out, "player": player[left]}
+        return {**out, **{name: stored[name][left] for name in self.beside}}
 
     def unpack(self, processed: Batch) -> Batch:
         """The logical arrays of what `process` gave."""
@@ -134,13 +146,13 @@ class _Episodes:
     rows  int64: of each of them
     """
 
-    def __init__(self, run: Run, decoder: _ProcessingDecoder, skip_damaged: bool):
+    def __init__(self, run: Readable, decoder: _ProcessingDecoder, skip_damaged: bool):
         self._run, self._decoder, self._skip = run, decoder, skip_damaged
         if not skip_damaged:
             for block in run.blocks():
                 block.reader.runs(block.info.index)  # which raises for those that the index has to leave out
         index = self._index = run.index
-        starts = np.flatnonzero(boundaries(index.episode, index.player))
+        starts = np.flatnonzero(index.boundaries)
         self._bounds = np.append(starts, len(index.rows)) if len(starts) else np.zeros(1, np.int64)
         self.rows = np.add.reduceat(index.rows, starts) if len(starts) else np.empty(0, np.int64)
         steps = index.last_step[self._bounds[1:] - 1] - index.first_step[self._bounds[:-1]] + 1
@@ -167,7 +179,8 @@ class _Episodes:
             mine = order[begin:end]
             lengths = index.rows[segments[mine]]
             rows, places = _ranges(index.first_row[segments[mine]], lengths), _ranges(place[mine], lengths)
-            pieces.append(Piece(self._run.reader(int(shard[begin])), int(block[begin]), rows, places))
+            run = int(index.run[segments[mine[0]]])
+            pieces.append(Piece(self._run.reader(int(shard[begin])), int(block[begin]), rows, places, run))
         return _Wave(pieces, int(index.rows[segments].sum()), np.repeat(missing[group], index.rows[segments]))
 
     def _places(self, segments: np.ndarray) -> Iterable[tuple[int, int]]:
@@ -193,26 +206,10 @@ class _Episodes:
         return self._decoder.process(stored, stretch, rows)
 
     def _lacks_rows(self, group: int) -> bool:
-        """Whether a row inside a player's episode, whose steps do not all follow each other, may be missing. An end
-        record tells how many there were, unless it was written for a recorder that died; then the ledger tells whether
-        any of the player's are missing."""
-        first = int(self._bounds[group])
-        player = int(self._index.player[first])
-        known = self._run.find_episode(int(self._index.episode[first]))
-        if known.end is not None and known.end.rows and not known.end.cut:
-            return known.end.rows.get(str(player), 0) != int(self.rows[group])
-        return self._gaps is None or player in self._gaps
-
-    @cached_property
-    def _gaps(self) -> set[int] | None:
-        """Players of whose episodes rows may be missing; None when nobody knows."""
-        accounts = balance(self._run)
-        if accounts is None:
-            return None
-        try:
-            return {one.player for one in accounts if one.has_gaps} | players_with_gaps(self._run.info.metadata)
-        except (NotThere, CheckFailed):
-            return None
+        """Whether a row inside a player's episode, whose steps do not all follow each other, may be missing."""
+        index, first = self._index, int(self._bounds[group])
+        run, episode, player = int(index.run[first]), int(index.episode[first]), int(index.player[first])
+        return self._run.lacks_rows(run, episode, player, int(self.rows[group]))
 
 
 def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:

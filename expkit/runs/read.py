@@ -7,45 +7,28 @@ the moment it was opened; `refresh` looks again.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
-from expkit.formats.shard.read import ShardReader
-from expkit.runs import batches
-from expkit.runs.batches import BatchDecoder, Rows, stored_names
+from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
+from expkit.runs.batches import stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
-from expkit.runs.entries import Episode, ShardEntry, annotation, info_from_header
-from expkit.runs.index import RunIndex
-from expkit.runs.layout import SHARD_SUFFIX, RunInfo, ShardPath, is_run, list_shards, read_run_info
-from expkit.runs.locks import ReaderLock, live_writers
+from expkit.runs.entries import Episode, annotation, info_from_header
+from expkit.runs.gaps import Gaps
+from expkit.runs.layout import RunInfo, read_run_info
 from expkit.runs.manifest import read_manifest
-from expkit.runs.superseding import VisibleBlock, shards_of, visible_block
+from expkit.runs.run_files import RunFiles
 from expkit.schema import KEY_NAMES, Schema
-from expkit.units import parse_size
-
-if TYPE_CHECKING:
-    from expkit.pipeline.chain import Pipeline
 
 State = Literal["recording", "closed", "killed"]
 _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
-
-
-def _open_files() -> int:
-    """Half of what the system allows a process: 512 of the usual 1,024."""
-    allowed = getrlimit(RLIMIT_NOFILE)[0]
-    return 4096 if allowed == RLIM_INFINITY else min(4096, max(16, allowed // 2))
-
-
-OPEN_READERS = _open_files()  # to open a shard again takes some 200 us
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -53,43 +36,14 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     return Run(Path(path))
 
 
-class Run:
+class Run(RunFiles):
     """A recorded run. Batches are `dict[str, ndarray]` of logical arrays that lead with the rows; a nullable field
     comes with `valid:NAME`, false where nothing was given. Checksums are verified on every read."""
 
-    def __init__(self, path: Path, *, guarded: bool = True):
-        """`guarded` keeps rewritten shards from being deleted while the run is open. Maintenance itself, by whose lock
-        nobody else deletes, does without."""
-        if not path.is_dir() or not is_run(path):
-            what = "no run there" if path.exists() else "no such folder"
-            raise NotThere(f"{path}: {what}; see expkit list")
-        self.path = path
-        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
-        self._lock = ReaderLock(path)
-        self._guarded = guarded
-        self.refresh()
-
     def refresh(self) -> None:
-        """Look again at the files: what a recorder has written since becomes visible."""
-        self.close_readers()
-        for name in ("info", "manifest", "listed", "counters", "index", "shards", "last_rows", "_episodes"):
+        for name in ("info", "manifest", "listed", "counters", "_episodes", "_gaps"):
             self.__dict__.pop(name, None)
-        if self._guarded:
-            self._lock.renew()
-        # In this order: a shard that is published in between is then seen under its new name, never missed.
-        self.live_writers = live_writers(self.path)
-        found = [shard for shard in list_shards(self.path) if not _is_unborn(shard)]
-        self.shard_paths, self.superseding = shards_of(self.path, found)
-
-    def close(self) -> None:
-        self.close_readers()
-        self._lock.release()
-
-    def close_readers(self) -> None:
-        """Close the shard files; those that are asked for again are opened again."""
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+        super().refresh()
 
     def __enter__(self) -> Run:
         return self
@@ -179,118 +133,6 @@ class Run:
             return "killed"
         return "closed"
 
-    def reader(self, shard: int | str) -> ShardReader:
-        """The reader of a shard, by position or by name `w0/000000`. Raises NotThere, ShardError, also for a shard of
-        another schema: rows of two kinds make no arrays."""
-        if isinstance(shard, str):
-            names = [path.name for path in self.shard_paths]
-            if shard not in names:
-                raise NotThere(f"{self.path}: no shard {shard!r}; it has {_some(names)}")
-            shard = names.index(shard)
-        reader = self._readers.get(shard)
-        if reader is None:
-            reader = self._open(self.shard_paths[shard])
-            if reader.schema != self.schema:
-                raise ShardError(f"{reader.path}: its schema is not that of the run; see expkit validate {self.path}")
-            self._readers[shard] = reader
-            if len(self._readers) > OPEN_READERS:
-                self._readers.popitem(last=False)  # closed when nobody reads from it any more
-        self._readers.move_to_end(shard)
-        return reader
-
-    def current_path(self, shard: int) -> Path:
-        """The file of a shard, which may have been published under its final name since we looked."""
-        found = self.shard_paths[shard]
-        if not found.active:
-            return found.path
-        published = found.path.with_suffix(SHARD_SUFFIX)
-        return published if not found.path.exists() and published.exists() else found.path
-
-    def _open(self, found: ShardPath) -> ShardReader:
-        try:
-            return ShardReader(found.path)
-        except NotThere:
-            if found.active and found.path.with_suffix(SHARD_SUFFIX).exists():
-                return ShardReader(found.path.with_suffix(SHARD_SUFFIX))  # published in this very moment
-            raise NotThere(f"{found.path} is gone: pruned since the run was opened; refresh() looks again") from None
-
-    @cached_property
-    def shards(self) -> list[ShardEntry]:
-        """All shards that can be read at all, with the rows that count. See `expkit validate` for the others."""
-        out = []
-        for position, shard in enumerate(self.shard_paths):
-            reader = self.reader_or_none(position)
-            if reader is None:
-                out.append(ShardEntry(shard.name, shard.path, 0, shard.path.stat().st_size, False))
-                continue
-            rows = sum(block.rows for block in self._visible(position, reader))
-            out.append(ShardEntry(shard.name, shard.path, rows, reader.nbytes, reader.closed))
-        return out
-
-    def blocks(self, *, unreadable: Literal["raise", "skip"] = "raise") -> Iterator[VisibleBlock]:
-        """Every block with rows that count, shard after shard. `skip` leaves out shards that cannot be opened at
-        all, instead of raising ShardError."""
-        for position in range(len(self.shard_paths)):
-            reader = self.reader(position) if unreadable == "raise" else self.reader_or_none(position)
-            if reader is not None:
-                yield from self._visible(position, reader)
-
-    def _visible(self, position: int, reader: ShardReader) -> Iterator[VisibleBlock]:
-        path = self.shard_paths[position]
-        for info in reader.blocks:
-            block = visible_block(self.superseding, position, path, reader, info)
-            if block is not None:
-                yield block
-
-    def visible(self, position: int, index: int) -> VisibleBlock:
-        """A block by the position of its shard and its own in that, with the rows that count. Raises NotThere when
-        none does, ShardError."""
-        reader = self.reader(position)
-        block = visible_block(self.superseding, position, self.shard_paths[position], reader, reader.blocks[index])
-        if block is None:
-            raise NotThere(f"{self.shard_paths[position].name} block {index}: nothing in it counts any more")
-        return block
-
-    @cached_property
-    def index(self) -> RunIndex:
-        """The table of segments over all readable shards."""
-        return RunIndex.build(self.blocks(unreadable="skip"))
-
-    def reader_or_none(self, position: int) -> ShardReader | None:
-        """The reader of a shard, None for one that is damaged so that it cannot be opened at all. Raises NewerFormat
-        for one that is sound: its rows are there, and to leave them out unasked would be wrong."""
-        try:
-            return self.reader(position)
-        except NewerFormat:
-            raise
-        except ShardError:
-            return None
-
-    def __len__(self) -> int:
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all shard files."""
-        return sum(shard.bytes for shard in self.shards)
-
-    @property
-    def steps(self) -> int:
-        """Rows that are transitions: all but the last row of each (episode, player)."""
-        return len(self) - self.last_rows
-
-    @cached_property
-    def last_rows(self) -> int:
-        """Number of rows with `is_last`, from the blocks' statistics where they tell, else by reading that column."""
-        total = 0
-        for block in self.blocks(unreadable="skip"):
-            try:
-                if block.reader.statistics(block.info.index)["is_last"].high:
-                    total += int(block.read(["is_last"])["is_last"].sum())
-            except ShardError:
-                continue
-        return total
-
     def episodes(self) -> list[Episode]:
         """All episodes, by number."""
         return list(self._episodes.values())
@@ -330,6 +172,17 @@ class Run:
         if found is None:
             raise NotThere(f"{self.path}: no episode {number}; it has {_span(list(self._episodes))}")
         return found
+
+    def bind(self, where: Predicate) -> list[tuple[BoundPredicate, EpisodeTable | None]]:
+        predicate = where.bind(self.schema, self.policies)
+        return [(predicate, EpisodeTable(self.episodes()) if predicate.episode_names else None)]
+
+    def lacks_rows(self, run: int, episode: int, player: int, rows: int) -> bool:
+        return self._gaps.lacks_rows(episode, player, rows)
+
+    @cached_property
+    def _gaps(self) -> Gaps:
+        return Gaps(self)
 
     def rows(self, episode: int, player: int, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """All rows of (episode, player) in the order of steps, with the keys. Raises NotThere, ShardError."""
@@ -385,74 +238,6 @@ class Run:
                 return self.shard_paths[int(self.index.shard[s])].name, int(self.index.block[s])
         raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
 
-    def scan(
-        self,
-        columns: Sequence[str] | None = None,
-        *,
-        batch_size: int | None = None,
-        rows: Rows = "transitions",
-        damaged: Literal["raise", "skip"] = "raise",
-        threads: int = 1,
-        pipeline: Pipeline | None = None,
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of `batch_size` rows (the last one smaller), block after block, players mixed between batches. Left
-        to the files, batches are of one player and of about 32 MiB, which is fastest: no frame is decompressed twice.
-
-        columns   field or group names (`observation`), all when left out; the keys and `player` always come along
-        rows      `transitions`, or `all` with the last rows, whose action, reward and the like are absent (zero)
-        damaged   `skip` leaves out shards that cannot be read and blocks in which a wanted column cannot, instead of
-                  raising ShardError
-        threads   that read, decode and process, two batches ahead each; one is the caller's own
-        pipeline  processors that the rows go through, or a Chain of them, whose `counts` then tell what it left out;
-                  see `expkit.pipeline`. `columns` are of what comes out. Where one needs whole episodes, rows come by
-                  episode and player instead of block after block, and some 32 MiB of them, or one player's longest
-                  episode, are read at a time.
-        """
-        if pipeline is not None:
-            from expkit.pipeline import as_chain
-            from expkit.runs import processed
-
-            chain = as_chain(pipeline, self.schema)
-            return processed.scan(self, chain, columns, batch_size, rows, damaged == "skip", threads)
-        decoder = BatchDecoder(self.schema, stored_names(self.schema, columns))
-        return batches.scan(self, decoder, batch_size, rows, damaged == "skip", threads)
-
-    def shuffled(
-        self,
-        batch_size: int = 256,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        columns: Sequence[str] | None = None,
-        rows: Rows = "transitions",
-        memory: str | int = "64MiB",
-        threads: int = 1,
-        pipeline: Pipeline | None = None,
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Every row exactly once, in batches of `batch_size` (the last one smaller): an epoch of training.
-
-        Pieces of some 4 MiB, 512 to 4,096 rows, are read in random order, as many at a time as fit `memory`, and
-        their rows are mixed: a pure function of (seed, epoch, memory, the files), whatever the number of `threads`
-        that decode. Batches are parts of larger arrays, and of those one more is there while a batch of it is held:
-        copy what is kept for long. Columns and pipeline as for `scan`; where a processor needs whole episodes, these
-        are read in random order, consecutive ones of a piece together. Raises ShardError.
-        """
-        if pipeline is not None:
-            from expkit.pipeline import as_chain
-            from expkit.runs import processed
-
-            chain, budget = as_chain(pipeline, self.schema), parse_size(memory)
-            return processed.shuffled(self, chain, columns, batch_size, seed, epoch, rows, budget, threads)
-        decoder = BatchDecoder(self.schema, stored_names(self.schema, columns))
-        return batches.shuffled(self, decoder, batch_size, seed, epoch, rows, parse_size(memory), threads)
-
-    def sample(
-        self, count: int, rng: np.random.Generator | None = None, columns: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray]:
-        """`count` transitions drawn uniformly with replacement. Raises NotThere when the run holds none."""
-        decoder = BatchDecoder(self.schema, stored_names(self.schema, columns))
-        return batches.sample(self, decoder, count, rng or np.random.default_rng())
-
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
 
@@ -472,18 +257,6 @@ class Run:
         batch = {name: self.schema.unpack(name, values) for name, values in stored.items()}
         batch["player"] = np.full(len(stored["episode"]), player, np.uint16)
         return batch
-
-
-def _is_unborn(shard: ShardPath) -> bool:
-    """An active shard that its writer has made and not begun to write: it holds nothing yet."""
-    try:
-        return shard.active and shard.path.stat().st_size == 0
-    except OSError:
-        return False  # published since
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" … {names[-1]}" if len(names) > 5 else "") if names else "none"
 
 
 def _span(numbers: list[int]) -> str:

@@ -158,6 +158,7 @@ class VisibleBlock:
 
     shard   position of its shard in `Run.shard_paths`;  name: `w0/000003`
     keep    bool (rows of the block,): which rows count; None when all do
+    run     which of the runs that are read together it belongs to
     """
 
     shard: int
@@ -165,6 +166,7 @@ class VisibleBlock:
     reader: ShardReader
     info: BlockInfo
     keep: np.ndarray | None
+    run: int = 0
 
     @property
     def rows(self) -> int:

@@ -100,7 +100,7 @@ def kill_recordings(server, folder, tried, kills, cold, seed, longest):
 
 
 def test_a_killed_recording_gives_back_what_was_durable(server, tmp_path, tried):
-    kill_recordings(server, tmp_path, tried, kills=12, cold=2, seed=1, longest=0.6)
+    kill_recordings(server, tmp_path, tried, kills=8, cold=1, seed=1, longest=0.6)
 
 
 @pytest.mark.slow

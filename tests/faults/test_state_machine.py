@@ -504,8 +504,8 @@ def said() -> str:
 
 
 def test_a_run_is_what_a_model_says_after_any_operations(unthreaded, tell):
-    play(60, start=1)
-    assert operations.total() >= 2_000
+    play(25, start=1)
+    assert operations.total() >= 800
     tell(said())
 
 

@@ -1,0 +1,1 @@
+"""What trainers read of runs: batches, windows, epochs, samples, the newest rows."""
