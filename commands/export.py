@@ -73,9 +73,7 @@ def export(
         str | None, typer.Option("--compression", metavar="NAME[:LEVEL]", help="Of the format's own, like zstd:9.")
     ] = None,
     threads: Annotated[int, typer.Option("--threads", metavar="N", help="That work; 0 for one a core.")] = 0,
-    card: Annotated[
-        bool, typer.Option("--card", help="Write a dataset card: counts, schema, origin, digests.")
-    ] = False,
+    card: Annotated[bool, typer.Option("--card", help="A dataset card: counts, schema, origin, digests.")] = False,
     licence: Annotated[
         str | None, typer.Option("--licence", metavar="ID", help="That the card names, like cc-by-4.0.")
     ] = None,
@@ -84,7 +82,7 @@ def export(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write rows of runs for other tools: Parquet, NumPy, Minari, CSV, ..."""
+    """Write rows for other tools: Parquet, NumPy, HDF5, Minari, CSV."""
     from expkit.commands.progress import Progress
     from expkit.commands.signals import finish_first
     from expkit.exchange.export import check_compression, check_output_path

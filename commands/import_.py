@@ -31,7 +31,7 @@ def import_(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Import a recording of another program, or an export, into a run. Player names of games are never kept."""
+    """Import recordings of other programs, and exports, into a run. Of games player names are never kept."""
     from expkit.commands.progress import Progress
     from expkit.commands.signals import finish_first
     from expkit.importing import import_recording

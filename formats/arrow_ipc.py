@@ -1,7 +1,7 @@
 """Arrow IPC files (Feather v2): a record batch for each batch of rows, columns as `expkit.arrow` makes them.
 
-The Head stands in the Arrow schema's metadata under `expkit`, as zstd-compressed JSON: schemas of all Arrow formats carry
-such metadata along.
+The Head stands in the Arrow schema's metadata under `expkit`, as zstd-compressed JSON: all Arrow formats carry such
+metadata along.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _ROWS = 16_384
 
 class ArrowFormat:
     name = "arrow"
-    suffixes = (".arrow", ".feather", ".ipc")
+    suffixes: tuple[str, ...] = (".arrow", ".feather", ".ipc")
     about = "Arrow IPC, for everything that speaks Arrow"
     carries = Carries()
-    compressions = ("zstd", "lz4", "none")
+    compressions: tuple[str, ...] = ("zstd", "lz4", "none")
 
     def export(self, batches: Iterator[Batch], head: Head, target: Path, options: ExportOptions) -> None:
         ipc = require("pyarrow.ipc", "arrow", "Arrow files")

@@ -9,6 +9,7 @@ other readers pass over, and `infos/interrupted` tells which timeouts are none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from expkit.schema import Schema
 if TYPE_CHECKING:
     import h5py
 
+_PLAYER = re.compile(r"player(\d{1,5})")
 _LAST_ROWS = "last_rows"
 _INTERRUPTED = "infos/interrupted"
 _CHUNK_BYTES = 1 << 20
@@ -42,10 +44,10 @@ _MOST_HEAD = 1 << 30
 
 class Hdf5Format:
     name = "hdf5"
-    suffixes = (".hdf5", ".h5")
+    suffixes: tuple[str, ...] = (".hdf5", ".h5")
     about = "HDF5 in D4RL's layout"
     carries = Carries()
-    compressions = ("gzip", "lzf", "none")
+    compressions: tuple[str, ...] = ("gzip", "lzf", "none")
     by_player = True
 
     def export(self, batches: Iterator[Batch], head: Head, target: Path, options: ExportOptions) -> None:

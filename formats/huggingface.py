@@ -21,7 +21,7 @@ class HuggingFaceFormat:
     suffixes: tuple[str, ...] = ()
     about = "a folder for the Hugging Face hub"
     carries = Carries()
-    compressions = ParquetFormat.compressions
+    compressions: tuple[str, ...] = ParquetFormat.compressions
     by_player = False
     card: dict[str, Any] | None
 

@@ -2,14 +2,15 @@
 that folder. A dataset is called `SOURCE/player0-v0`, with the part of a split between the two.
 
 Observations and actions are those of the schema's groups; spaces follow from dtypes and bounds. Everything else of a
-row stands in `infos`, of all T+1 rows, and the Head in the metadata of the first dataset. Images are stored as they are,
-not as JPEG, which would change them.
+row stands in `infos`, of all T+1 rows, and the Head in the first dataset's metadata. Images are not made JPEG, which
+would change them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class MinariFormat:
     suffixes: tuple[str, ...] = ()
     about = "Minari datasets, one a player"
     carries = Carries()
-    compressions = ("none",)
+    compressions: tuple[str, ...] = ("none",)
     by_player = True
     card: dict[str, Any] | None = None
 
@@ -108,7 +109,7 @@ def episodes_of(batches: Iterator[Batch]) -> Iterator[Batch]:
     for batch in batches:
         cuts = np.flatnonzero(batch["episode"][1:] != batch["episode"][:-1]) + 1
         bounds = [0, *cuts.tolist(), rows_of(batch)]
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for begin, end in pairwise(bounds):
             part = {name: values[begin:end] for name, values in batch.items()}
             if held and (held[0]["episode"][0] != part["episode"][0] or held[0]["player"][0] != part["player"][0]):
                 yield _joined(held)
@@ -165,7 +166,7 @@ def space_of(schema: Schema, group: str) -> gymnasium.Space[Any]:
 def _space(field: Field) -> gymnasium.Space[Any]:
     spaces = require("gymnasium.spaces", "minari", "Minari")
     dtype = field.numpy_dtype
-    if dtype == bool:
+    if dtype.kind == "b":
         out = spaces.MultiBinary(field.logical_shape) if field.shape else spaces.Discrete(2)
     elif dtype.kind in "iu" and not field.shape and field.low is not None and field.high is not None:
         out = spaces.Discrete(int(field.high) - int(field.low) + 1, start=int(field.low))
@@ -264,8 +265,7 @@ def _own(opened: Sequence[MinariStorage], told: Sequence[dict[str, Any]], source
     def rows() -> Iterator[Batch]:
         for storage, one in zip(opened, told, strict=True):
             player = int(one.get("expkit_player", 0))
-            for batch in _together(_own_episode(episode, head.schema, player) for episode in _episodes(storage)):
-                yield batch
+            yield from _together(_own_episode(episode, head.schema, player) for episode in _episodes(storage))
 
     return Recorded(_sound(rows(), source), head)
 

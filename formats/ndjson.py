@@ -36,10 +36,10 @@ _ODD = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 class NdjsonFormat:
     name = "ndjson"
-    suffixes = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
+    suffixes: tuple[str, ...] = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
     about = "a JSON object a row"
     carries = Carries()
-    compressions = ("none", "gzip")
+    compressions: tuple[str, ...] = ("none", "gzip")
 
     def export(self, batches: Iterator[Batch], head: Head, target: Path, options: ExportOptions) -> None:
         packed = options.compression == "gzip" or (options.compression is None and target.name.endswith(".gz"))

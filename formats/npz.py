@@ -29,10 +29,10 @@ _MOST_HEAD = 1 << 30
 
 class NpzFormat:
     name = "npz"
-    suffixes = (".npz",)
+    suffixes: tuple[str, ...] = (".npz",)
     about = "NumPy arrays, one a column"
     carries = Carries()
-    compressions = ("none", "deflate")
+    compressions: tuple[str, ...] = ("none", "deflate")
 
     def export(self, batches: Iterator[Batch], head: Head, target: Path, options: ExportOptions) -> None:
         names = column_names(head.schema)
@@ -49,7 +49,7 @@ class NpzFormat:
             for batch in batches:
                 rows += len(batch["episode"])
                 for name, spool in spools.items():
-                    spool.write(memoryview(np.ascontiguousarray(batch[name])).cast("B"))
+                    spool.write(np.ascontiguousarray(batch[name]).data.cast("B"))
             with zipfile.ZipFile(target, "w", method, compresslevel=level) as archive:
                 for at, (name, spool) in enumerate(spools.items()):
                     dtype, shape = column_type(head.schema, name)

@@ -18,10 +18,10 @@ _READ_ROWS = 16_384
 
 class ParquetFormat:
     name = "parquet"
-    suffixes = (".parquet", ".pq")
+    suffixes: tuple[str, ...] = (".parquet", ".pq")
     about = "Parquet, for DuckDB, pandas, Polars, Spark"
     carries = Carries()
-    compressions = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
+    compressions: tuple[str, ...] = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
 
     def export(self, batches: Iterator[Batch], head: Head, target: Path, options: ExportOptions) -> None:
         parquet = require("pyarrow.parquet", "arrow", "Parquet")

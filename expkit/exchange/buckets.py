@@ -49,9 +49,9 @@ class Buckets:
             for number in np.flatnonzero(counts).tolist():
                 mine = order[ends[number] - counts[number] : ends[number]]
                 with open(self._path / str(number), "ab") as file:
-                    file.write(memoryview(np.ascontiguousarray(players[mine])).cast("B"))
+                    file.write(players[mine].data.cast("B"))
                     for name in self.columns:
-                        file.write(memoryview(stored[name][mine]).cast("B"))
+                        file.write(stored[name][mine].data.cast("B"))
                 self._written[number].append(len(mine))
 
     def take(self, number: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -68,7 +68,7 @@ class Buckets:
             for rows in parts:
                 place = slice(at, at + rows)
                 for into in (players, *stored.values()):
-                    file.readinto(memoryview(into[place]).cast("B"))
+                    file.readinto(into[place].data.cast("B"))
                 at += rows
         os.unlink(path)
         return stored, players

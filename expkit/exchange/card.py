@@ -38,8 +38,8 @@ def dataset_card(plan: ExportPlan, done: Exported, licence: str | None = None) -
     ]
     lines += ["| --- | --- | --- | --- | --- |", *(_field_row(one) for one in head.schema.fields), ""]
     lines += [
-        "Every row has its keys besides: `episode`, `player`, `step`, `policy`, `policy_version`, `time_ns`, `is_first`, "
-        "`is_last`. Rows with `is_last` hold the final observation of an episode and nothing else.",
+        "Every row has its keys besides: `episode`, `player`, `step`, `policy`, `policy_version`, `time_ns`, "
+        "`is_first`, `is_last`. Rows with `is_last` hold the final observation of an episode and nothing else.",
         "",
     ]
     lines += ["## Players and policies", ""]

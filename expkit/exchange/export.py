@@ -27,8 +27,8 @@ _SPARE = 16 << 20
 _HASH_BYTES = 1 << 20
 # What a folder that --force replaces may hold.
 _OURS = (
-    "README.md", "metadata.json", "dataset_infos.json", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".hdf5",
-    ".h5", ".csv", ".csv.gz", ".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz",
+    "README.md", "metadata.json", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".hdf5", ".h5",
+    ".csv", ".csv.gz", ".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz",
 )  # fmt: skip
 
 

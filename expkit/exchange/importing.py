@@ -93,7 +93,9 @@ def _restored(recorded: Recorded, head: Head, source: Path, run: Path, format: F
     if head.rows == "transitions":
         notes.append("the export left final observations out, so episodes end with their last action")
     with RunBuilder(run, info, records, whole=not head.filtered, force=force) as builder:
-        batches = (_checked(batch, head.schema, len(info.policies), source) for batch in recorded.batches)
+        batches: Iterator[Batch] = (
+            _checked(batch, head.schema, len(info.policies), source) for batch in recorded.batches
+        )
         if head.shuffled:
             batches = _sorted(batches, head, run.parent, f".{run.name}.rows.")
         for batch in batches:
