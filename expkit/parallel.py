@@ -42,21 +42,20 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], jobs: in
 
 def ahead(items: Iterator[Item], count: int) -> Generator[Item, None, None]:
     """`items`, of which up to `count` are made in a thread before they are asked for. What they raise is raised here;
-    left early, the iterator is closed in that thread."""
+    left early, the iterator is closed."""
     done = object()
     waiting: deque[Future[Item | object]] = deque()
-    with ThreadPoolExecutor(1, "expkit-ahead") as pool:
-        try:
-            waiting.extend(pool.submit(next, items, done) for _ in range(count))
-            while waiting:
-                item = waiting.popleft().result()
-                if item is done:
-                    return
-                waiting.append(pool.submit(next, items, done))
-                yield item  # type: ignore[misc]
-        finally:
-            for future in waiting:
-                future.cancel()
-            close = getattr(items, "close", None)
-            if close is not None:
-                pool.submit(close).result()
+    pool = ThreadPoolExecutor(1, "expkit-ahead")
+    try:
+        waiting.extend(pool.submit(next, items, done) for _ in range(count))
+        while waiting:
+            item = waiting.popleft().result()
+            if item is done:
+                return
+            waiting.append(pool.submit(next, items, done))
+            yield item  # type: ignore[misc]
+    finally:
+        pool.shutdown(cancel_futures=True)
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()

@@ -25,9 +25,11 @@ from expkit.formats.protocol import (
     ExportOptions,
     Head,
     Recorded,
+    belongs_to,
     column_names,
     column_type,
     rows_of,
+    tree_path,
 )
 from expkit.schema import Schema
 
@@ -65,7 +67,7 @@ class Hdf5Format:
                 tables[player].append(d4rl_columns(batch, following, head))
                 ended = batch["is_last"]
                 if ended.any():
-                    lasts.append({name: values[ended] for name, values in batch.items()})
+                    lasts.append({tree_path(head.schema, n): values[ended] for n, values in batch.items()})
 
     def import_(self, source: Path) -> Recorded:
         h5py = require("h5py", "hdf5", "HDF5")
@@ -140,10 +142,10 @@ def path_of(schema: Schema, name: str) -> str:
     known = {"reward": "rewards", "terminated": "terminals", "truncated": "timeouts"}
     if name in known:
         return known[name]
-    first, slash, rest = name.partition("/")
-    if first in ("observation", "action") and (not slash or first not in schema):
-        return f"{first}s{slash}{rest}"
-    return f"infos/{name}"
+    for group in ("observation", "action"):
+        if belongs_to(schema, name, group):
+            return f"{group}s{tree_path(schema, name).removeprefix(group) if name != group else ''}"
+    return f"infos/{tree_path(schema, name)}"
 
 
 class _Table:
@@ -219,7 +221,8 @@ def _player_rows(
             first, last = int(mine[at]), int(mine[upto - 1])
             inside = mine[at:upto] - first
             part = {
-                name: _part(lasts[name], schema, name, slice(first, last + 1))[inside] for name in column_names(schema)
+                name: _part(lasts[tree_path(schema, name)], schema, name, slice(first, last + 1))[inside]
+                for name in column_names(schema)
             }
             yield part
             at = upto

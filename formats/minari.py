@@ -27,9 +27,11 @@ from expkit.formats.protocol import (
     Part,
     Recorded,
     Shards,
+    belongs_to,
     column_names,
     column_type,
     rows_of,
+    tree_path,
 )
 from expkit.schema import Field, Schema
 
@@ -57,8 +59,6 @@ class MinariFormat:
         self.export_folder([Part("", head, batches)], target, options, Shards())
 
     def export_folder(self, parts: Sequence[Part], target: Path, options: ExportOptions, shards: Shards) -> None:
-        if shards:
-            raise UsageError("a Minari dataset is one file; leave out --shard-rows and --shard-size")
         target.mkdir()
         for part in parts:
             if part.head.rows == "transitions":
@@ -190,10 +190,9 @@ def _buffers(episodes: list[Batch], head: Head) -> Iterator[Any]:
         steps = rows_of(rows) - 1
         infos: dict[str, Any] = {}
         for name in column_names(head.schema):
-            if name == "player" or name in _FLAGS or name.partition("/")[0] == "observation":
-                continue
-            if not _is_action(head.schema, name):
-                _put(infos, name, rows[name])
+            of_spaces = any(belongs_to(head.schema, name, group) for group in ("observation", "action"))
+            if name != "player" and name not in _FLAGS and not of_spaces:
+                _put(infos, tree_path(head.schema, name), rows[name])
         if not rows["is_last"][-1]:
             for name in _of_steps(head.schema):
                 _put(infos, f"{_CUT}/{name}", rows[name][steps:])
@@ -208,14 +207,9 @@ def _buffers(episodes: list[Batch], head: Head) -> Iterator[Any]:
         )
 
 
-def _is_action(schema: Schema, name: str) -> bool:
-    """Whether a column is of what Minari calls the action: one field of that name, else its group."""
-    return name == "action" if "action" in schema else name.startswith("action/")
-
-
 def _of_steps(schema: Schema) -> list[str]:
     """Columns of which an episode has T values."""
-    return [name for name in column_names(schema) if name in _FLAGS or _is_action(schema, name)]
+    return [name for name in column_names(schema) if name in _FLAGS or belongs_to(schema, name, "action")]
 
 
 def _group(schema: Schema, group: str, rows: Batch, count: int) -> Any:
@@ -284,12 +278,12 @@ def _own_episode(episode: dict[str, Any], schema: Schema, player: int) -> Batch:
             continue
         if name in _FLAGS:
             values = episode[_FLAGS[name]]
-        elif name.partition("/")[0] == "observation":
+        elif belongs_to(schema, name, "observation"):
             values = _get(episode["observations"], name.partition("/")[2])
-        elif _is_action(schema, name):
+        elif belongs_to(schema, name, "action"):
             values = _get(episode["actions"], name.partition("/")[2])
         else:
-            values = _get(infos, name)
+            values = _get(infos, tree_path(schema, name))
         whole = np.zeros((rows, *shape), dtype)
         whole[: len(values)] = values
         if _CUT in infos and name in _of_steps(schema):

@@ -207,5 +207,17 @@ def column_type(schema: Schema, name: str) -> tuple[np.dtype[Any], tuple[int, ..
     return column.field.numpy_dtype, column.field.logical_shape
 
 
+def belongs_to(schema: Schema, name: str, group: str) -> bool:
+    """Whether a column is of what other tools call the observation or the action: the field of that name, else the
+    fields of that group."""
+    return name == group if group in schema else name.startswith(f"{group}/")
+
+
+def tree_path(schema: Schema, name: str) -> str:
+    """The name of a column where names with slashes are paths: a name cannot be both a leaf and a folder there."""
+    folder = any(field.name.startswith(f"{name}/") for field in schema.fields)
+    return f"{name}/{name.rpartition('/')[2]}_" if folder else name
+
+
 def rows_of(batch: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(batch.values())))

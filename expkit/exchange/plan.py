@@ -87,6 +87,12 @@ class ExportPlan:
 
 def plan_export(sources: Sources, format: Format, asked: Asked) -> ExportPlan:
     """What there is to write. Raises UsageError for columns or a predicate that do not fit the runs, ShardError."""
+    if getattr(format, "by_player", False):
+        # Next observations are the rows that follow, and an episode is read from one place.
+        if asked.shuffle is not None:
+            raise UsageError(f"{format.name} holds whole episodes, whose rows have an order; leave out --shuffle")
+        if asked.shards:
+            raise UsageError(f"{format.name} holds all rows of a player in one place; leave out --shard-rows, -size")
     schema = narrowed(sources.schema, asked.columns)
     alone = len(sources.runs) == 1
     segments = sources.segments
