@@ -144,7 +144,7 @@ def path_of(schema: Schema, name: str) -> str:
         return known[name]
     for group in ("observation", "action"):
         if belongs_to(schema, name, group):
-            return f"{group}s{tree_path(schema, name).removeprefix(group) if name != group else ''}"
+            return f"{group}s" if name == group else f"{group}s{tree_path(schema, name).removeprefix(group)}"
     return f"infos/{tree_path(schema, name)}"
 
 

@@ -33,6 +33,7 @@ from expkit.formats.protocol import (
     rows_of,
     tree_path,
 )
+from expkit.formats.several import joined
 from expkit.schema import Field, Schema
 
 if TYPE_CHECKING:
@@ -112,15 +113,11 @@ def episodes_of(batches: Iterator[Batch]) -> Iterator[Batch]:
         for begin, end in pairwise(bounds):
             part = {name: values[begin:end] for name, values in batch.items()}
             if held and (held[0]["episode"][0] != part["episode"][0] or held[0]["player"][0] != part["player"][0]):
-                yield _joined(held)
+                yield joined(held)
                 held = []
             held.append(part)
     if held:
-        yield _joined(held)
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        yield joined(held)
 
 
 def _new_storage(target: Path, head: Head, part: str, player: int, first: bool) -> MinariStorage:
@@ -345,11 +342,11 @@ def _together(episodes: Iterator[Batch]) -> Iterator[Batch]:
         if waiting and (
             episode.keys() != waiting[0].keys() or sum(map(rows_of, waiting)) + rows_of(episode) > _BATCH_ROWS
         ):
-            yield _joined(waiting)
+            yield joined(waiting)
             waiting = []
         waiting.append(episode)
     if waiting:
-        yield _joined(waiting)
+        yield joined(waiting)
 
 
 def _sound(batches: Iterator[Batch], source: Path) -> Iterator[Batch]:

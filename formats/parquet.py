@@ -12,8 +12,12 @@ from expkit.errors import ShardError
 from expkit.extras import require
 from expkit.formats.arrow_ipc import head_of, one_line, parts, unusable, with_head
 from expkit.formats.protocol import Batch, Carries, ExportOptions, Head, Recorded
+from expkit.formats.several import gathered
 
 _READ_ROWS = 16_384
+# A row group: as many rows as DuckDB takes at once, if they fit.
+_GROUP_ROWS = 122_880
+_GROUP_BYTES = 32 << 20
 
 
 class ParquetFormat:
@@ -37,8 +41,8 @@ class ParquetFormat:
             use_dictionary=dictionaries(head),
             write_statistics=[name for name in schema.names if not _is_list(schema, name)],
         ) as writer:
-            for batch in batches:
-                writer.write_batch(record_batch(batch, schema))
+            for batch in gathered(batches, _GROUP_ROWS, _GROUP_BYTES):
+                writer.write_batch(record_batch(batch, schema), row_group_size=_GROUP_ROWS)
 
     def import_(self, source: Path) -> Recorded:
         pa, parquet = require("pyarrow", "arrow", "Parquet"), require("pyarrow.parquet", "arrow", "Parquet")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from expkit.errors import NotThere, SchemaError, ShardError
 from expkit.formats.protocol import Batch, Format, Head, Recorded, Shards, rows_of
@@ -30,7 +31,30 @@ def read_several(format: Format, files: Sequence[Path]) -> Recorded:
     heads = [one.head for one in opened if one.head is not None]
     if heads and len(heads) < len(opened):
         raise ShardError(f"{files[0].parent}: some of its files were exported by expkit, others not; import them apart")
-    return Recorded(_rows(opened), _joined(files, heads) if heads else None, notes)
+    return Recorded(_rows(opened), _one_head(files, heads) if heads else None, notes)
+
+
+def gathered(batches: Iterator[Batch], rows: int, size: int) -> Iterator[Batch]:
+    """Consecutive batches joined, as long as they have at most `rows` rows and `size` bytes together: what readers of
+    a format go through as one."""
+    waiting: list[Batch] = []
+    count = held = 0
+    for batch in batches:
+        nbytes = sum(values.nbytes for values in batch.values())
+        if waiting and (count + rows_of(batch) > rows or held + nbytes > size):
+            yield joined(waiting)
+            waiting, count, held = [], 0, 0
+        waiting.append(batch)
+        count, held = count + rows_of(batch), held + nbytes
+    if waiting:
+        yield joined(waiting)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of several."""
+    if len(batches) == 1:
+        return batches[0]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _rows(opened: Sequence[Recorded]) -> Iterator[Batch]:
@@ -38,7 +62,7 @@ def _rows(opened: Sequence[Recorded]) -> Iterator[Batch]:
         yield from one.batches
 
 
-def _joined(files: Sequence[Path], heads: Sequence[Head]) -> Head:
+def _one_head(files: Sequence[Path], heads: Sequence[Head]) -> Head:
     first = heads[0]
     for path, head in zip(files, heads, strict=True):
         if head.schema != first.schema or head.players != first.players or head.rows != first.rows:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from expkit.episodes import PolicyInfo
-from expkit.errors import ShardError
+from expkit.errors import ExpkitError, ShardError
 from expkit.exchange.buckets import BUCKET_BYTES, Buckets
 from expkit.exchange.building import RunBuilder
 from expkit.exchange.foreign import ForeignRows
@@ -63,20 +63,41 @@ def import_table(
     Raises ShardError for what is not sound, SchemaError for values that rows cannot hold, OutputExists, CheckFailed
     when the result does not validate, NoSpace, WriteFailed. Nothing is at `run` unless all of it could be imported.
     """
-    recorded = open_recorded(source, format)
-
-    def told(batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            if stop is not None and stop():
-                raise Stopped
-            yield batch
-            if on_rows is not None:
-                on_rows(rows_of(batch))
-
-    recorded.batches = told(recorded.batches)
+    with _Reading(source):
+        recorded = open_recorded(source, format)
+    recorded.batches = _told(recorded.batches, source, on_rows, stop)
     if recorded.head is None:
         return _from_foreign(recorded, source, run, format, force)
     return _restored(recorded, recorded.head, source, run, format, force)
+
+
+def _told(
+    batches: Iterator[Batch], source: Path, on_rows: Callable[[int], None] | None, stop: Callable[[], bool] | None
+) -> Iterator[Batch]:
+    while stop is None or not stop():
+        with _Reading(source):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+        if on_rows is not None:
+            on_rows(rows_of(batch))
+    raise Stopped
+
+
+class _Reading:
+    """Turns whatever a library raises on a file that is not sound, which is anything, into a ShardError."""
+
+    def __init__(self, source: Path):
+        self._source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, ExpkitError):
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ShardError(f"{self._source}: it cannot be read, {said}; is it whole, and of this format?") from error
 
 
 def open_recorded(source: Path, format: Format) -> Recorded:
