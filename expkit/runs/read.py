@@ -19,6 +19,7 @@ from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
+from expkit.reading.addresses import Addresses
 from expkit.runs.batches import stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, annotation, info_from_header
@@ -62,7 +63,7 @@ class Run(RunFiles):
     comes with `valid:NAME`, false where nothing was given. Checksums are verified on every read."""
 
     def refresh(self) -> None:
-        for name in ("info", "manifest", "listed", "counters", "_episodes", "_gaps"):
+        for name in ("info", "manifest", "listed", "counters", "_episodes", "_gaps", "addresses"):
             self.__dict__.pop(name, None)
         super().refresh()
 
@@ -258,13 +259,36 @@ class Run(RunFiles):
             f"{self.path}: episode {episode} player {player} has no step {step}; it has steps {have[0]} to {have[-1]}"
         )
 
+    def row_batch(
+        self, episode: Any, player: Any, step: Any, columns: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Many rows by their addresses, integers (n,) each or one for all, in that order: arrays that lead with n.
+        Raises NotThere for the first that is not there, SchemaError, ShardError."""
+        given = [np.asarray(part) for part in (episode, player, step)]
+        if any(part.dtype.kind not in "iu" for part in given):
+            raise SchemaError("the address of a row is three whole numbers: episode, player, step")
+        episodes, players, steps = np.broadcast_arrays(*(np.atleast_1d(part) for part in given))
+        numbers = self.addresses.numbers(episodes.astype(np.uint64), players.astype(np.int64), steps.astype(np.int64))
+        for missing in np.flatnonzero(numbers < 0)[:1].tolist():
+            self.row(int(episodes[missing]), int(players[missing]), int(steps[missing]))  # says what is not there
+        decoder = self.decoder(columns)
+        return decoder.make(list(self.timeline.pieces(numbers)))
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        """Where rows are by their addresses."""
+        return Addresses(self.timeline)
+
     def locate(self, episode: int, player: int, step: int) -> tuple[str, int]:
-        """(shard name, block number) of a row. Raises NotThere."""
-        for s in self.index.find(episode, player).tolist():
-            first_step, rows = int(self.index.first_step[s]), int(self.index.rows[s])
-            if first_step <= step < first_step + rows:
-                return self.shard_paths[int(self.index.shard[s])].name, int(self.index.block[s])
-        raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
+        """(shard name, block number) of a row. Raises NotThere, ShardError."""
+        address = (
+            np.array([part], kind) for part, kind in ((episode, np.uint64), (player, np.int64), (step, np.int64))
+        )
+        numbers = self.addresses.numbers(*address)
+        if numbers[0] < 0:
+            raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
+        place = next(self.timeline.pieces(numbers))
+        return self.shard_paths[place.shard].name, place.block
 
     def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
         """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
