@@ -1,19 +1,18 @@
 """`Recorder`: what a training script uses to record. Rows in, durable and checksummed shards out.
 
-This is the row form: `add`, `add_batch`, `end`, `flush`. Everything given is copied at the call.
+Two forms: `reset` and `step` follow the loop of a Gymnasium environment, single or vectorised; `add`, `add_batch` and
+`end` take rows that somebody else has numbered. Everything given is copied at the call.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
 import numpy as np
 
 from expkit.buffers.budget import plan_blocks
@@ -21,9 +20,13 @@ from expkit.collect.background import BackgroundCollector
 from expkit.collect.row_lane import RowLane
 from expkit.collect.sharded import ShardedFeed
 from expkit.collect.subscribe import Subscription
-from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
+from expkit.episodes import Ended, PolicyInfo
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
+from expkit.recording.autoreset import autoreset_mode
+from expkit.recording.episodes import COUNTER, EpisodeBook
+from expkit.recording.seeds import by_env, seeds_by_env
+from expkit.recording.steps import StepRecording
 from expkit.rows import Progress, RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
@@ -38,37 +41,6 @@ if TYPE_CHECKING:
     from expkit.pipeline.chain import Pipeline
 
 Mode = Literal["x", "a", "w"]
-_COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer counts
-
-
-class _Episode:
-    """An episode that is being recorded: each player's part, and how those that are over ended."""
-
-    __slots__ = ("ended", "outcome", "parts")
-
-    def __init__(self) -> None:
-        self.parts: dict[int, Progress] = {}
-        self.ended: dict[int, Ended] = {}
-        self.outcome: dict[str, float | None] = {}
-
-
-class _Finished:
-    """The set of finished episode numbers; numbers that follow one another cost one integer altogether. The `before`
-    numbers from `first` on count as finished."""
-
-    def __init__(self, first: int, before: int = 0):
-        self._floor = first + before
-        self._above: set[int] = set()
-        self._first = first
-
-    def add(self, number: int) -> None:
-        self._above.add(number)
-        while self._floor in self._above:
-            self._above.remove(self._floor)
-            self._floor += 1
-
-    def __contains__(self, number: int) -> bool:
-        return self._first <= number < self._floor or number in self._above
 
 
 class Recorder:
@@ -82,6 +54,9 @@ class Recorder:
     on_full   when `min_free` or `max_total` is reached: `stop`, or `prune` the run's oldest episodes
     frame_rows  of a wide column that are compressed together: 32 make single rows cheaper to read and files larger
     overflow  `block` (the caller waits for the disk), `drop-oldest`, `drop-newest`, `spill`
+    num_envs  of a vector environment, for `reset` and `step`; None for a single one, whose arrays lack that axis
+    autoreset  what it does when an episode is over: `next_step`, `same_step`, `disabled`, or Gymnasium's AutoresetMode
+              (`env.metadata["autoreset_mode"]`); never guessed for a vector environment
     pipeline  processors that rows go through before they are written, or a Chain of them; see `expkit.pipeline`. What
               is stored has the chain's schema, and the run's config names the links. Those that need whole episodes
               are refused (UsageError)
@@ -98,6 +73,8 @@ class Recorder:
         *,
         mode: Mode = "x",
         players: Sequence[str] | int = 1,
+        num_envs: int | None = None,
+        autoreset: Any = None,
         source: str = "recorder",
         policies: Sequence[PolicyInfo] = (),
         config: Mapping[str, Any] | None = None,
@@ -124,6 +101,9 @@ class Recorder:
         names = [f"player{i}" for i in range(players)] if isinstance(players, int) else list(players)
         if not names:
             raise UsageError("a recording needs at least one player")
+        if num_envs is not None and num_envs < 1:
+            raise UsageError(f"num_envs {num_envs} is no number of environments; leave it out for a single one")
+        mode_of_reset = autoreset_mode(autoreset, num_envs)
         self.path = Path(run)
         self.schema = schema
         processing, stored, config = None, schema, dict(config or {})
@@ -135,7 +115,8 @@ class Recorder:
             stored = processing.schema
             config.setdefault("pipeline", {"processors": processing.chain.describe()})
         # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
-        plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads + 1)
+        at_once = max(concurrent_episodes, num_envs or 1)
+        plan = plan_blocks(schema, len(names), at_once, parse_size(memory), drain_threads + 1)
         room = make_room if on_full == "prune" else None
         guard = DiskGuard(parse_size(min_free), parse_size(max_total), room)
         guard.start(self.path)
@@ -150,10 +131,10 @@ class Recorder:
             seed=seed,
         )
         held: int | tuple[int, Lock] | None = writer
-        self._counter = 0
+        before = 0
         if mode == "a":
             check_same(self.path, begin_run(self.path, info), stored, len(names))
-            held, self._counter = take_writer(self.path, writer, join=writer is None)
+            held, before = take_writer(self.path, writer, join=writer is None)
         else:
             create_run(self.path, info, force=mode == "w")
         limits = ShardLimits(parse_size(shard_size), shard_rows, parse_duration(shard_age))
@@ -170,7 +151,7 @@ class Recorder:
             frame_rows=frame_rows,
             pipeline=processing,
         )
-        self._source = source
+        self._book = EpisodeBook(self.writer, before, source, len(self.players), self._writer.info.config_digest)
         self._factory = RowFactory(schema, len(names))
         self._feed = self.collector.feed()
         self._lanes: list[RowLane] = []
@@ -178,9 +159,8 @@ class Recorder:
             self._lanes = [RowLane(self._feed, self._factory, player) for player in range(len(self.players))]
         # By player, and episode as it was given to add; empty where there are no lanes.
         self._open: dict[tuple[int, int], Progress] = {}
-        self._episodes: dict[int, _Episode] = {}
-        self._finished = _Finished(episode_number(self.writer, 0), self._counter)
         self._block_rows = plan.block_rows
+        self._steps = StepRecording(schema, len(names), num_envs, mode_of_reset, self._feed, self._factory, self._book)
         self._lock = threading.RLock()
         self._closed = False
 
@@ -194,26 +174,103 @@ class Recorder:
         meets a new number."""
         with self._lock:
             self._check()
-            if number is None:
-                number = episode_number(self.writer, self._counter)
-                while number in self._episodes or number in self._finished:
-                    self._counter += 1
-                    number = episode_number(self.writer, self._counter)
-                self._counter += 1
-            number = self._number(number)
-            if number in self._episodes or number in self._finished:
+            number = self._book.allot() if number is None else self._book.whole(number)
+            if self._book.has_begun(number):
                 raise SchemaError(f"episode {number} has begun already")
-            self._begin(number, dict(seeds or {}), metadata)
+            self._feed.commit((self._book.begin(number, seeds or {}, metadata),))
             return number
 
-    def set_policy(self, player: int, name: str, *, version: int = 0, checkpoint: str = "", digest: str = "") -> None:
-        """The policy that the player's rows are stamped with from now on."""
+    def set_policy(
+        self,
+        player: int,
+        name: str | Sequence[str],
+        *,
+        version: Any = 0,
+        checkpoint: str = "",
+        digest: str = "",
+    ) -> None:
+        """The policy that the player's rows are stamped with from now on. For `step`, names and versions may be one
+        for each environment; single rows then carry the first."""
         with self._lock:
             self._check()
-            index = self._writer.add_policy(PolicyInfo(name, checkpoint, digest))
-            self._factory.set_policy(player, index, version)
+            self._factory.check_player(player)
+            envs = self._steps.envs
+            names = by_env("name", [name] if isinstance(name, str) else name, 1 if isinstance(name, str) else envs)
+            versions = by_env("version", version, envs)
+            table = {one: self._writer.add_policy(PolicyInfo(one, checkpoint, digest)) for one in dict.fromkeys(names)}
+            indices = [table[one] for one in names]
+            self._steps.set_policy(player, indices, versions)
+            self._factory.set_policy(player, indices[0], int(versions[0]))
             if self._lanes:
-                self._lanes[player].set_policy(index, version)
+                self._lanes[player].set_policy(indices[0], int(versions[0]))
+
+    def reset(
+        self,
+        *,
+        observation: Any = None,
+        action_mask: Any = None,
+        mask: Any = None,
+        seed: Any = None,
+        seeds: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **fields: Any,
+    ) -> None:
+        """New episodes begin: what `env.reset` returned. An episode that is still open ends as interrupted.
+
+        observation, action_mask, fields   what is seen before the first action; arrays lead with (num_envs, players),
+                   without the axis of a single environment, of a single player; dicts and tuples as the space has them
+        mask       bool (num_envs,): which environments were reset, as in Gymnasium's `reset_mask`; all if left out
+        seed       that `env.reset` was given: an integer, of which environment i has seed + i, or one for each
+        seeds      what else randomness came from, by use: {"action_space": 3, "policy": 4}
+        metadata   of the episodes: one for all, or one for each environment
+
+        The episodes are on disk from their first `step` on. Raises SchemaError, UsageError.
+        """
+        with self._lock:
+            self._check()
+            envs = self._steps.envs
+            self._steps.reset(
+                _given({"observation": observation, "action_mask": action_mask, **fields}),
+                mask,
+                seeds_by_env(seed, seeds, envs),
+                [dict(one) for one in by_env("metadata", metadata or {}, envs)],
+            )
+
+    def step(
+        self,
+        *,
+        action: Any = None,
+        reward: Any = None,
+        terminated: Any = None,
+        truncated: Any = None,
+        observation: Any = None,
+        action_mask: Any = None,
+        final: Any = None,
+        active: Any = None,
+        outcome: Any = None,
+        **fields: Any,
+    ) -> Any:
+        """What an action caused: what `env.step` returned. Arrays as in `reset`.
+
+        action, reward, fields    of the action; fields that belong to the observation go with the observation
+        terminated, truncated     by player, or shared by all players of an environment; both may be true
+        observation, action_mask  what is seen after it, and may be done next; a mask stands on the row of that action
+        final      under `same_step` the last observations of the episodes that ended: `info.get("final_obs")`; or by
+                   field, {"observation": …, "action_mask": …}. Else `observation` has them
+        active     bool by player: who acted in this step, all if left out. A reward or an end that comes to a player in
+                   a step of others belongs to its last action; so the rows of such steps are written when their
+                   players act again
+        outcome    of episodes that end here, for each player
+
+        Returns the numbers of the episodes that the rows went to, u8 (num_envs,) or one number. The steps in which
+        an environment only resets itself (`next_step`) have no row. Raises SchemaError, UsageError, before anything
+        is recorded.
+        """
+        with self._lock:
+            self._check()
+            values = {"action": action, "reward": reward, "observation": observation, "action_mask": action_mask}
+            self._steps.step(_given({**values, **fields}), terminated, truncated, final, active, outcome)
+            return self._steps.episodes
 
     def add(self, *, player: int = 0, episode: int, step: int, **fields: Any) -> None:
         """One transition: the observation before the action, the action, and what it caused. Raises SchemaError."""
@@ -223,8 +280,8 @@ class Recorder:
                 return
             self._check()
             self._factory.check_player(player)
-            number = self._number(episode)
-            self._refuse_ended(number, player)
+            number = self._book.whole(episode)
+            self._book.refuse_ended(number, player)
             views, index = self._feed.reserve(player, 1)
             self._factory.transition(views, index, player, number, step, fields)
             progress = self._note_part(number, player)
@@ -245,9 +302,9 @@ class Recorder:
             self._check()
             self._factory.check_player(player)
             unique, places = np.unique(given, return_inverse=True)
-            numbers = np.array([self._number(one) for one in unique.tolist()], np.uint64)[places]
+            numbers = np.array([self._book.whole(one) for one in unique.tolist()], np.uint64)[places]
             for number in numbers[np.sort(np.unique(places, return_index=True)[1])].tolist():
-                self._refuse_ended(number, player)
+                self._book.refuse_ended(number, player)
             for at in range(0, len(steps), self._block_rows):
                 part = slice(at, at + self._block_rows)
                 rows = len(steps[part])
@@ -274,7 +331,7 @@ class Recorder:
         follows from the last `terminated` and `truncated`, unless `ended` says. Raises SchemaError."""
         with self._lock:
             self._check()
-            episode = self._number(episode)
+            episode = self._book.whole(episode)
             if player is not None:
                 self._end_player(episode, player, outcome, ended, step, observation)
                 return
@@ -309,12 +366,7 @@ class Recorder:
                 return
             self._closed = True
             if self.collector.shards.failure is None:
-                now = time.time_ns()
-                ends = [
-                    msgspec.structs.replace(self._end_record(number, known, now, "interrupted"), cut=True)
-                    for number, known in self._episodes.items()
-                ]
-                self._feed.commit((), ends)
+                self._feed.commit((), [*self._steps.close(), *self._book.cut_off()])
         self.collector.close()
 
     def __enter__(self) -> Recorder:
@@ -328,44 +380,17 @@ class Recorder:
             raise BufferClosed(f"{self.path}: the recorder is closed")
         self.collector.check()
 
-    def _begin(self, number: int, seeds: dict[str, int], metadata: dict[str, Any]) -> _Episode:
-        start = EpisodeStart(
-            episode=number,
-            time_ns=time.time_ns(),
-            players=list(range(len(self.players))),
-            game=self._source,
-            config_digest=self._writer.info.config_digest,
-            seeds=seeds,
-            metadata=metadata,
-        )
-        try:
-            msgspec.json.encode(start)  # here, not in a drain thread
-        except (TypeError, ValueError) as error:
-            raise SchemaError(f"episode {number}: metadata has to be JSON values: {error}") from None
-        known = self._episodes[number] = _Episode()
-        self._feed.commit((start,))
-        return known
-
     def _note_part(self, number: int, player: int) -> Progress:
         """The player's part of an episode, to which rows were written; the episode begins if it is new."""
-        known = self._episodes.get(number) or self._begin(number, {}, {})
+        known = self._book.open.get(number)
+        if known is None:
+            self._feed.commit((self._book.begin(number, {}, {}),))
+            known = self._book.open[number]
         progress = known.parts.get(player)
         if progress is None:
             progress = known.parts[player] = self._factory.progress(number, player)  # type: ignore[assignment]
         assert progress is not None
         return progress
-
-    def _number(self, episode: int) -> int:
-        """The whole number of an episode: what a writer counts by itself gets the writer put in front."""
-        writer, counter = int(episode) >> WRITER_BITS, int(episode)
-        if counter < 0 or writer not in (0, self.writer):
-            raise SchemaError(f"episode {episode} is out of range; writer w{self.writer} counts from 0 to 2**48 - 1")
-        return counter if writer else episode_number(self.writer, counter)
-
-    def _refuse_ended(self, number: int, player: int) -> None:
-        known = self._episodes.get(number)
-        if number in self._finished or (known is not None and player in known.ended):
-            raise SchemaError(f"episode {number} player {player} has ended; its rows are complete")
 
     def _end_player(
         self,
@@ -376,31 +401,18 @@ class Recorder:
         step: int | None,
         observation: dict[str, Any],
     ) -> None:
-        self._refuse_ended(episode, player)
+        self._book.refuse_ended(episode, player)
         views, index = self._feed.reserve(player, 1)
         progress = self._factory.final(views, index, player, episode, observation, step)
         self._feed.sink.position[player] += 1
-        known = self._episodes[episode]
-        for given in (episode, episode & _COUNTER):
+        for given in (episode, episode & COUNTER):
             self._open.pop((player, given), None)
-        how: Ended = "terminated" if progress.terminated else "truncated" if progress.truncated else "interrupted"
-        known.ended[player] = ended or how
-        known.outcome[str(player)] = None if outcome is None else float(outcome)
-        ends: tuple[EpisodeEnd, ...] = ()
-        if len(known.ended) == len(known.parts):
-            del self._episodes[episode]
-            self._finished.add(episode)
-            hows = set(known.ended.values())
-            overall: Ended = (
-                "terminated" if "terminated" in hows else "truncated" if "truncated" in hows else "interrupted"
-            )
-            ends = (self._end_record(episode, known, time.time_ns(), overall),)
-        self._feed.commit((), ends)
+        end = self._book.end_player(episode, player, progress, outcome, ended)
+        self._feed.commit((), () if end is None else (end,))
 
-    def _end_record(self, number: int, known: _Episode, now: int, ended: Ended) -> EpisodeEnd:
-        rows = {str(player): part.rows for player, part in known.parts.items()}
-        steps = [part.rows - (player in known.ended) for player, part in known.parts.items()]
-        return EpisodeEnd(number, now, ended, max(steps, default=0), known.outcome, rows)
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _slice(value: Any, part: slice) -> Any:
