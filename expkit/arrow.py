@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
@@ -306,3 +306,18 @@ def batches_of(reader: pa.RecordBatchReader, schema: Schema | None = None) -> It
     """The batches of a stream, see `batch_from_arrow`."""
     for batch in reader:
         yield batch_from_arrow(batch, schema)
+
+
+def write_parquet(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """A Parquet file with checksums of its pages, written batch by batch. Raises MissingExtra."""
+    parquet = require("pyarrow.parquet", "arrow", "Parquet")
+    with parquet.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def write_stream(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """A stream of Arrow IPC. Raises MissingExtra."""
+    with pyarrow().ipc.new_stream(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
