@@ -145,7 +145,7 @@ def space_of(schema: Schema, group: str) -> gymnasium.Space[Any]:
     tree: dict[str, Any] = {}
     for field in schema.fields:
         if field.name.startswith(group + "/"):
-            *folders, leaf = field.name.split("/")[1:]
+            *folders, leaf = tree_path(schema, field.name).split("/")[1:]
             inner = tree
             for folder in folders:
                 inner = inner.setdefault(folder, {})
@@ -215,7 +215,7 @@ def _group(schema: Schema, group: str, rows: Batch, count: int) -> Any:
     out: dict[str, Any] = {}
     for field in schema.fields:
         if field.name.startswith(group + "/"):
-            _put(out, field.name.removeprefix(group + "/"), rows[field.name][:count])
+            _put(out, tree_path(schema, field.name).removeprefix(group + "/"), rows[field.name][:count])
     return out
 
 
@@ -276,9 +276,9 @@ def _own_episode(episode: dict[str, Any], schema: Schema, player: int) -> Batch:
         if name in _FLAGS:
             values = episode[_FLAGS[name]]
         elif belongs_to(schema, name, "observation"):
-            values = _get(episode["observations"], name.partition("/")[2])
+            values = _get(episode["observations"], tree_path(schema, name).partition("/")[2])
         elif belongs_to(schema, name, "action"):
-            values = _get(episode["actions"], name.partition("/")[2])
+            values = _get(episode["actions"], tree_path(schema, name).partition("/")[2])
         else:
             values = _get(infos, tree_path(schema, name))
         whole = np.zeros((rows, *shape), dtype)

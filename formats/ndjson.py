@@ -79,6 +79,8 @@ def objects(batch: Batch, schema: Schema) -> Iterator[list[dict[str, Any]]]:
 def _values(batch: Batch, field: Field) -> list[Any]:
     values = batch[field.name]
     out: list[Any] = values.tolist()
+    if field.ragged:
+        out = [row[:count] for row, count in zip(out, batch[field.ragged].tolist(), strict=True)]
     if values.dtype.kind == "f":
         odd = ~np.isfinite(values)
         if odd.any():
@@ -152,6 +154,8 @@ def _columns(source: Path, rows: list[dict[str, Any]], names: list[str], number:
         known = schema is not None and (name in TABLE_KEYS or name in schema)
         if known and schema is not None:
             dtype, shape = column_type(schema, name)
+            if name in schema and schema[name].ragged:
+                values = [_padded(value, shape) for value in values]
             out[name] = _array(source, name, values, given, dtype, shape, number)
             if name in schema and schema[name].nullable:
                 out[f"valid:{name}"] = given
@@ -160,6 +164,13 @@ def _columns(source: Path, rows: list[dict[str, Any]], names: list[str], number:
             if not given.all():
                 out[f"valid:{name}"] = given
     return out
+
+
+def _padded(value: Any, shape: tuple[int, ...]) -> Any:
+    """A list of fewer entries than a field holds, with zeros behind."""
+    if not isinstance(value, list) or len(value) >= shape[0]:
+        return value
+    return value + [np.zeros(shape[1:]).tolist()] * (shape[0] - len(value))
 
 
 def _array(

@@ -42,6 +42,10 @@ HARD_SCHEMA = Schema(
         Field("hint", "i2", (2,), belongs="observation", nullable=True),
         Field("flag", "bool", nullable=True),
         Field("reward/shaped", "f8"),
+        Field("observation/text/length", "u2", (), "observation"),
+        Field("observation/text", "u1", (6,), "observation", ragged="observation/text/length"),
+        Field("count", "u1"),
+        Field("pairs", "i2", (3, 2), ragged="count"),
     ]
 )
 
@@ -53,6 +57,8 @@ def values_at(rng: np.random.Generator, step: int) -> dict[str, object]:
         "action": int(rng.integers(0, 9)),
         "reward": [0.0, -0.0, 0.1, NAN][step % 4],
         "reward/shaped": [1e-300, INF, -INF, NAN][step % 4],
+        "count": step % 4,
+        "pairs": np.arange(6, dtype=np.int16).reshape(3, 2) * (np.arange(3) < step % 4)[:, None].astype(np.int16),
         "scalar/u8": (1 << 64) - 1 - step,
         "scalar/i8": -(1 << 63) + step,
         "scalar/f8": 0.1 + step,
@@ -71,6 +77,8 @@ def observed_at(rng: np.random.Generator, step: int) -> dict[str, object]:
         "observation/bits": rng.integers(0, 2, 11).astype(bool),
         "observation/odd": np.array([NAN, INF, -0.0], np.float32) * (1 if step % 2 else -1),
         "action_mask": rng.integers(0, 2, 4).astype(bool),
+        "observation/text/length": step % 7,
+        "observation/text": np.frombuffer((b"abcdef"[: step % 7]).ljust(6, b"\0"), np.uint8),
     }
     return out | ({"hint": np.array([step, -step], np.int16)} if step % 3 else {})
 

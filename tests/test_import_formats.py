@@ -211,8 +211,7 @@ def test_a_flipped_bit_of_an_export_is_noticed_or_of_no_matter(tmp_path: Path, s
         bad.write_bytes(data[:at] + bytes([data[at] ^ 1 << int(rng.integers(0, 8))]) + data[at + 1 :])
         try:
             import_recording(bad, tmp_path / "back", force=True)
-        except ExpkitError as error:
-            assert "\n" not in str(error)
+        except ExpkitError:
             refused += 1
             continue
         with open_run(tmp_path / "back") as back:

@@ -25,6 +25,7 @@ from expkit.units import format_size
 
 _SPARE = 16 << 20
 _HASH_BYTES = 1 << 20
+_CARD = ".md"  # behind the name of a file
 # What a folder that --force replaces may hold.
 _OURS = (
     "README.md", "metadata.json", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".hdf5", ".h5",
@@ -104,7 +105,7 @@ def export(
             done = writing.run()
             if card or getattr(plan.format, "card", None) is not None:
                 text = dataset_card(plan, done, licence).encode()
-                place = output.path / "README.md" if output.path.is_dir() else output.beside(".md")
+                place = output.path / "README.md" if output.path.is_dir() else output.beside(_CARD)
                 place.write_bytes(text)
         output.publish()
     return done
@@ -239,28 +240,27 @@ class _Output:
     def __init__(self, out: Path, *, force: bool):
         self._out = out
         check_output_path(out, force=force)
-        self.path = out.with_name(f".{out.name}.unfinished")
-        self._old = out.with_name(f".{out.name}.replaced")
-        self._beside: list[tuple[Path, Path]] = []
+        # In front, so that what a format tells from the suffix stays the same.
+        self.path = out.with_name(f".unfinished.{out.name}")
+        self._old = out.with_name(f".replaced.{out.name}")
 
     def __enter__(self) -> _Output:
         with DiskErrors(self._out, "make it"):
             make_folder(self._out.parent)
             for left in self._out.parent.iterdir():  # by a killed call
-                if left.name.startswith((self.path.name, self._old.name, f".{self.path.name}")):
+                beside = (f"{self.path.name}.rows.", f".{self.path.name}.")
+                if left in (self.path, self._old, self.beside(_CARD)) or left.name.startswith(beside):
                     _remove(left)
         return self
 
     def __exit__(self, *_: object) -> None:
         with DiskErrors(self._out, "remove what is unfinished"):
-            for path in (self.path, *(temporary for temporary, _ in self._beside)):
-                _remove(path)
+            _remove(self.path)
+            _remove(self.beside(_CARD))
 
     def beside(self, suffix: str) -> Path:
         """A further file, that gets the name of the output with `suffix` behind."""
-        temporary = self.path.with_name(self.path.name + suffix)
-        self._beside.append((temporary, self._out.with_name(self._out.name + suffix)))
-        return temporary
+        return self.path.with_name(self.path.name + suffix)
 
     def publish(self) -> None:
         with DiskErrors(self._out, "give it its name"):
@@ -268,8 +268,8 @@ class _Output:
             if replaced:  # a file is replaced by the renaming itself
                 disk().rename(self._out, self._old)
             disk().rename(self.path, self._out)
-            for temporary, final in self._beside:
-                disk().rename(temporary, final)
+            if self.beside(_CARD).exists():
+                disk().rename(self.beside(_CARD), self._out.with_name(self._out.name + _CARD))
             disk().sync_folder(self._out.parent)
             if replaced:
                 _remove(self._old)
