@@ -115,7 +115,7 @@ METHODS: dict[type, dict[str, str]] = {
     },
     Schema: {
         "many": "expand_names pack unpack with_fields",
-        "whole": "from_builtins from_json to_builtins to_json",
+        "whole": "from_builtins from_env from_json from_space to_builtins to_json",
         "only one": "column",
     },
     BlockRing: {"one": "add", **BUFFERS},
