@@ -101,7 +101,7 @@ TABLE = [
     (["replay", "vectors", "--episode", "3", "--step", "1"], 0, ""),
     (["replay", "boards", "--step", "77"], 5, "it has steps 0 to 5"),
     (["replay", "boards", "--rate", "fast"], 2, "write it like 2x"),
-    (["replay", "boards", "--verify", "--step", "1"], 2, "leave out --player, --step, --rate"),
+    (["replay", "boards", "--verify", "--step", "1"], 2, "leave out --player, --step, --where, --rate"),
     (["replay", "."], 2, "name one"),
     (["rewrite", "boards", "-o", "new", "--reward", "sparse", "--dry-run", "-q"], 0, ""),
     (["rewrite", "boards", "-o", "new", "--reward", "spare"], 2, "did you mean sparse?"),
