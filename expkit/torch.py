@@ -12,7 +12,7 @@ for epoch in range(3):
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -73,6 +73,7 @@ class ExperienceDataset(IterableDataset):
     keys              episode, step, player and the like come along, too
     rank, world_size  of this process; of torch.distributed when left out, 0 and 1 where that is not initialised.
                       Setting the epoch is then a collective call, in which rank 0 tells what there is to read.
+    split, part       only the episodes of that part, see `Run.split`
 
     Batches of the ranks differ in number by a few, since no row is given twice: train under
     `torch.distributed.algorithms.join.Join`, or stop at the fewest. Raises NotThere, UsageError, SchemaError; reading
@@ -94,7 +95,12 @@ class ExperienceDataset(IterableDataset):
         keys: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
+        split: Mapping[str, float] | None = None,
+        part: str | None = None,
     ):
+        if (part is None) != (split is None) or (split is not None and part not in split):
+            raise UsageError("split and part go together, as split={'train': 0.9, 'val': 0.1}, part='train'")
+        self._split, self._part = split, part
         if (rank is None) != (world_size is None):
             raise UsageError("rank and world_size go together; give both, or neither")
         self._paths: str | list[str] = (
@@ -209,7 +215,15 @@ class ExperienceDataset(IterableDataset):
         return state
 
     def _open(self) -> Run | Runs:
-        return open_run(self._paths)
+        run = open_run(self._paths)
+        if self._split is None or self._part is None:
+            return run
+        with run:
+            parts = run.split(self._split)
+        for name, other in parts.items():
+            if name != self._part:
+                other.close()
+        return parts[self._part]
 
 
 class ExperienceLoader:
