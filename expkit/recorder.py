@@ -1,30 +1,33 @@
 """`Recorder`: what a training script uses to record. Rows in, durable and checksummed shards out.
 
-This is the row form: `add`, `add_batch`, `end`, `flush`. Everything given is copied at the call.
+Two forms: `reset` and `step` follow the loop of a Gymnasium environment, single or vectorised; `add`, `add_batch` and
+`end` take rows that somebody else has numbered. Everything given is copied at the call.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
 import numpy as np
 
 from expkit.buffers.budget import plan_blocks
 from expkit.collect.background import BackgroundCollector
-from expkit.collect.row_lane import RowLane
-from expkit.collect.sharded import ShardedFeed
 from expkit.collect.subscribe import Subscription
-from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo, episode_number
+from expkit.episodes import Ended, PolicyInfo
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
-from expkit.rows import Progress, RowFactory
+from expkit.recording.autoreset import autoreset_mode
+from expkit.recording.by_entry import by_entry, seeds_by_env
+from expkit.recording.discards import Discards
+from expkit.recording.episodes import EpisodeBook, check_json
+from expkit.recording.rows import RowRecording
+from expkit.recording.steps import StepRecording
+from expkit.rows import RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
 from expkit.runs.locks import Lock
@@ -38,37 +41,6 @@ if TYPE_CHECKING:
     from expkit.pipeline.chain import Pipeline
 
 Mode = Literal["x", "a", "w"]
-_COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer counts
-
-
-class _Episode:
-    """An episode that is being recorded: each player's part, and how those that are over ended."""
-
-    __slots__ = ("ended", "outcome", "parts")
-
-    def __init__(self) -> None:
-        self.parts: dict[int, Progress] = {}
-        self.ended: dict[int, Ended] = {}
-        self.outcome: dict[str, float | None] = {}
-
-
-class _Finished:
-    """The set of finished episode numbers; numbers that follow one another cost one integer altogether. The `before`
-    numbers from `first` on count as finished."""
-
-    def __init__(self, first: int, before: int = 0):
-        self._floor = first + before
-        self._above: set[int] = set()
-        self._first = first
-
-    def add(self, number: int) -> None:
-        self._above.add(number)
-        while self._floor in self._above:
-            self._above.remove(self._floor)
-            self._floor += 1
-
-    def __contains__(self, number: int) -> bool:
-        return self._first <= number < self._floor or number in self._above
 
 
 class Recorder:
@@ -82,6 +54,9 @@ class Recorder:
     on_full   when `min_free` or `max_total` is reached: `stop`, or `prune` the run's oldest episodes
     frame_rows  of a wide column that are compressed together: 32 make single rows cheaper to read and files larger
     overflow  `block` (the caller waits for the disk), `drop-oldest`, `drop-newest`, `spill`
+    num_envs  of a vector environment, for `reset` and `step`; None for a single one, whose arrays lack that axis
+    autoreset  what it does when an episode is over: `next_step`, `same_step`, `disabled`, or Gymnasium's AutoresetMode
+              (`env.metadata["autoreset_mode"]`); never guessed for a vector environment
     pipeline  processors that rows go through before they are written, or a Chain of them; see `expkit.pipeline`. What
               is stored has the chain's schema, and the run's config names the links. Those that need whole episodes
               are refused (UsageError)
@@ -98,6 +73,8 @@ class Recorder:
         *,
         mode: Mode = "x",
         players: Sequence[str] | int = 1,
+        num_envs: int | None = None,
+        autoreset: Any = None,
         source: str = "recorder",
         policies: Sequence[PolicyInfo] = (),
         config: Mapping[str, Any] | None = None,
@@ -124,6 +101,9 @@ class Recorder:
         names = [f"player{i}" for i in range(players)] if isinstance(players, int) else list(players)
         if not names:
             raise UsageError("a recording needs at least one player")
+        if num_envs is not None and num_envs < 1:
+            raise UsageError(f"num_envs {num_envs} is no number of environments; leave it out for a single one")
+        mode_of_reset = autoreset_mode(autoreset, num_envs)
         self.path = Path(run)
         self.schema = schema
         processing, stored, config = None, schema, dict(config or {})
@@ -135,7 +115,8 @@ class Recorder:
             stored = processing.schema
             config.setdefault("pipeline", {"processors": processing.chain.describe()})
         # Planned and guarded before anything is made on disk, so that a refusal leaves nothing behind.
-        plan = plan_blocks(schema, len(names), concurrent_episodes, parse_size(memory), drain_threads + 1)
+        at_once = max(concurrent_episodes, num_envs or 1)
+        plan = plan_blocks(schema, len(names), at_once, parse_size(memory), drain_threads + 1)
         room = make_room if on_full == "prune" else None
         guard = DiskGuard(parse_size(min_free), parse_size(max_total), room)
         guard.start(self.path)
@@ -150,10 +131,10 @@ class Recorder:
             seed=seed,
         )
         held: int | tuple[int, Lock] | None = writer
-        self._counter = 0
+        before = 0
         if mode == "a":
             check_same(self.path, begin_run(self.path, info), stored, len(names))
-            held, self._counter = take_writer(self.path, writer, join=writer is None)
+            held, before = take_writer(self.path, writer, join=writer is None)
         else:
             create_run(self.path, info, force=mode == "w")
         limits = ShardLimits(parse_size(shard_size), shard_rows, parse_duration(shard_age))
@@ -170,17 +151,13 @@ class Recorder:
             frame_rows=frame_rows,
             pipeline=processing,
         )
-        self._source = source
+        self._book = EpisodeBook(self.writer, before, source, len(self.players), self._writer.info.config_digest)
         self._factory = RowFactory(schema, len(names))
         self._feed = self.collector.feed()
-        self._lanes: list[RowLane] = []
-        if isinstance(self._feed, ShardedFeed):
-            self._lanes = [RowLane(self._feed, self._factory, player) for player in range(len(self.players))]
-        # By player, and episode as it was given to add; empty where there are no lanes.
-        self._open: dict[tuple[int, int], Progress] = {}
-        self._episodes: dict[int, _Episode] = {}
-        self._finished = _Finished(episode_number(self.writer, 0), self._counter)
-        self._block_rows = plan.block_rows
+        self._rows = RowRecording(self._feed, self._factory, self._book, plan.block_rows)
+        self._lanes, self._open = self._rows.lanes, self._rows.open
+        self._steps = StepRecording(schema, len(names), num_envs, mode_of_reset, self._feed, self._factory, self._book)
+        self._discards = Discards(self.path, self._book)
         self._lock = threading.RLock()
         self._closed = False
 
@@ -194,26 +171,114 @@ class Recorder:
         meets a new number."""
         with self._lock:
             self._check()
-            if number is None:
-                number = episode_number(self.writer, self._counter)
-                while number in self._episodes or number in self._finished:
-                    self._counter += 1
-                    number = episode_number(self.writer, self._counter)
-                self._counter += 1
-            number = self._number(number)
-            if number in self._episodes or number in self._finished:
+            number = self._book.allot() if number is None else self._book.whole(number)
+            if self._book.has_begun(number):
                 raise SchemaError(f"episode {number} has begun already")
-            self._begin(number, dict(seeds or {}), metadata)
+            self._feed.commit((self._book.begin(number, seeds or {}, metadata),))
             return number
 
-    def set_policy(self, player: int, name: str, *, version: int = 0, checkpoint: str = "", digest: str = "") -> None:
-        """The policy that the player's rows are stamped with from now on."""
+    def new_episode_batch(self, count: int, *, seeds: Mapping[str, Any] | None = None, **metadata: Any) -> list[int]:
+        """Begin `count` episodes and return their numbers; of a sequence of seeds or of metadata each gets its own."""
+        given = {use: by_entry(f"seeds[{use!r}]", value, count, "episode") for use, value in (seeds or {}).items()}
+        told = {name: by_entry(name, value, count, "episode") for name, value in metadata.items()}
+        with self._lock:
+            return [
+                self.new_episode(
+                    seeds={use: int(values[place]) for use, values in given.items()},
+                    **{name: values[place] for name, values in told.items()},
+                )
+                for place in range(count)
+            ]
+
+    def set_policy(
+        self,
+        player: int,
+        name: str | Sequence[str],
+        *,
+        version: Any = 0,
+        checkpoint: str = "",
+        digest: str = "",
+    ) -> None:
+        """The policy that the player's rows are stamped with from now on. For `step`, names and versions may be one
+        for each environment; single rows then carry the first."""
         with self._lock:
             self._check()
-            index = self._writer.add_policy(PolicyInfo(name, checkpoint, digest))
-            self._factory.set_policy(player, index, version)
-            if self._lanes:
-                self._lanes[player].set_policy(index, version)
+            self._factory.check_player(player)
+            envs = self._steps.envs
+            names = by_entry("name", [name] if isinstance(name, str) else name, 1 if isinstance(name, str) else envs)
+            versions = by_entry("version", version, envs)
+            table = {one: self._writer.add_policy(PolicyInfo(one, checkpoint, digest)) for one in dict.fromkeys(names)}
+            indices = [table[one] for one in names]
+            self._steps.set_policy(player, indices, versions)
+            self._rows.set_policy(player, indices[0], int(versions[0]))
+
+    def reset(
+        self,
+        *,
+        observation: Any = None,
+        action_mask: Any = None,
+        mask: Any = None,
+        seed: Any = None,
+        seeds: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **fields: Any,
+    ) -> None:
+        """New episodes begin: what `env.reset` returned. An episode that is still open ends as interrupted.
+
+        observation, action_mask, fields   what is seen before the first action; arrays lead with (num_envs, players),
+                   without the axis of a single environment, of a single player; dicts and tuples as the space has them
+        mask       bool (num_envs,): which environments were reset, as in Gymnasium's `reset_mask`; all if left out
+        seed       that `env.reset` was given: an integer, of which environment i has seed + i, or one for each
+        seeds      what else randomness came from, by use: {"action_space": 3, "policy": 4}
+        metadata   of the episodes: one for all, or one for each environment
+
+        The episodes are on disk from their first `step` on. Raises SchemaError, UsageError.
+        """
+        with self._lock:
+            self._check()
+            envs = self._steps.envs
+            self._steps.reset(
+                _given({"observation": observation, "action_mask": action_mask, **fields}),
+                mask,
+                seeds_by_env(seed, seeds, envs),
+                [dict(one) for one in by_entry("metadata", metadata or {}, envs)],
+            )
+
+    def step(
+        self,
+        *,
+        action: Any = None,
+        reward: Any = None,
+        terminated: Any = None,
+        truncated: Any = None,
+        observation: Any = None,
+        action_mask: Any = None,
+        final: Any = None,
+        active: Any = None,
+        outcome: Any = None,
+        **fields: Any,
+    ) -> Any:
+        """What an action caused: what `env.step` returned. Arrays as in `reset`.
+
+        action, reward, fields    of the action; fields that belong to the observation go with the observation
+        terminated, truncated     by player, or shared by all players of an environment; both may be true
+        observation, action_mask  what is seen after it, and may be done next; a mask stands on the row of that action
+        final      under `same_step` the last observations of the episodes that ended: `info.get("final_obs")`; or by
+                   field, {"observation": …, "action_mask": …}. Else `observation` has them
+        active     bool by player: who acted in this step, all if left out. A reward or an end that comes to a player in
+                   a step of others belongs to its last action; so the rows of such steps are written when their
+                   players act again
+        outcome    of episodes that end here, for each player
+
+        Returns the numbers of the episodes that the rows went to, u8 (num_envs,) or one number. The steps in which
+        an environment only resets itself (`next_step`) have no row. Raises SchemaError, UsageError, before anything
+        is recorded.
+        """
+        with self._lock:
+            self._check()
+            values = {"action": action, "reward": reward, "observation": observation, "action_mask": action_mask}
+            self._steps.step(_given({**values, **fields}), terminated, truncated, final, active, outcome)
+            return self._steps.episodes
 
     def add(self, *, player: int = 0, episode: int, step: int, **fields: Any) -> None:
         """One transition: the observation before the action, the action, and what it caused. Raises SchemaError."""
@@ -222,42 +287,15 @@ class Recorder:
             if progress is not None and not self._closed and self._lanes[player].add(progress, step, fields):
                 return
             self._check()
-            self._factory.check_player(player)
-            number = self._number(episode)
-            self._refuse_ended(number, player)
-            views, index = self._feed.reserve(player, 1)
-            self._factory.transition(views, index, player, number, step, fields)
-            progress = self._note_part(number, player)
-            if self._lanes:
-                self._open[player, episode] = progress
-            self._feed.sink.position[player] += 1
-            self._feed.commit()
+            self._rows.add(player, episode, step, fields)
 
     def add_batch(self, *, player: int = 0, episode: Any, step: Any, **fields: Any) -> None:
         """Many transitions of one player; `episode` (one number or (n,)), `step` (n,), fields lead with n. Rows of
         one episode come in the order of their steps. Raises SchemaError, before anything is recorded of the part
         that does not fit (a batch larger than a block is recorded in parts)."""
-        steps = np.asarray(step)
-        if steps.ndim != 1 or steps.dtype.kind not in "iu":
-            raise SchemaError(f"step: a batch needs a vector of whole numbers, not {steps.dtype} {steps.shape}")
-        given = np.broadcast_to(np.asarray(episode), steps.shape)
         with self._lock:
             self._check()
-            self._factory.check_player(player)
-            unique, places = np.unique(given, return_inverse=True)
-            numbers = np.array([self._number(one) for one in unique.tolist()], np.uint64)[places]
-            for number in numbers[np.sort(np.unique(places, return_index=True)[1])].tolist():
-                self._refuse_ended(number, player)
-            for at in range(0, len(steps), self._block_rows):
-                part = slice(at, at + self._block_rows)
-                rows = len(steps[part])
-                views, start = self._feed.reserve(player, rows)
-                sliced = {name: _slice(value, part) for name, value in fields.items()}
-                self._factory.batch(views, start, player, numbers[part], steps[part], sliced)
-                for number in np.unique(numbers[part]).tolist():
-                    self._note_part(number, player)
-                self._feed.sink.position[player] += rows
-                self._feed.commit()
+            self._rows.add_batch(player, episode, step, fields)
 
     def end(
         self,
@@ -274,29 +312,66 @@ class Recorder:
         follows from the last `terminated` and `truncated`, unless `ended` says. Raises SchemaError."""
         with self._lock:
             self._check()
-            episode = self._number(episode)
-            if player is not None:
-                self._end_player(episode, player, outcome, ended, step, observation)
-                return
-            open_players = self._factory.open_players(episode)
-            if not open_players:
-                raise SchemaError(f"episode {episode} has no open rows to end")
-            for index, one in enumerate(open_players):
-                mine = {name: _pick(value, index) for name, value in observation.items()}
-                theirs = outcome[index] if isinstance(outcome, Sequence) else outcome
-                self._end_player(episode, one, theirs, ended, step, mine)
+            self._rows.end(episode, player, outcome, ended, step, observation)
+
+    def end_batch(
+        self,
+        *,
+        episode: Any,
+        player: int | None = None,
+        outcome: Any = None,
+        ended: Any = None,
+        step: Any = None,
+        **observation: Any,
+    ) -> None:
+        """The last rows of many episodes, (n,), as `end` writes them one by one: what is given leads with n, but
+        `outcome`, `ended` and `step` may be one for all. Raises SchemaError; the episodes before the one that does
+        not fit have ended."""
+        with self._lock:
+            self._check()
+            self._rows.end_batch(_numbers(episode), player, outcome, ended, step, observation)
 
     def annotate(self, episode: int, **metadata: Any) -> None:
-        """Say more about an episode, at any time; readers see it in the episode's metadata."""
+        """Say more about an episode, at any time; readers see it in the episode's metadata. Raises SchemaError for
+        what is no JSON value."""
+        self.annotate_batch([episode], **{name: [value] for name, value in metadata.items()})
+
+    def annotate_batch(self, episode: Any, **metadata: Any) -> None:
+        """Say more about many episodes, (n,): of a sequence each gets its own, of anything else all the same."""
+        numbers = _numbers(episode)
+        told = {name: by_entry(name, value, len(numbers), "episode") for name, value in metadata.items()}
+        check_json("metadata", told)
         with self._lock:
             self._check()
-            self._writer.append_meta({"annotate": {"episode": str(episode), "metadata": metadata}})
+            for place, number in enumerate(map(self._book.whole, numbers)):
+                mine = {name: values[place] for name, values in told.items()}
+                self._writer.append_meta({"annotate": {"episode": str(number), "metadata": mine}})
+
+    def discard(self, episode: int) -> None:
+        """Take an episode out again: no reader sees it when `flush` or `close` has returned after this; one that is
+        still open goes on, and is out when it is over. The ledger counts its rows as pruned. Raises SchemaError for an
+        episode that never began."""
+        self.discard_batch([episode])
+
+    def discard_batch(self, episode: Any) -> None:
+        """Take many episodes out, (n,), as `discard` does; nothing is done when one of them never began."""
+        with self._lock:
+            self._check()
+            numbers = [self._book.whole(one) for one in _numbers(episode)]
+            for number in numbers:
+                if not self._book.has_begun(number):
+                    raise SchemaError(f"episode {number} has not begun; there is nothing to discard")
+            self.annotate_batch(numbers, discarded=True)  # for a kill may come before they are taken out
+            self._discards.add(numbers)
 
     def flush(self) -> None:
-        """Returns when everything added before is durable. Raises what stopped the writing, if anything did."""
+        """Returns when everything added before is durable, and what was discarded is out. Rows of `step` with
+        `active=` that may still get a reward wait for it. Raises what stopped the writing, if anything did."""
         with self._lock:
             self._check()
+            due = self._discards.due()
         self.collector.flush()
+        self._discards.take_out(due)
 
     def subscribe(self, max_batches: int = 16) -> Subscription:
         """The stream of batches as they are written, for a trainer in this process."""
@@ -309,13 +384,9 @@ class Recorder:
                 return
             self._closed = True
             if self.collector.shards.failure is None:
-                now = time.time_ns()
-                ends = [
-                    msgspec.structs.replace(self._end_record(number, known, now, "interrupted"), cut=True)
-                    for number, known in self._episodes.items()
-                ]
-                self._feed.commit((), ends)
+                self._feed.commit((), [*self._steps.close(), *self._book.cut_off()])
         self.collector.close()
+        self._discards.take_out(self._discards.all())
 
     def __enter__(self) -> Recorder:
         return self
@@ -328,88 +399,15 @@ class Recorder:
             raise BufferClosed(f"{self.path}: the recorder is closed")
         self.collector.check()
 
-    def _begin(self, number: int, seeds: dict[str, int], metadata: dict[str, Any]) -> _Episode:
-        start = EpisodeStart(
-            episode=number,
-            time_ns=time.time_ns(),
-            players=list(range(len(self.players))),
-            game=self._source,
-            config_digest=self._writer.info.config_digest,
-            seeds=seeds,
-            metadata=metadata,
-        )
-        try:
-            msgspec.json.encode(start)  # here, not in a drain thread
-        except (TypeError, ValueError) as error:
-            raise SchemaError(f"episode {number}: metadata has to be JSON values: {error}") from None
-        known = self._episodes[number] = _Episode()
-        self._feed.commit((start,))
-        return known
 
-    def _note_part(self, number: int, player: int) -> Progress:
-        """The player's part of an episode, to which rows were written; the episode begins if it is new."""
-        known = self._episodes.get(number) or self._begin(number, {}, {})
-        progress = known.parts.get(player)
-        if progress is None:
-            progress = known.parts[player] = self._factory.progress(number, player)  # type: ignore[assignment]
-        assert progress is not None
-        return progress
-
-    def _number(self, episode: int) -> int:
-        """The whole number of an episode: what a writer counts by itself gets the writer put in front."""
-        writer, counter = int(episode) >> WRITER_BITS, int(episode)
-        if counter < 0 or writer not in (0, self.writer):
-            raise SchemaError(f"episode {episode} is out of range; writer w{self.writer} counts from 0 to 2**48 - 1")
-        return counter if writer else episode_number(self.writer, counter)
-
-    def _refuse_ended(self, number: int, player: int) -> None:
-        known = self._episodes.get(number)
-        if number in self._finished or (known is not None and player in known.ended):
-            raise SchemaError(f"episode {number} player {player} has ended; its rows are complete")
-
-    def _end_player(
-        self,
-        episode: int,
-        player: int,
-        outcome: Any,
-        ended: Ended | None,
-        step: int | None,
-        observation: dict[str, Any],
-    ) -> None:
-        self._refuse_ended(episode, player)
-        views, index = self._feed.reserve(player, 1)
-        progress = self._factory.final(views, index, player, episode, observation, step)
-        self._feed.sink.position[player] += 1
-        known = self._episodes[episode]
-        for given in (episode, episode & _COUNTER):
-            self._open.pop((player, given), None)
-        how: Ended = "terminated" if progress.terminated else "truncated" if progress.truncated else "interrupted"
-        known.ended[player] = ended or how
-        known.outcome[str(player)] = None if outcome is None else float(outcome)
-        ends: tuple[EpisodeEnd, ...] = ()
-        if len(known.ended) == len(known.parts):
-            del self._episodes[episode]
-            self._finished.add(episode)
-            hows = set(known.ended.values())
-            overall: Ended = (
-                "terminated" if "terminated" in hows else "truncated" if "truncated" in hows else "interrupted"
-            )
-            ends = (self._end_record(episode, known, time.time_ns(), overall),)
-        self._feed.commit((), ends)
-
-    def _end_record(self, number: int, known: _Episode, now: int, ended: Ended) -> EpisodeEnd:
-        rows = {str(player): part.rows for player, part in known.parts.items()}
-        steps = [part.rows - (player in known.ended) for player, part in known.parts.items()]
-        return EpisodeEnd(number, now, ended, max(steps, default=0), known.outcome, rows)
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _slice(value: Any, part: slice) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _slice(inner, part) for name, inner in value.items()}
-    return None if value is None else np.asarray(value)[part]
-
-
-def _pick(value: Any, index: int) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _pick(inner, index) for name, inner in value.items()}
-    return None if value is None else np.asarray(value)[index]
+def _numbers(episode: Any) -> list[int]:
+    """Numbers of episodes, given as a vector. Raises SchemaError."""
+    numbers = np.asarray(episode)
+    if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+        raise SchemaError(f"episode: a batch needs a vector of numbers, not {numbers.dtype} {numbers.shape}")
+    out: list[int] = numbers.tolist()
+    return out

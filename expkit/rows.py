@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import SchemaError
+from expkit.host import host_array
 from expkit.schema import KEY_NAMES, Column, Schema
 
 
@@ -47,6 +48,7 @@ class RowFactory:
         optional = {field.name for field in schema.fields if field.nullable} | {"terminated", "truncated"}
         self._required = self._names - optional
         self._optional_group = _group_aliases(schema)
+        self._groups = {field.name[:end] for field in schema.fields for end in _ends(field.name)}
 
     def set_policy(self, player: int, index: int, version: int) -> None:
         """Policy table row and version to stamp on the player's rows from now on."""
@@ -94,7 +96,7 @@ class RowFactory:
             raise SchemaError(
                 f"episode {episode} player {player}: step {step} does not come after step {progress.last_step}"
             )
-        values = self._resolve(values)
+        values = self.resolve(values)
         for column in self._fields:
             self._assign(views, index, column, values)
         self._stamp(views, index, player, episode, step, first=progress is None, last=False)
@@ -117,7 +119,7 @@ class RowFactory:
         progress = self._open.get((episode, player))
         if progress is None:
             raise SchemaError(f"episode {episode} player {player} has no open rows to end")
-        values = self._resolve(values)
+        values = self.resolve(values)
         for column in self._fields:
             assert column.field is not None
             if column.field.belongs == "observation":
@@ -152,7 +154,7 @@ class RowFactory:
         self.check_player(player)
         rows = len(step)
         part = slice(start, start + rows)
-        values = self._resolve(values)
+        values = self.resolve(values)
         firsts = np.zeros(rows, bool)
         ends: dict[int, int] = {}
         for i, (number, turn) in enumerate(zip(episode.tolist(), step.tolist(), strict=True)):
@@ -166,7 +168,7 @@ class RowFactory:
             assert column.field is not None
             name, given = column.name, values.get(column.name)
             if given is None:
-                self._absent(column)
+                self.check_absent(column)
                 views[name][part] = 0
             else:
                 views[name][part] = self.schema.pack(name, given, rows)
@@ -211,23 +213,30 @@ class RowFactory:
         views["is_first"][index] = first
         views["is_last"][index] = last
 
-    def _resolve(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Refuse unknown names; let `observation` stand for the only field of that group, and a mapping under a
-        group's name for its fields (`observation={"army": …}`)."""
+    def resolve(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values by the names of fields: `observation` stands for the only field of that group, and a mapping or a
+        tuple under a group's name for its fields (`observation={"army": …}`), to any depth. Raises SchemaError for
+        what is no field."""
         if values.keys() <= self._names:
             return values
         out: dict[str, Any] = {}
         for name, value in values.items():
-            if name in self._names:
-                out[name] = value
-            elif isinstance(value, Mapping):
-                for key, inner in value.items():
-                    out[self._known(f"{name}/{key}")] = inner
-            elif name in self._optional_group:
-                out[self._optional_group[name]] = value
-            else:
-                self._known(name)
+            self._unfold(out, name, value)
         return out
+
+    def _unfold(self, out: dict[str, Any], name: str, value: Any) -> None:
+        if name in self._names:
+            out[name] = value
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                self._unfold(out, f"{name}/{key}", inner)
+        elif name in self._optional_group:
+            out[self._optional_group[name]] = value
+        elif isinstance(value, tuple) and f"{name}/0" in self._groups:
+            for place, inner in enumerate(value):
+                self._unfold(out, f"{name}/{place}", inner)
+        elif value is not None or name not in self._groups:
+            self._known(name)
 
     def _known(self, name: str) -> str:
         if name in self._names:
@@ -238,7 +247,8 @@ class RowFactory:
             hint = "; keys are given by name: episode=, step=, player=, and set_policy for the policy"
         raise SchemaError(f"no field {name!r} in the schema{hint}")
 
-    def _absent(self, column: Column) -> None:
+    def check_absent(self, column: Column) -> None:
+        """Raises SchemaError when a row may not leave the column out."""
         assert column.field is not None
         if not column.field.nullable and column.name not in ("truncated", "terminated"):
             raise SchemaError(f"{column.name} is missing; give it, or declare the field nullable")
@@ -248,7 +258,7 @@ class RowFactory:
         assert field is not None
         value = values.get(name)
         if value is None:
-            self._absent(column)
+            self.check_absent(column)
             views[name][index] = 0
         elif type(value) in (int, bool, float) and not field.shape:
             # A Python number: NumPy refuses an integer out of range, but would cut a fraction off.
@@ -259,7 +269,7 @@ class RowFactory:
             except OverflowError:
                 raise SchemaError(f"{name}: {value} does not fit {column.dtype}") from None
         else:
-            array = np.asarray(value)
+            array = host_array(name, value)
             if array.dtype == column.dtype and not column.packed and array.shape == field.shape:
                 views[name][index] = array.reshape(-1) if column.items else array
             else:
@@ -275,3 +285,8 @@ def _group_aliases(schema: Schema) -> dict[str, str]:
         if "/" in field.name:
             groups.setdefault(field.name.split("/")[0], []).append(field.name)
     return {group: names[0] for group, names in groups.items() if len(names) == 1}
+
+
+def _ends(name: str) -> list[int]:
+    """Where the name of a group that holds the field ends, and where the whole name does."""
+    return [*(place for place, letter in enumerate(name) if letter == "/"), len(name)]

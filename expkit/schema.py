@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 
 from expkit.errors import SchemaError
+from expkit.host import host_array
 
 Belongs = Literal["observation", "action", "step"]
 
@@ -232,7 +233,7 @@ class Schema:
         hold raises too, nothing is wrapped around.
         """
         column = self.column(name)
-        array = np.asarray(values)
+        array = host_array(name, values)
         field = column.field
         if field is None:
             return _cast(name, array, column.dtype).reshape(rows)

@@ -255,8 +255,10 @@ class EpisodeRules:
     def _check_flags(self, episode: Episode, player: int, chain: PlayerFacts) -> Iterator[Finding]:
         """terminated and truncated of the last action against how the end record says it ended."""
         says = {0: "interrupted", 1: "terminated", 2: "truncated", 3: "terminated"}[chain.flags]
-        # A player may be out long before the episode ends; only a row that says more than the record is wrong.
-        if says == "truncated" and episode.ended == "interrupted":
+        # A player may be out long before the episode ends; only a row that says more than the record is wrong, unless
+        # others went on.
+        chains = (self._chains.get((episode.number, one)) for one in episode.rows)
+        if says == "truncated" and episode.ended == "interrupted" and all(one and one.flags for one in chains):
             yield Finding(
                 severity="error",
                 rule="episode/ended",

@@ -1,4 +1,4 @@
-"""Retention: takes the oldest episodes out of a run until it is small, young or free enough.
+"""Taking episodes out of a run: the oldest until it is small, young or free enough, or chosen ones.
 
 Whole episodes go, all players together. A shard in which no episode counts any more is deleted; rows of a pruned
 episode in a shard that stays are hidden by a *tombstone*, a shard without rows that supersedes them, until that
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,10 +101,27 @@ def plan_prune(run: Run, retention: Retention, now_ns: int | None = None) -> Pru
         if (holding.emptied_by or 0) > count:
             count = holding.emptied_by or 0
             freed = sum(h.bytes for h in going if (h.emptied_by or 0) <= count)
-    plan = PrunePlan([e.number for e in candidates[:count]], kept=len(episodes) - count, short=max(need - freed, 0))
     if not count and all(h.is_tombstone for h in going if h.emptied_by == 0):
-        return plan  # a tombstone alone is not worth another one
-    chosen = set(plan.episodes)
+        return PrunePlan(kept=len(episodes), short=max(need - freed, 0))  # a tombstone alone is not worth another one
+    return _plan([e.number for e in candidates[:count]], len(episodes), run, holdings, max(need - freed, 0))
+
+
+def plan_discard(run: Run, episodes: Collection[int]) -> PrunePlan:
+    """What `discard` would do now: those of the episodes that are complete go. Raises ShardError for a damaged run."""
+    there = run.episodes()
+    complete = complete_episodes(run, run.live_writers)
+    chosen = sorted({e.number for e in there} & complete & set(episodes))
+    if not chosen:
+        return PrunePlan(kept=len(there))
+    place = dict.fromkeys(chosen, len(chosen) - 1)  # they go together
+    holdings = [_Holding.of(run, position, place) for position in range(len(run.shard_paths))]
+    return _plan(chosen, len(there), run, holdings, 0)
+
+
+def _plan(episodes: list[int], there: int, run: Run, holdings: Sequence[_Holding], short: int) -> PrunePlan:
+    """That these of the `there` episodes go."""
+    count, chosen = len(episodes), set(episodes)
+    plan = PrunePlan(episodes, kept=there - count, short=short)
     rows: Counter[tuple[int, int]] = Counter()
     for holding in holdings:
         gone = holding.emptied_by is not None and holding.emptied_by <= count
@@ -155,9 +172,18 @@ def prune(path: Path, retention: Retention, now_ns: int | None = None) -> PruneP
     Raises Busy when other maintenance is at work, ShardError for a damaged run (recover it first), NoSpace,
     WriteFailed. Killed at any moment, another call does the rest.
     """
-    with open_run(path) as run, Generation(path, run.info, "prune") as generation:
+    return _take_out(path, "prune", "pruned", lambda run: plan_prune(run, retention, now_ns))
+
+
+def discard(path: Path, episodes: Collection[int]) -> PrunePlan:
+    """Take these episodes out of the run at `path`, those that are there and complete; as `prune` in all else."""
+    return _take_out(path, "discard", "discarded", lambda run: plan_discard(run, episodes))
+
+
+def _take_out(path: Path, doing: str, done: str, choose: Callable[[Run], PrunePlan]) -> PrunePlan:
+    with open_run(path) as run, Generation(path, run.info, doing) as generation:
         run.refresh()  # nothing is rewritten from here on
-        plan = plan_prune(run, retention, now_ns)
+        plan = choose(run)
         going: Collection[str] = plan.shards
         if plan.episodes or plan.shards:
             try:
@@ -168,7 +194,7 @@ def prune(path: Path, retention: Retention, now_ns: int | None = None) -> PruneP
                     raise
                 _publish_tombstone(run, generation, plan)
             with suppress(NoSpace):
-                log_event(path, "pruned", episodes=len(plan.episodes), rows=plan.total_rows, shards=plan.shards)
+                log_event(path, done, episodes=len(plan.episodes), rows=plan.total_rows, shards=plan.shards)
         run.close()
         sweep(path, despite_readers=going)
         keep_reserve(path)

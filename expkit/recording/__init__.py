@@ -1,0 +1,1 @@
+"""What `expkit.Recorder` is made of: the book of its episodes, and one module for each form in which it takes rows."""
