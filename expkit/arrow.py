@@ -160,8 +160,14 @@ def _bits(flags: np.ndarray) -> pa.Buffer:
     return pyarrow().py_buffer(np.packbits(flags, bitorder="little"))
 
 
-def reader(schema: pa.Schema, batches: Iterable[Mapping[str, np.ndarray]]) -> pa.RecordBatchReader:
-    """A stream of `batches` with the columns of `schema`, of which one is in memory at a time."""
+def reader(
+    schema: pa.Schema, batches: Iterable[Mapping[str, np.ndarray]], runs: Sequence[str] | None = None
+) -> pa.RecordBatchReader:
+    """A stream of `batches` with the columns of `schema`, of which one is in memory at a time. `runs` are what the
+    numbers in a column `run` stand for."""
+    if runs is not None:
+        labels = np.array(runs, object)
+        batches = ({**batch, RUN: labels[batch[RUN]]} for batch in batches)
     made = (record_batch(batch, schema) for batch in batches)
     return pyarrow().RecordBatchReader.from_batches(schema, made)
 

@@ -29,8 +29,6 @@ from expkit.runs.run_files import RunFiles
 from expkit.schema import KEY_NAMES, Schema
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from expkit.reading.runs import Runs
 
 Paths = list[str] | list[Path] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
@@ -265,13 +263,6 @@ class Run(RunFiles):
             if first_step <= step < first_step + rows:
                 return self.shard_paths[int(self.index.shard[s])].name, int(self.index.block[s])
         raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
-
-    def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
-        """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
-        see `expkit.query`, which asks many runs too. Raises UsageError, SchemaError, ShardError, MissingExtra."""
-        from expkit.queries import query
-
-        return query(self, question, columns=columns)
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
