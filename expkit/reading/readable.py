@@ -166,7 +166,7 @@ class Readable(ABC):
         where: str | Predicate | None = None,
     ) -> pyarrow.RecordBatchReader:
         """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see `expkit.arrow` for
-        their columns. Of several runs `run`, the path, comes first.
+        their columns. Of several runs `run`, the path, comes first; ragged fields are lists of what counts.
 
         columns  keys, fields or groups of fields, in the order given, and nothing else; all when left out
 
@@ -175,8 +175,9 @@ class Readable(ABC):
         from expkit import arrow
 
         labels = self.run_labels
-        shape = arrow.arrow_schema(self.schema, columns, rows=rows, run=labels is not None)
+        shape = arrow.arrow_schema(self.schema, columns, rows=rows, run=labels is not None, lists=True)
         names = [name for name in shape.names if name != arrow.RUN]
+        names += [self.schema[name].ragged for name in names if name in self.schema and self.schema[name].ragged]
         batches = self.scan(names, batch_size=batch_size, rows=rows, threads=threads, where=where)
         return arrow.reader(shape, batches, labels)
 
