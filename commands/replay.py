@@ -21,6 +21,7 @@ EXAMPLES = (
     ("expkit replay sample_data/run", "watch it; keys are shown below the board"),
     ("expkit replay sample_data/run --episode 0 --player 1 --rate 4x", "as player 1 saw it, faster"),
     ("expkit replay sample_data/run --episode 0 --step 20", "one frame, also into a pipe"),
+    ("expkit replay sample_data/run --where 'player == 1 and reward > 0.5'", "from the first such row on"),
     ("expkit replay sample_data/run --verify", "play every episode again and compare every row"),
 )
 
@@ -35,6 +36,12 @@ def replay(
         int | None, typer.Option("--player", metavar="P", help="See what this player saw; without, what all saw.")
     ] = None,
     step: Step = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where", metavar="COND", help="Only episodes with such a row, like 'reward > 0.5'; begin at the first."
+        ),
+    ] = None,
     rate: Annotated[str | None, typer.Option("--rate", metavar="2x", help="1x is 4 steps a second.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Re-simulate from seeds and actions, compare all.")] = False,
     json: Json = False,
@@ -45,9 +52,9 @@ def replay(
     speed = parse_rate(rate) if rate is not None else 1.0
     with one_run(run) as opened:
         if verify:
-            if step is not None or player is not None or rate is not None:
+            if step is not None or player is not None or rate is not None or where is not None:
                 raise UsageError(
-                    "--verify compares every player and step of an episode; leave out --player, --step, --rate"
+                    "--verify compares every player and step of an episode; leave out --player, --step, --rate, --where"
                 )
             from expkit.commands.replay_verify import verify_run
 
@@ -55,8 +62,12 @@ def replay(
         numbers = [found.number for found in opened.episodes() if found.rows]
         if not numbers:
             raise NotThere(f"{opened.path}: no episode with rows to replay; see expkit inspect {opened.path}")
+        matches = None if where is None else _matches(opened, where, episode, step)
+        if matches is not None:
+            numbers = [number for number in numbers if number in matches]
         playback = Playback(opened, episode if episode is not None else numbers[0])
-        start = _start(opened, playback, player, step)
+        begin = step if matches is None else matches[playback.episode.number]
+        start = _start(opened, playback, player, begin)
         if json:
             _write_json(opened, playback, player, start if step is not None else None)
         elif output.has_ansi_terminal() and not (step is not None and not sys.stdin.isatty()):
@@ -67,6 +78,21 @@ def replay(
             )
         else:
             _print_frames(opened, playback, player, start, only=step is not None, pace=speed if rate else None)
+
+
+def _matches(run: Run, where: str, episode: int | None, step: int | None) -> dict[int, int]:
+    """The first step of every episode with a row for which the condition holds. Raises UsageError, NotThere."""
+    from expkit.runs.playback import first_matches
+
+    if step is not None:
+        raise UsageError("--where finds the step to begin at; leave out --step")
+    matches = first_matches(run, where)
+    if not matches:
+        raise NotThere(f"{run.path}: no row for which {where} holds")
+    if episode is not None and episode not in matches:
+        run.find_episode(episode)
+        raise NotThere(f"{run.path}: episode {episode} has no row for which {where} holds; try {next(iter(matches))}")
+    return matches
 
 
 def _start(run: Run, playback: Playback, player: int | None, step: int | None) -> int:

@@ -20,7 +20,7 @@ from written_runs import BOARD_SCHEMA, HEIGHT, TILES, WIDTH, action_at, board, w
 from expkit import open_run
 from expkit.games.generals import draw
 from expkit.games.generals.schema import DIRECTIONS, TERRAIN_CODES
-from expkit.runs.playback import Moment, Playback
+from expkit.runs.playback import Moment, Playback, first_matches
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +288,26 @@ def test_a_recorded_game_plays_out_the_same_and_a_changed_one_does_not(tmp_path)
     plain = expkit("replay", "run", "--verify", "--episode", "1", "-q", cwd=tmp_path)
     assert plain.returncode == 4
     assert "differs first at episode 1 player 0 step 0 observation/army: recorded 1 at" in plain.stdout
+
+
+def test_where_finds_the_first_step_of_every_episode_that_has_one(runs):
+    with open_run(runs / "boards") as run:
+        for condition in ("reward != 0", "step > 2 and player = 1", "is_last and episode > 0", "step > 99"):
+            wanted = {}
+            for batch in run.scan([], where=condition, rows="all"):
+                for episode, step in zip(batch["episode"].tolist(), batch["step"].tolist(), strict=True):
+                    wanted[episode] = min(step, wanted.get(episode, step))
+            found = first_matches(run, condition)
+            assert found == wanted
+            assert list(found) == sorted(found)
+    command = [
+        sys.executable,
+        "-m",
+        "expkit.commands",
+        "replay",
+        "boards",
+        "--where",
+        "player = 1 and reward < 0 and episode > 0",
+    ]
+    shown = subprocess.run(command, cwd=runs, capture_output=True, text=True, timeout=60).stdout
+    assert shown.startswith("episode 1 step 5 of 6")

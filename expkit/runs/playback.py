@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from expkit.parallel import cores
+from expkit.predicates import parse
 from expkit.runs.entries import Episode
 from expkit.runs.read import Run
 
@@ -30,6 +32,18 @@ class Frame:
 
     step: int
     rows: dict[int, dict[str, Any]]
+
+
+def first_matches(run: Run, where: str) -> dict[int, int]:
+    """By number of the episode, rising, the first step with a row for which a condition holds; episodes without one are
+    left out. Raises UsageError, ShardError."""
+    found: dict[int, int] = {}
+    for batch in run.scan([], where=parse(where), rows="all", threads=cores()):
+        order = np.lexsort((batch["step"], batch["episode"]))
+        numbers, places = np.unique(batch["episode"][order], return_index=True)
+        for number, step in zip(numbers.tolist(), batch["step"][order][places].tolist(), strict=True):
+            found[number] = min(step, found.get(number, step))
+    return dict(sorted(found.items()))
 
 
 class Playback:
