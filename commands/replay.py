@@ -61,14 +61,14 @@ def replay(
         numbers = [found.number for found in opened.episodes() if found.rows]
         if not numbers:
             raise NotThere(f"{opened.path}: no episode with rows to replay; see expkit inspect {opened.path}")
-        found = None if where is None else _matches(opened, where, episode)
+        found = None if where is None else _matches(opened, where, episode, step)
         if found is not None:
             numbers = [number for number in numbers if number in found]
         number = episode if episode is not None else numbers[0]
         playback = Playback(opened, number, None if found is None else found[number])
         start = _start(opened, playback, player, step)
         shown: Sequence[int] = range(start, start + 1 if step is not None else len(playback))
-        if found is not None and step is None:
+        if found is not None:
             places = {playback.steps.index(moment.step): None for moment in playback.moments}
             shown, start = list(places), min(places)
         if json:
@@ -82,15 +82,19 @@ def replay(
             _print_frames(opened, playback, player, shown, only=step is not None, pace=speed if rate else None)
 
 
-def _matches(run: Run, where: str, episode: int | None) -> dict[int, list[Moment]]:
-    """By episode what `--where` matches. Raises NotThere when that is nothing, in the run or the episode asked for."""
+def _matches(run: Run, where: str, episode: int | None, step: int | None) -> dict[int, list[Moment]]:
+    """By episode what `--where` matches. Raises UsageError, NotThere when that is nothing, in the run or the episode
+    asked for."""
     from expkit.runs.playback import matches
 
+    if step is not None:
+        raise UsageError("--where finds the steps to show; leave out --step")
     found = matches(run, where)
-    if episode is not None and run.find_episode(episode) and episode not in found:
-        raise NotThere(f"{run.path}: episode {episode} has no row for which {where} holds; see expkit query")
     if not found:
         raise NotThere(f"{run.path}: no row for which {where} holds")
+    if episode is not None and episode not in found:
+        run.find_episode(episode)
+        raise NotThere(f"{run.path}: episode {episode} has no row for which {where} holds; try {next(iter(found))}")
     return found
 
 

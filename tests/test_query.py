@@ -325,6 +325,14 @@ def test_many_runs_are_one_table(tmp_path):
     counts = [len(all_rows(path)) for path in paths]
     found = expkit.query(paths, "SELECT run, count(*) AS n FROM rows GROUP BY run ORDER BY run").to_pylist()
     assert found == [{"run": str(path), "n": n} for path, n in zip(paths, counts, strict=True)]
+    assert expkit.query(tmp_path / "?", "SELECT count(*) AS n FROM rows").to_pylist() == [{"n": sum(counts)}]
+    with open_run(paths) as runs:
+        assert runs.query("SELECT count(*) AS n FROM rows").to_pylist() == [{"n": sum(counts)}]
+        stream = runs.arrow(["episode"], rows="all").read_all()
+        assert stream.column_names == ["run", "episode"]
+        assert stream["run"].value_counts().to_pylist() == [
+            {"values": str(path), "counts": n} for path, n in zip(paths, counts, strict=True)
+        ]
     table = expkit.query(paths, "step = 3")
     assert table.column_names[0] == "run"
     assert set(table["run"].to_pylist()) == set(map(str, paths))

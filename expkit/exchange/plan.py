@@ -11,7 +11,8 @@ import numpy as np
 from expkit.episodes import Origin
 from expkit.errors import UsageError
 from expkit.formats.protocol import EpisodeRecord, Format, Head, RowKind, Shards
-from expkit.rewrite.filter import narrowed, part_of
+from expkit.reading.split import part_of
+from expkit.rewrite.filter import narrowed
 from expkit.rewrite.merge import Choice, wanted_segments
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources

@@ -92,6 +92,11 @@ class Readable(ABC):
         """For each of several runs, the place of each of its policies (u2) in the table of all; None for one run."""
         return None
 
+    @property
+    def run_labels(self) -> list[str] | None:
+        """For each of several runs what errors and tables call it; None for one run."""
+        return None
+
     def selection(self, where: str | Predicate) -> Selection:
         """The rows for which a condition holds. Raises UsageError for what is no condition on these rows."""
         return Selection(self.bind(parse(where, "where") if isinstance(where, str) else where))
@@ -161,7 +166,7 @@ class Readable(ABC):
         where: str | Predicate | None = None,
     ) -> pyarrow.RecordBatchReader:
         """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see `expkit.arrow` for
-        their columns.
+        their columns. Of several runs `run`, the path, comes first; ragged fields are lists of what counts.
 
         columns  keys, fields or groups of fields, in the order given, and nothing else; all when left out
 
@@ -169,9 +174,19 @@ class Readable(ABC):
         """
         from expkit import arrow
 
-        shape = arrow.arrow_schema(self.schema, columns, rows=rows)
-        batches = self.scan(shape.names, batch_size=batch_size, rows=rows, threads=threads, where=where)
-        return arrow.reader(shape, batches)
+        labels = self.run_labels
+        shape = arrow.arrow_schema(self.schema, columns, rows=rows, run=labels is not None, lists=True)
+        names = [name for name in shape.names if name != arrow.RUN]
+        names += [self.schema[name].ragged for name in names if name in self.schema and self.schema[name].ragged]
+        batches = self.scan(names, batch_size=batch_size, rows=rows, threads=threads, where=where)
+        return arrow.reader(shape, batches, labels)
+
+    def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
+        """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
+        see `expkit.query`. Raises UsageError, SchemaError, ShardError, MissingExtra."""
+        from expkit.queries import query
+
+        return query(self, question, columns=columns)
 
     def shuffled(
         self,

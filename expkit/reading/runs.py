@@ -113,6 +113,10 @@ class Runs(Readable):
         paths = self.paths
         return str(paths[0]) if len(paths) == 1 else f"{len(paths)} runs, {paths[0]} to {paths[-1]}"
 
+    @property
+    def run_labels(self) -> list[str]:
+        return [str(run.path) for run in self.runs]
+
     @cached_property
     def run_ids(self) -> list[str]:
         out: list[str] = []

@@ -30,8 +30,6 @@ from expkit.runs.run_files import RunFiles
 from expkit.schema import KEY_NAMES, Schema
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from expkit.reading.runs import Runs
     from expkit.reading.split import RunPart
 
@@ -290,13 +288,6 @@ class Run(RunFiles):
             raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
         place = next(self.timeline.pieces(numbers))
         return self.shard_paths[place.shard].name, place.block
-
-    def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
-        """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
-        see `expkit.query`, which asks many runs too. Raises UsageError, SchemaError, ShardError, MissingExtra."""
-        from expkit.queries import query
-
-        return query(self, question, columns=columns)
 
     def split(self, fractions: Mapping[str, float]) -> dict[str, RunPart]:
         """Parts of the run by episode, `{"train": 0.9, "val": 0.1}`, to be read, and closed, like runs of their own: a
