@@ -51,7 +51,7 @@ class MinariFormat:
     name = "minari"
     suffixes: tuple[str, ...] = ()
     about = "Minari datasets, one a player"
-    carries = Carries()
+    carries = Carries(least_rows=2)  # an observation and what an action led to
     compressions: tuple[str, ...] = ("none",)
     by_player = True
     card: dict[str, Any] | None = None
@@ -180,6 +180,8 @@ def _buffers(episodes: list[Batch], head: Head) -> Iterator[Any]:
     buffer = require("minari.data_collector.episode_buffer", "minari", "Minari").EpisodeBuffer
     starts = {record.number: record.start for record in head.episodes}
     for rows in episodes:
+        if rows_of(rows) < MinariFormat.carries.least_rows:
+            continue
         number = int(rows["episode"][0])
         start = starts.get(number)
         seed = None if start is None else start.seeds.get("env")

@@ -409,3 +409,17 @@ def test_names_that_are_leaves_and_folders_at_once(tmp_path: Path) -> None:
         import_recording(tmp_path / name, tmp_path / f"{name}_back", format=name)
         with open_run(tmp_path / "run") as a, open_run(tmp_path / f"{name}_back") as b:
             assert compare_runs(a, b, full=True).equal
+
+
+def test_an_episode_of_one_row_has_no_place_in_minari_and_that_is_said(tmp_path: Path) -> None:
+    from expkit import Recorder
+
+    with Recorder(tmp_path / "run", PLAIN_SCHEMA, min_free=0) as recorder:
+        for episode, steps in enumerate((1, 3)):
+            for step in range(steps):
+                recorder.add(episode=episode, step=step, observation=np.zeros(4), action=step, reward=0.5)
+    done = write(tmp_path / "run", tmp_path / "sets", "minari")
+    assert done.losses == ["1 times a player's episode has fewer than 2 rows, which are left out"]
+    with h5py.File(tmp_path / "sets/recorder/player0-v0/data/main_data.hdf5") as file:
+        assert list(file) == ["episode_0"]
+        assert len(file["episode_0/rewards"]) == 2
