@@ -219,13 +219,15 @@ def _write_ndjson(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
 
 
 def _write_csv(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
-    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=False)
+    text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in answer.columns)
     for part in counted.values():
         writer.writerows(zip(*([_csv_cell(value) for value in values] for values in part), strict=True))
-    text.flush()
-    text.detach()
+        file.write(text.getvalue().encode())
+        text.seek(0)
+        text.truncate()
+    file.write(text.getvalue().encode())
 
 
 def _csv_cell(value: Any) -> Any:

@@ -32,7 +32,7 @@ def replace(name, content):
 
 
 def output_of(command, cwd=ROOT):
-    words = command.split()
+    words = shlex.split(command)
     assert words[0] == "expkit"
     done = subprocess.run(
         [sys.executable, "-m", "expkit.commands", *words[1:]], cwd=cwd, capture_output=True, text=True, timeout=240
@@ -41,14 +41,15 @@ def output_of(command, cwd=ROOT):
     return done.stdout
 
 
-def test_the_session_is_what_the_commands_print():
-    commands = re.findall(r"^\$ (.*)$", between("session"), re.M)
-    assert len(commands) >= 4
+@pytest.mark.parametrize(("name", "least"), [("session", 4), ("questions", 3)])
+def test_what_is_shown_is_what_the_commands_print(name, least):
+    commands = re.findall(r"^\$ (.*)$", between(name), re.M)
+    assert len(commands) >= least
     parts = [f"$ {command}\n{output_of(command)}" for command in commands]
     made = "```console\n" + "\n".join(parts) + "```\n"
     if UPDATE:
-        replace("session", made)
-    assert between("session") == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
+        replace(name, made)
+    assert between(name) == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
 
 
 def test_the_verbs_are_those_of_the_program():

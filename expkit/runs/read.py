@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from glob import has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
@@ -28,15 +29,30 @@ from expkit.runs.run_files import RunFiles
 from expkit.schema import KEY_NAMES, Schema
 
 if TYPE_CHECKING:
-    import pyarrow
+    from expkit.reading.runs import Runs
 
+Paths = list[str] | list[Path] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
 State = Literal["recording", "closed", "killed"]
 _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
 
 
-def open_run(path: str | os.PathLike[str]) -> Run:
-    """Open a run directory. Raises NotThere when there is none, CheckFailed when it has no readable description."""
-    return Run(Path(path))
+@overload
+def open_run(path: str | os.PathLike[str]) -> Run: ...
+@overload
+def open_run(path: Paths) -> Runs: ...
+def open_run(path: str | os.PathLike[str] | Paths) -> Run | Runs:
+    """Open a run directory; several in a list, or a glob, as one, see `expkit.reading.runs.Runs`.
+
+    Raises NotThere when there is none, CheckFailed when it has no readable description, UsageError for a glob that
+    matches no run, SchemaError for several whose rows are not alike.
+    """
+    if isinstance(path, str | os.PathLike):
+        if not has_magic(os.fspath(path)) or os.path.exists(path):
+            return Run(Path(path))
+        path = [path]
+    from expkit.reading.runs import Runs
+
+    return Runs.open(path)
 
 
 class Run(RunFiles):
@@ -76,6 +92,10 @@ class Run(RunFiles):
     @property
     def id(self) -> str:
         return self.info.id
+
+    @property
+    def run_ids(self) -> list[str]:
+        return [self.id]
 
     @property
     def schema(self) -> Schema:
@@ -176,8 +196,11 @@ class Run(RunFiles):
             raise NotThere(f"{self.path}: no episode {number}; it has {_span(list(self._episodes))}")
         return found
 
-    def bind(self, where: Predicate) -> list[tuple[BoundPredicate, EpisodeTable | None]]:
-        predicate = where.bind(self.schema, self.policies)
+    def bind(
+        self, where: Predicate, others: Sequence[PolicyInfo] = ()
+    ) -> list[tuple[BoundPredicate, EpisodeTable | None]]:
+        """`others`: policies that the condition may name, too, of which this run has no rows."""
+        predicate = where.bind(self.schema, [*self.policies, *others])
         return [(predicate, EpisodeTable(self.episodes()) if predicate.episode_names else None)]
 
     def lacks_rows(self, run: int, episode: int, player: int, rows: int) -> bool:
@@ -240,13 +263,6 @@ class Run(RunFiles):
             if first_step <= step < first_step + rows:
                 return self.shard_paths[int(self.index.shard[s])].name, int(self.index.block[s])
         raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
-
-    def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
-        """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
-        see `expkit.query`, which asks many runs too. Raises UsageError, SchemaError, ShardError, MissingExtra."""
-        from expkit.queries import query
-
-        return query(self, question, columns=columns)
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
