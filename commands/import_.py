@@ -34,9 +34,10 @@ def import_(
     """Import recordings of other programs, and exports, into a run. Of games player names are never kept."""
     from expkit.commands.progress import Progress
     from expkit.commands.signals import finish_first
-    from expkit.importing import import_recording
+    from expkit.importing import import_recording, source_format
     from expkit.rewrite.engine import Stopped
 
+    name = source_format(source, format)
     done_rows = 0
     with finish_first() as request, Progress(f"importing {source} · ^C leaves nothing behind") as progress:
 
@@ -47,7 +48,7 @@ def import_(
 
         try:
             done = import_recording(
-                source, run, format=format, state=state, force=force, on_rows=show, stop=lambda: bool(request)
+                source, run, format=name, state=state, force=force, on_rows=show, stop=lambda: bool(request)
             )
         except Stopped:
             output.note("expkit import: stopped; nothing was written")

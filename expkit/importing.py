@@ -53,9 +53,7 @@ def import_recording(
     Raises NotThere, UsageError for an unknown format, ShardError and GameError for a file that is not sound,
     OutputExists. Nothing is written unless the whole file can be imported.
     """
-    if not source.exists():
-        raise NotThere(f"{source}: no such file")
-    name = format or _format_of(source)
+    name = source_format(source, format)
     if name == GIOR:
         return _import_gior(source, run, state, "w" if force else "x")
     if state:
@@ -71,8 +69,13 @@ def import_recording(
     return Imported(run, found.name, done.episodes, done.rows, done.rows - done.last_rows, done.players, notes)
 
 
-def _format_of(source: Path) -> str:
-    """The name of the format that the suffix of a file, or what is in a folder, tells. Raises UsageError."""
+def source_format(source: Path, format: str | None = None) -> str:
+    """The name of the format asked for, else the one that the suffix of a file, or what is in a folder, tells. Raises
+    NotThere, UsageError."""
+    if not source.exists():
+        raise NotThere(f"{source}: no such file")
+    if format is not None:
+        return format
     if source.suffix.lower() == ".gior":
         return GIOR
     from expkit.exchange.registry import find_format, format_names, format_of

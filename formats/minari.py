@@ -51,7 +51,7 @@ class MinariFormat:
     name = "minari"
     suffixes: tuple[str, ...] = ()
     about = "Minari datasets, one a player"
-    carries = Carries()
+    carries = Carries(least_rows=2)  # an observation and what an action led to
     compressions: tuple[str, ...] = ("none",)
     by_player = True
     card: dict[str, Any] | None = None
@@ -126,7 +126,7 @@ def _new_storage(target: Path, head: Head, part: str, player: int, first: bool) 
     storage = require("minari.dataset.minari_storage", "minari", "Minari").MinariStorage
     source = _UNUSABLE.sub("-", str(head.run.get("source", "expkit"))).strip("-") or "expkit"
     name = "/".join([source, *([part] if part else []), f"player{player}-v0"])
-    path = target / name / "data"
+    path = target.absolute() / name / "data"  # Minari cannot tell the size of a relative one
     path.mkdir(parents=True)
     made: MinariStorage = storage.new(
         path, space_of(head.schema, "observation"), space_of(head.schema, "action"), jpeg_encoding=False
@@ -180,6 +180,8 @@ def _buffers(episodes: list[Batch], head: Head) -> Iterator[Any]:
     buffer = require("minari.data_collector.episode_buffer", "minari", "Minari").EpisodeBuffer
     starts = {record.number: record.start for record in head.episodes}
     for rows in episodes:
+        if rows_of(rows) < MinariFormat.carries.least_rows:
+            continue
         number = int(rows["episode"][0])
         start = starts.get(number)
         seed = None if start is None else start.seeds.get("env")
@@ -276,9 +278,9 @@ def _own_episode(episode: dict[str, Any], schema: Schema, player: int) -> Batch:
         if name in _FLAGS:
             values = episode[_FLAGS[name]]
         elif belongs_to(schema, name, "observation"):
-            values = _get(episode["observations"], tree_path(schema, name).partition("/")[2])
+            values = _get(episode["observations"], _inside(schema, "observation", name))
         elif belongs_to(schema, name, "action"):
-            values = _get(episode["actions"], tree_path(schema, name).partition("/")[2])
+            values = _get(episode["actions"], _inside(schema, "action", name))
         else:
             values = _get(infos, tree_path(schema, name))
         whole = np.zeros((rows, *shape), dtype)
@@ -287,6 +289,11 @@ def _own_episode(episode: dict[str, Any], schema: Schema, player: int) -> Batch:
             whole[len(values) :] = _get(infos[_CUT], name)
         out[name] = whole
     return out
+
+
+def _inside(schema: Schema, group: str, name: str) -> str:
+    """Where a column stands in its group, "" when it is all of it."""
+    return "" if name == group else tree_path(schema, name).removeprefix(f"{group}/")
 
 
 def _get(tree: Any, name: str) -> np.ndarray:

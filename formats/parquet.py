@@ -10,11 +10,12 @@ from typing import Any
 from expkit.arrow import arrow_schema, record_batch
 from expkit.errors import ShardError
 from expkit.extras import require
-from expkit.formats.arrow_ipc import head_of, one_line, parts, unusable, with_head
+from expkit.formats.arrow_ipc import head_of, left_out, one_line, parts, with_head
 from expkit.formats.protocol import Batch, Carries, ExportOptions, Head, Recorded
 from expkit.formats.several import gathered
 
 _READ_ROWS = 16_384
+_LOOK_ROWS = 256
 # A row group: as many rows as DuckDB takes at once, if they fit.
 _GROUP_ROWS = 122_880
 _GROUP_BYTES = 32 << 20
@@ -39,7 +40,7 @@ class ParquetFormat:
             compression_level=level,
             write_page_checksum=True,
             use_dictionary=dictionaries(head),
-            write_statistics=[name for name in schema.names if not _is_list(schema, name)],
+            write_statistics=[name for name in schema.names if _is_scalar(schema, name)],
         ) as writer:
             for batch in gathered(batches, _GROUP_ROWS, _GROUP_BYTES):
                 writer.write_batch(record_batch(batch, schema), row_group_size=_GROUP_ROWS)
@@ -48,13 +49,11 @@ class ParquetFormat:
         pa, parquet = require("pyarrow", "arrow", "Parquet"), require("pyarrow.parquet", "arrow", "Parquet")
         try:
             with parquet.ParquetFile(str(source), memory_map=True) as file:
-                schema = file.schema_arrow
+                head = head_of(file.schema_arrow, source)
+                first = next(file.iter_batches(_LOOK_ROWS), None) if head is None else None
         except (pa.ArrowInvalid, OSError) as error:
             raise ShardError(f"{source}: it is no Parquet file: {one_line(error)}") from None
-        head = head_of(schema, source)
-        notes = []
-        if head is None and unusable(schema):
-            notes.append(f"left out, for rows hold numbers and arrays of one shape: {', '.join(unusable(schema))}")
+        notes = [] if first is None else left_out(first)
         return Recorded(_read(source, head), head, notes)
 
 
@@ -63,15 +62,14 @@ def dictionaries(head: Head) -> list[str]:
     return ["episode", "player", "policy", "policy_version"]
 
 
-def _is_list(schema: Any, name: str) -> bool:
-    return bool(require("pyarrow", "arrow", "Parquet").types.is_fixed_size_list(schema.field(name).type))
+def _is_scalar(schema: Any, name: str) -> bool:
+    return not require("pyarrow", "arrow", "Parquet").types.is_nested(schema.field(name).type)
 
 
 def _read(source: Path, head: Head | None) -> Iterator[Batch]:
     pa, parquet = require("pyarrow", "arrow", "Parquet"), require("pyarrow.parquet", "arrow", "Parquet")
     try:
         with parquet.ParquetFile(str(source), page_checksum_verification=True, pre_buffer=False) as file:
-            for batch in file.iter_batches(_READ_ROWS):
-                yield from parts(batch, head, source)
+            yield from parts(file.iter_batches(_READ_ROWS), head, source)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise ShardError(f"{source}: it is damaged: {one_line(error)}") from None

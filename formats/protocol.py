@@ -107,6 +107,7 @@ class Carries:
     players    several players in one output
     keys       policies, versions, time stamps and whatever else every row has
     records    the Head: schema, policy table, episodes' starts, ends and metadata
+    least_rows  of a player's part of an episode; shorter ones have no place
     """
 
     arrays: bool = True
@@ -116,6 +117,7 @@ class Carries:
     players: bool = True
     keys: bool = True
     records: bool = True
+    least_rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -389,3 +389,37 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             write(run, tmp_path / "out", name, **asked)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_names_that_are_leaves_and_folders_at_once(tmp_path: Path) -> None:
+    from expkit import Field, Recorder, Schema
+    from expkit.importing import import_recording
+    from expkit.runs.compare import compare_runs
+
+    names = ("observation", "observation/more", "action", "action/way", "value", "value/std")
+    belongs = {"observation": "observation", "action": "action"}
+    schema = Schema([Field(name, "f4", (2,), belongs.get(name.partition("/")[0], "step")) for name in names])
+    with Recorder(tmp_path / "run", schema, min_free=0) as recorder:
+        for step in range(4):
+            values = {name: np.full(2, step + at, np.float32) for at, name in enumerate(names)}
+            recorder.add(episode=0, step=step, reward=0.0, terminated=step == 3, **values)
+        recorder.end(episode=0, player=0, **{name: np.zeros(2, np.float32) for name in names[:2]})
+    for name in ("hdf5", "minari", "npz"):
+        write(tmp_path / "run", tmp_path / name, name)
+        import_recording(tmp_path / name, tmp_path / f"{name}_back", format=name)
+        with open_run(tmp_path / "run") as a, open_run(tmp_path / f"{name}_back") as b:
+            assert compare_runs(a, b, full=True).equal
+
+
+def test_an_episode_of_one_row_has_no_place_in_minari_and_that_is_said(tmp_path: Path) -> None:
+    from expkit import Recorder
+
+    with Recorder(tmp_path / "run", PLAIN_SCHEMA, min_free=0) as recorder:
+        for episode, steps in enumerate((1, 3)):
+            for step in range(steps):
+                recorder.add(episode=episode, step=step, observation=np.zeros(4), action=step, reward=0.5)
+    done = write(tmp_path / "run", tmp_path / "sets", "minari")
+    assert done.losses == ["1 times a player's episode has fewer than 2 rows, which are left out"]
+    with h5py.File(tmp_path / "sets/recorder/player0-v0/data/main_data.hdf5") as file:
+        assert list(file) == ["episode_0"]
+        assert len(file["episode_0/rewards"]) == 2

@@ -151,6 +151,27 @@ def test_odd_columns_are_named_or_left_out(tmp_path: Path) -> None:
     assert any("all rows are one" in note for note in done.notes)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_lists_of_one_length_are_arrays_and_others_are_left_out(tmp_path: Path, suffix: str) -> None:
+    """As pandas writes them: lists whose type does not say how long they are."""
+    table = pa.table(
+        {
+            "observations": pa.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]),
+            "words": pa.array([[1], [1, 2]]),
+            "rewards": pa.array([0.5, None], pa.float32()),
+            "dones": pa.array([False, True]),
+        }
+    )
+    source = tmp_path / f"a{suffix}"
+    pq.write_table(table, source) if suffix == ".parquet" else feather.write_feather(table, str(source))
+    done = import_recording(source, tmp_path / "run")
+    assert any("left out" in note and "words" in note for note in done.notes)
+    with open_run(tmp_path / "run") as run:
+        rows = run.rows(0, 0)
+        assert rows["observation"].tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+        assert rows["valid:reward"].tolist() == [True, False]
+
+
 def test_minari_of_somebody_else(tmp_path: Path) -> None:
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage

@@ -21,7 +21,9 @@ Measure = Literal[
 Values = dict[str, float]
 
 # A later part adds its module here.
-MODULES = ("games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "recording", "startup")
+MODULES = (
+    "games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "exchange", "recording", "startup",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,11 +125,14 @@ def plan_export(sources: Sources, format: Format, asked: Asked) -> ExportPlan:
         )
         taken = segments.take(mine)
         out.parts.append(PartPlan(name, head, numbers, taken, ranks[mine], int(taken.rows.sum())))
-    out.losses = losses(format, out.parts[0].head, sum(len(part.numbers) for part in out.parts))
+    everything = msgspec.structs.replace(
+        out.parts[0].head, episodes=[record for part in out.parts for record in part.head.episodes]
+    )
+    out.losses = losses(format, everything)
     return out
 
 
-def losses(format: Format, head: Head, episodes: int) -> list[str]:
+def losses(format: Format, head: Head) -> list[str]:
     """What of rows like these the format cannot carry, a line each; empty when an import brings all of it back."""
     can, schema, out = format.carries, head.schema, []
     if not can.arrays and any(one.shape for one in schema.fields):
@@ -143,11 +146,16 @@ def losses(format: Format, head: Head, episodes: int) -> list[str]:
         out.append("of final rows only the observation stays, not their keys, masks and time stamps")
     if head.rows == "transitions":
         out.append("final observations are left out, as --rows transitions asks")
+    short = sum(rows < can.least_rows for record in head.episodes for rows in record.rows.values())
+    if short:
+        out.append(f"{short:,} times a player's episode has fewer than {can.least_rows} rows, which are left out")
+    if head.filtered and can.least_rows > 1:
+        out.append(f"episodes of which --where leaves fewer than {can.least_rows} rows are left out")
     if not can.players and len(head.players) > 1:
         out.append(f"each of the {len(head.players)} players gets an output of its own")
     if not can.keys:
         out.append("policies, policy versions, time stamps and step numbers are left out")
-    if not can.records and episodes:
+    if not can.records and head.episodes:
         out.append("schema, policy names and episodes' metadata, seeds and outcomes are left out")
     return out
 
