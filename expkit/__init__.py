@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from expkit.adapters.wrapping import wrap
     from expkit.errors import ExpkitError
+    from expkit.queries import query
     from expkit.recorder import Recorder
     from expkit.runs.read import Run, open_run
     from expkit.schema import Field, Schema
 
-__all__ = ["ExpkitError", "Field", "Recorder", "Run", "Schema", "__version__", "open_run"]
+__all__ = ["ExpkitError", "Field", "Recorder", "Run", "Schema", "__version__", "open_run", "query", "wrap"]
 
 _HOME = {
     "ExpkitError": "expkit.errors",
@@ -26,6 +28,8 @@ _HOME = {
     "Run": "expkit.runs.read",
     "Schema": "expkit.schema",
     "open_run": "expkit.runs.read",
+    "query": "expkit.queries",
+    "wrap": "expkit.adapters.wrapping",
 }
 
 

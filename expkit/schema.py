@@ -45,6 +45,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     expand    (repeat, ones): the logical bool vector is the stored one repeated `repeat` times, followed by `ones`
               true entries. Generals stores 4HW mask bits that stand for 8HW + 1 actions.
     low, high bounds of valid values, where there are some
+    ragged    the integer field that says how many entries along the first axis count; the others are zero
     """
 
     name: str
@@ -58,6 +59,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     expand: tuple[int, int] | None = None
     low: float | None = None
     high: float | None = None
+    ragged: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > 200:
@@ -74,6 +76,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
             self.dtype != "bool" or len(self.shape) != 1 or self.expand[0] < 1 or self.expand[1] < 0
         ):
             raise SchemaError(f"field {self.name}: expand is for bool vectors, as (repeat >= 1, ones >= 0)")
+        if self.ragged and not self.shape:
+            raise SchemaError(f"field {self.name}: only a field with a shape is ragged")
         if self.expand is not None and self.expand[0] * self.items + self.expand[1] > MAX_ROW_BYTES:
             raise SchemaError(f"field {self.name}: expand {self.expand} is too large for one row")
 
@@ -160,6 +164,9 @@ class Schema:
                 raise SchemaError(f"field name {name!r} is reserved for a key; rename the field")
             if names.count(name) > 1:
                 raise SchemaError(f"field {name!r} is declared twice")
+        for field in listed:
+            if field.ragged:
+                _check_ragged(field, listed)
         self.fields: tuple[Field, ...] = tuple(listed)
         if self.row_bytes > MAX_ROW_BYTES:
             raise SchemaError(f"a row of {self.row_bytes:,} bytes is above the limit of 1 GiB")
@@ -268,6 +275,30 @@ class Schema:
             return bits.reshape(rows, *field.shape)
         return stored.reshape(rows, *field.shape)
 
+    @classmethod
+    def from_space(
+        cls, observation_space: Any, action_space: Any, *, action_mask: str | None = None, capacity: int = 64
+    ) -> Schema:
+        """The fields of rows with values of these Gymnasium spaces: `observation` and `action`, or groups of these
+        names for Dict, Tuple and what is ragged. A mask that the observation has is the field `action_mask`.
+
+        action_mask   what the observation or the info of a step calls the mask, where it is not `action_mask`
+        capacity      entries there is room for in a Sequence, nodes and edges in a Graph; more are refused
+
+        Raises SchemaError for a space without such a form, MissingExtra.
+        """
+        from expkit.adapters.environment import EnvLayout
+
+        return EnvLayout(observation_space, action_space, mask_key=action_mask, capacity=capacity).schema
+
+    @classmethod
+    def from_env(cls, env: Any, *, action_mask: str | None = None, capacity: int = 64) -> Schema:
+        """As `from_space`, of a Gymnasium environment, single or vectorised, or of PettingZoo's AEC or Parallel one,
+        whose agents have to have equal spaces."""
+        from expkit.adapters.environment import env_layout
+
+        return env_layout(env, mask_key=action_mask, capacity=capacity).schema
+
     def to_json(self) -> bytes:
         """The schema as JSON: `{"fields": [...]}`."""
         return msgspec.json.encode({"fields": self.fields})
@@ -297,6 +328,13 @@ class Schema:
     def digest(self) -> int:
         """crc32 of the JSON form, to tell schemas apart cheaply."""
         return crc32(self.to_json())
+
+
+def _check_ragged(field: Field, fields: list[Field]) -> None:
+    """Raises SchemaError unless the field that counts the entries is there."""
+    counts = next((one for one in fields if one.name == field.ragged), None)
+    if counts is None or counts.shape or counts.dtype[0] not in "iu":
+        raise SchemaError(f"field {field.name}: ragged names {field.ragged!r}, which has to be an integer of each row")
 
 
 def _cast(name: str, array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -18,6 +18,8 @@ from expkit.schema import Schema
 from expkit.units import parse_size
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from expkit.formats.shard.read import ShardReader
     from expkit.pipeline.chain import Pipeline
 
@@ -120,6 +122,28 @@ class Readable(ABC):
             return processed.scan(self, chain, columns, batch_size, rows, damaged == "skip", threads, selection)
         decoder = self.decoder(columns)
         return batches.scan(self, decoder, batch_size, rows, damaged == "skip", threads, selection)
+
+    def arrow(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        batch_size: int | None = None,
+        rows: Rows = "transitions",
+        threads: int = 1,
+        where: str | Predicate | None = None,
+    ) -> pyarrow.RecordBatchReader:
+        """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see `expkit.arrow` for
+        their columns.
+
+        columns  keys, fields or groups of fields, in the order given, and nothing else; all when left out
+
+        The rest as for `scan`. Raises UsageError, SchemaError, MissingExtra; the stream raises ShardError.
+        """
+        from expkit import arrow
+
+        shape = arrow.arrow_schema(self.schema, columns, rows=rows)
+        batches = self.scan(shape.names, batch_size=batch_size, rows=rows, threads=threads, where=where)
+        return arrow.reader(shape, batches)
 
     def shuffled(
         self,

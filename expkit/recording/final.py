@@ -27,7 +27,7 @@ def put_last(factory: RowFactory, table: RowTable, fields: Sequence[Field], fina
             f"final is missing: the episode of environment {ended[0]} is over, and its last observation is not in "
             "observation=; give final=info.get('final_obs')"
         )
-    named = final if isinstance(final, Mapping) and "observation" in final else {"observation": final}
+    named = final if _is_by_field(final) else {"observation": final}
     given: dict[str, Any] = {}
     whole: dict[str, Any] = {}
     for name, value in named.items():
@@ -43,6 +43,10 @@ def put_last(factory: RowFactory, table: RowTable, fields: Sequence[Field], fina
             table.put(LAST, field, whole.get(name))
         else:
             table.parts[LAST][name][...] = 0
+
+
+def _is_by_field(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(str(name).partition("/")[0] == "observation" for name in value)
 
 
 def _is_by_env(value: Any) -> bool:

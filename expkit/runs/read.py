@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from expkit.runs.layout import RunInfo, read_run_info
 from expkit.runs.manifest import read_manifest
 from expkit.runs.run_files import RunFiles
 from expkit.schema import KEY_NAMES, Schema
+
+if TYPE_CHECKING:
+    import pyarrow
 
 State = Literal["recording", "closed", "killed"]
 _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
@@ -237,6 +240,13 @@ class Run(RunFiles):
             if first_step <= step < first_step + rows:
                 return self.shard_paths[int(self.index.shard[s])].name, int(self.index.block[s])
         raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
+
+    def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
+        """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
+        see `expkit.query`, which asks many runs too. Raises UsageError, SchemaError, ShardError, MissingExtra."""
+        from expkit.queries import query
+
+        return query(self, question, columns=columns)
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
