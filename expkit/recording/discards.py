@@ -29,7 +29,7 @@ class Discards:
 
     def due(self) -> list[int]:
         """Those that are over; when their rows are written, they can go. The caller holds the recorder's lock."""
-        return [number for number in self._waiting if not self._book.is_open(number)]
+        return [number for number in list(self._waiting) if not self._book.is_open(number)]
 
     def all(self) -> list[int]:
         """Those that are left, for a recorder that is closed."""

@@ -146,7 +146,7 @@ class StepRecording:
         if not self._all_live:
             done &= self._live
         ends = bool(np.count_nonzero(done))
-        over = _any_player(done) & ~_any_player(self._live & ~done) if ends else None
+        over = self._over(done) if ends else None
         last = self._put_final(final, over, after)
         if outcome is not None:
             given = table.by_player("outcome", outcome, np.float64)
@@ -214,6 +214,12 @@ class StepRecording:
         which = f"environment {', '.join(map(str, envs[:8]))}" if self._vector else "the environment"
         raise UsageError(f"step: the episode of {which} is over; reset it, and call rec.reset with what it returned")
 
+    def _over(self, done: np.ndarray) -> np.ndarray:
+        """bool (num_envs,): where an episode is over, because nobody's part of it goes on."""
+        if len(done) == 1:
+            return done[0]
+        return _any_player(done) & ~_any_player(self._live & ~done)
+
     def _put_final(self, final: Any, over: np.ndarray | None, after: int) -> int:
         """Take what was seen last where episodes are over. Returns in which part of the table it is."""
         if self.autoreset != "same_step":
@@ -244,7 +250,7 @@ class StepRecording:
 
     def _end(self, done: np.ndarray, over: np.ndarray, last: int, starts: Sequence[EpisodeStart], now: int) -> None:
         """Last rows of the players that are done, and the ends of the episodes that are over."""
-        acted = done & (self._rows > 0)
+        acted = done & (self._rows > 0) if self._holds else done
         after = SEEN - self._before
         apart = acted & over if last != after else acted
         if apart is not acted and self._table.players > 1:
