@@ -109,7 +109,8 @@ METHODS: dict[type, dict[str, str]] = {
     },
     Run: {
         "one": "row",
-        "many": "arrow blocks blocks_of episode episodes epoch follow load_into query rows sample sample_windows scan shuffled split windows",
+        "many": "arrow blocks blocks_of episode episodes epoch follow load_into query rows sample sample_windows scan "
+        "shuffled split windows",
         "whole": "bind close close_readers decoder refresh selection",
         "only one": "current_path find_episode lacks_rows locate reader reader_or_none visible",
     },
