@@ -95,20 +95,31 @@ def check(
 ) -> None:
     """Check that every key and value of a settings file is understood."""
     values = load_file(file)
-    check_rules(values)
+    check_names(values)
     if json:
         output.write_json({"schema": "expkit.config.check/1", "path": file, "ok": True, "settings": len(values)})
     else:
         output.line(f"{file}: ", ("ok", "green"), f", {len(values)} settings")
 
 
-def check_rules(values: dict[str, Any]) -> None:
-    """Rules and their settings, which the typed tree knows only as text and numbers. Raises UsageError, ConfigError."""
+def check_names(values: dict[str, Any]) -> None:
+    """Rules, rewards and representations with their settings, which the typed tree knows only as text. Raises
+    UsageError, ConfigError."""
     rules, settings = (values.get(f"validation.{name}") for name in ("rules", "rule_settings"))
     if rules is not None or settings:
         from expkit.rules.registry import choose_rules
 
         choose_rules(rules or "all", settings or {})
+    reward, columns = (values.get(f"rewards.{name}") for name in ("reward", "columns"))
+    if reward is not None or columns:
+        from expkit.rewards.columns import GAME, RewardColumns
+
+        RewardColumns.parse(None if reward == GAME else reward, columns or "")
+    representation = values.get("recording.representation")
+    if representation is not None:
+        from expkit.serialize.representations import parse_representation
+
+        parse_representation(representation)
 
 
 @app.command()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import DryRun, Json, RunPath, Yes, expand_runs
+from expkit.commands.options import ConfigFile, DryRun, Json, RunPath, Yes, expand_runs
+from expkit.config import resolve
 from expkit.errors import UsageError
-from expkit.units import format_size, parse_duration, parse_size
+from expkit.units import format_size
 
 if TYPE_CHECKING:
     from expkit.runs.prune import PrunePlan
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     ("expkit prune runs/a --keep-episodes 1000 --dry-run", "what would go if the newest 1,000 episodes stayed"),
     ("expkit prune runs/a --max-total 20GiB --yes", "the oldest episodes, until the shards take 20 GiB"),
+    ("expkit prune runs/a --config expkit.yaml --dry-run", "what the section retention of a settings file says"),
     ("expkit prune runs/a --max-age 30d --min-free 50GiB --yes", "what ended 30 days ago, more while space is short"),
 )
 
@@ -39,21 +42,19 @@ def prune(
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """Take the oldest episodes out: by size, age, number, free space."""
-    if max_total is None and max_age is None and keep_episodes is None and min_free is None:
+    flags = {"max_total": max_total, "max_age": max_age, "keep_episodes": keep_episodes, "min_free": min_free}
+    limits = _limits(flags, config)
+    if not limits:
         raise UsageError("nothing says what is to go; give --max-total, --max-age, --keep-episodes or --min-free")
     from expkit.runs.prune import Retention, plan_prune
     from expkit.runs.prune import prune as prune_run
     from expkit.runs.read import open_run
 
-    retention = Retention(
-        max_total=None if max_total is None else parse_size(max_total),
-        max_age=None if max_age is None else parse_duration(max_age),
-        keep_episodes=keep_episodes,
-        min_free=None if min_free is None else parse_size(min_free),
-    )
+    retention = Retention(**limits)
     runs = expand_runs([run])
     if len(runs) > 1:
         raise UsageError(f"{run} holds {len(runs)} runs; name one, like {runs[0]}")
@@ -66,6 +67,16 @@ def prune(
             return
         _ask(path, plan)
     _tell(path, prune_run(path, retention), json, dry_run=False)
+
+
+def _limits(flags: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
+    """The limits that are set. A default is none: nothing is deleted because nobody said otherwise."""
+    resolved = resolve(flags, config)
+    for warning in resolved.warnings:
+        output.note(f"expkit prune: {warning}")
+    given = {name for name in flags if resolved.origins[f"retention.{name}"].source != "default"}
+    limits = {name: getattr(resolved.config.retention, name) for name in given}
+    return {name: value for name, value in limits.items() if value is not None}
 
 
 def _ask(path: Path, plan: PrunePlan) -> None:

@@ -72,7 +72,9 @@ def record(
     representation: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="What is stored of a board: raw, planes, planes-float16, planes-uint8, flat, yours."
+            metavar="NAME",
+            help="What is stored of a board: raw, planes, planes-float16, planes-uint8, flat, yours; with settings: "
+            "planes(army_scale=255).",
         ),
     ] = None,
     pipeline: Annotated[

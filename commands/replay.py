@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +15,14 @@ from expkit.errors import NotThere, UsageError
 from expkit.units import parse_rate
 
 if TYPE_CHECKING:
-    from expkit.runs.playback import Playback
+    from expkit.runs.playback import Moment, Playback
     from expkit.runs.read import Run
 
 EXAMPLES = (
     ("expkit replay sample_data/run", "watch it; keys are shown below the board"),
     ("expkit replay sample_data/run --episode 0 --player 1 --rate 4x", "as player 1 saw it, faster"),
     ("expkit replay sample_data/run --episode 0 --step 20", "one frame, also into a pipe"),
+    ("expkit replay sample_data/run --where 'reward > 0'", "from one row that matches to the next, with j and J"),
     ("expkit replay sample_data/run --verify", "play every episode again and compare every row"),
 )
 
@@ -35,6 +37,10 @@ def replay(
         int | None, typer.Option("--player", metavar="P", help="See what this player saw; without, what all saw.")
     ] = None,
     step: Step = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", metavar="EXPR", help="Jump from match to match, as 'player == 1 and reward > 0'."),
+    ] = None,
     rate: Annotated[str | None, typer.Option("--rate", metavar="2x", help="1x is 4 steps a second.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Re-simulate from seeds and actions, compare all.")] = False,
     json: Json = False,
@@ -45,9 +51,9 @@ def replay(
     speed = parse_rate(rate) if rate is not None else 1.0
     with one_run(run) as opened:
         if verify:
-            if step is not None or player is not None or rate is not None:
+            if step is not None or player is not None or rate is not None or where is not None:
                 raise UsageError(
-                    "--verify compares every player and step of an episode; leave out --player, --step, --rate"
+                    "--verify compares every player and step of an episode; leave out --player, --step, --where, --rate"
                 )
             from expkit.commands.replay_verify import verify_run
 
@@ -55,18 +61,41 @@ def replay(
         numbers = [found.number for found in opened.episodes() if found.rows]
         if not numbers:
             raise NotThere(f"{opened.path}: no episode with rows to replay; see expkit inspect {opened.path}")
-        playback = Playback(opened, episode if episode is not None else numbers[0])
+        found = None if where is None else _matches(opened, where, episode, step)
+        if found is not None:
+            numbers = [number for number in numbers if number in found]
+        number = episode if episode is not None else numbers[0]
+        playback = Playback(opened, number, None if found is None else found[number])
         start = _start(opened, playback, player, step)
+        shown: Sequence[int] = range(start, start + 1 if step is not None else len(playback))
+        if found is not None:
+            places = {playback.steps.index(moment.step): None for moment in playback.moments}
+            shown, start = list(places), min(places)
         if json:
-            _write_json(opened, playback, player, start if step is not None else None)
+            _write_json(opened, playback, player, shown)
         elif output.has_ansi_terminal() and not (step is not None and not sys.stdin.isatty()):
             from expkit.commands.replay_player import Watcher
 
-            Watcher(opened, numbers, playback, player, speed, paused=step is not None, follow=episode is None).run(
-                start
-            )
+            paused = step is not None or found is not None
+            Watcher(opened, numbers, playback, player, speed, paused, follow=episode is None, moments=found).run(start)
         else:
-            _print_frames(opened, playback, player, start, only=step is not None, pace=speed if rate else None)
+            _print_frames(opened, playback, player, shown, only=step is not None, pace=speed if rate else None)
+
+
+def _matches(run: Run, where: str, episode: int | None, step: int | None) -> dict[int, list[Moment]]:
+    """By episode what `--where` matches. Raises UsageError, NotThere when that is nothing, in the run or the episode
+    asked for."""
+    from expkit.runs.playback import matches
+
+    if step is not None:
+        raise UsageError("--where finds the steps to show; leave out --step")
+    found = matches(run, where)
+    if not found:
+        raise NotThere(f"{run.path}: no row for which {where} holds")
+    if episode is not None and episode not in found:
+        run.find_episode(episode)
+        raise NotThere(f"{run.path}: episode {episode} has no row for which {where} holds; try {next(iter(found))}")
+    return found
 
 
 def _start(run: Run, playback: Playback, player: int | None, step: int | None) -> int:
@@ -86,10 +115,9 @@ def _start(run: Run, playback: Playback, player: int | None, step: int | None) -
     return index
 
 
-def _write_json(run: Run, playback: Playback, player: int | None, only: int | None) -> None:
+def _write_json(run: Run, playback: Playback, player: int | None, indices: Sequence[int]) -> None:
     from expkit.commands.replay_frames import frame_as_json
 
-    indices = range(len(playback)) if only is None else [only]
     output.write_json(
         {
             "schema": "expkit.replay/1",
@@ -104,7 +132,9 @@ def _write_json(run: Run, playback: Playback, player: int | None, only: int | No
     )
 
 
-def _print_frames(run: Run, playback: Playback, player: int | None, start: int, only: bool, pace: float | None) -> None:
+def _print_frames(
+    run: Run, playback: Playback, player: int | None, indices: Sequence[int], only: bool, pace: float | None
+) -> None:
     """Plain frames, one below the other; at a pace only when a rate was asked for."""
     from expkit.commands.inspect_row import describe_end
     from expkit.commands.replay_frames import frame_lines
@@ -113,7 +143,7 @@ def _print_frames(run: Run, playback: Playback, player: int | None, start: int, 
     moments: dict[int, list[str]] = {}
     for moment in playback.moments:
         moments.setdefault(moment.step, []).append(moment.what)
-    for index in range(start, start + 1 if only else len(playback)):
+    for index in indices:
         frame = playback.steps[index]
         told = f" · {', '.join(moments[frame])}" if frame in moments else ""
         output.line((f"episode {playback.episode.number} step {frame} of {playback.steps[-1]}", "bold"), told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 
 from expkit.commands import output
 from expkit.commands.inspect_row import describe_end
@@ -29,7 +30,8 @@ KEYS = (
 class Watcher:
     """Plays one episode after another until a key or a signal ends it.
 
-    `player` None shows what all players know together; `follow` goes on to the next episode at the end of one.
+    `player` None shows what all players know together; `follow` goes on to the next episode at the end of one;
+    `moments`, by episode, are jumped to instead of those that a playback finds.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Watcher:
         rate: float,
         paused: bool,
         follow: bool,
+        moments: Mapping[int, list[Moment]] | None = None,
     ):
         self._run = run
         self._numbers = numbers
@@ -49,6 +52,7 @@ class Watcher:
         self._rate = rate
         self._paused = paused
         self._follow = follow
+        self._moments = moments
         self._index = 0
         self._console = output.make_console(sys.stdout)
 
@@ -117,7 +121,8 @@ class Watcher:
         place = self._numbers.index(self._playback.episode.number) + offset
         if not 0 <= place < len(self._numbers):
             return False
-        self._playback = Playback(self._run, self._numbers[place])
+        number = self._numbers[place]
+        self._playback = Playback(self._run, number, None if self._moments is None else self._moments[number])
         self._index = 0
         return True
 

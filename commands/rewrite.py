@@ -9,7 +9,6 @@ import typer
 
 from expkit.commands.merge_report import merge_runs
 from expkit.commands.options import DryRun, Force, Json, Reward, RewardColumn, RunInputs
-from expkit.errors import UsageError
 
 EXAMPLES = (
     ("expkit rewrite sample_data/run -o runs/won --where won --force", "whole games, of who won them"),
@@ -45,7 +44,7 @@ def rewrite(
         typer.Option(
             "--representation",
             metavar="NAME",
-            help="Boards as planes, planes-uint8, flat, yours; refused where rows lack it.",
+            help="Boards as planes, planes-uint8(army_scale=255), flat, yours; refused where rows lack it.",
         ),
     ] = None,
     reward: Reward = None,
@@ -65,8 +64,6 @@ def rewrite(
 
     names = None if columns is None else [name for given in columns for name in given.split(",") if name]
     rewards = RewardColumns.parse(reward, reward_column or ())
-    if representation is not None and rewards:
-        raise UsageError("--representation and --reward are two rewrites; do one after the other, rewards first")
     choice = Choice(dedupe, where, names, None if split is None else parse_split(split), rewards)
     change = None if representation is None else Change(representation=representation)
     merge_runs("rewrite", runs, out, choice, change, dry_run=dry_run, force=force, json=json)

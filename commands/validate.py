@@ -88,8 +88,8 @@ def validate(
             help="List at most N, errors first; 0 lists all. As text 100 when not given, else all. All are counted.",
         ),
     ] = None,
-    jobs: Annotated[
-        int, typer.Option("--jobs", metavar="N", min=0, help="Threads that read and decode; 0: one a core.")
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", min=0, help="Threads that read and decode; 0: one a core.")
     ] = 0,
     json: Json = False,
 ) -> None:
@@ -119,7 +119,7 @@ def validate(
     limit = Limit((_TEXT_FINDINGS if format == "text" else 0) if max_findings is None else max_findings)
     checked = []
     for target in targets:
-        one = _check(target, level, jobs, choice, expectations, limit)
+        one = _check(target, level, threads, choice, expectations, limit)
         checked.append(one)
         if format == "text":
             print_findings(one, named=len(targets) > 1)
@@ -189,7 +189,7 @@ def _targets(paths: list[str]) -> list[Path]:
 
 
 def _check(
-    target: Path, level: Level, jobs: int, choice: RuleChoice, expectations: list[Expectation], limit: Limit
+    target: Path, level: Level, threads: int, choice: RuleChoice, expectations: list[Expectation], limit: Limit
 ) -> Checked:
     from expkit.commands.validate_report import Checked
     from expkit.runs.finding import Finding
@@ -199,14 +199,14 @@ def _check(
     one = Checked(target)
     with limit.keeping(one) as keep:
         if target.is_file():
-            findings, one.rows = validate_shard(target, level, jobs, choice)
+            findings, one.rows = validate_shard(target, level, threads, choice)
             for finding in findings:
                 keep(finding)
             return one
         try:
             with open_run(target) as run:
                 one.state = run.state
-                for finding in _findings(run, one, level, jobs, choice, expectations):
+                for finding in _findings(run, one, level, threads, choice, expectations):
                     keep(finding)
         except NewerFormat as error:
             keep(Finding(severity="error", rule="file/version", message=str(error)))
@@ -216,7 +216,7 @@ def _check(
 
 
 def _findings(
-    run: Run, one: Checked, level: Level, jobs: int, choice: RuleChoice, expectations: list[Expectation]
+    run: Run, one: Checked, level: Level, threads: int, choice: RuleChoice, expectations: list[Expectation]
 ) -> Iterator[Finding]:
     """Of one run; fills in what there is to tell of it."""
     from expkit.commands.progress import Progress
@@ -226,7 +226,7 @@ def _findings(
     long = level == "full" and _bytes(run) >= _WORTH_A_BAR
     totals = Totals()
     with Progress(f"validating {one.path}") if long else nullcontext() as progress:
-        yield from validate_run(run, level, jobs, None if progress is None else progress.update, totals, choice)
+        yield from validate_run(run, level, threads, None if progress is None else progress.update, totals, choice)
     one.rows, one.balance, one.judged = totals.rows, totals.balance, totals.judged
     yield from check_expectations(run, expectations)
 

@@ -8,6 +8,7 @@ A column of an Arrow schema made here is
     arrays    fixed-size lists, one inside the other by the sides of the shape: a board of 20 x 20 is
               fixed_size_list<fixed_size_list<int32>[20]>[20], which DuckDB, pandas and Parquet take as it is and DuckDB
               indexes `board[1][1]`
+    ragged    fields as the whole arrays that are stored, or under `lists=True` as lists of the entries that count
     null      where a writer gave nothing, and on last rows in what does not belong to the observation
 
 and says in its metadata, under `expkit:NAME`, what the schema of a run says of a field: dtype, shape, unit, meaning and
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
@@ -52,6 +53,7 @@ def arrow_schema(
     *,
     rows: Rows = "all",
     run: bool = False,
+    lists: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> pa.Schema:
     """The Arrow schema of rows of `schema`: the keys, then its fields.
@@ -59,6 +61,7 @@ def arrow_schema(
     columns   names of keys and fields, or of groups of fields, in the order given; all when left out
     rows      under `all` what does not belong to the observation may be null, as it is on last rows
     run       begin with a column `run`, text
+    lists     ragged fields are lists of the entries that count; batches have to hold the fields that count them
     metadata  of the whole
 
     Raises SchemaError for a name that is nothing, MissingExtra.
@@ -66,25 +69,26 @@ def arrow_schema(
     pa = pyarrow()
     names = [*KEY_ORDER, *(field.name for field in schema.fields)] if columns is None else schema.expand_names(columns)
     listed = [pa.field(RUN, pa.string(), nullable=False)] if run else []
-    listed += [_arrow_field(schema, name, rows) for name in names]
+    listed += [_arrow_field(schema, name, rows, lists) for name in names]
     return pa.schema(listed, metadata=dict(metadata) if metadata else None)
 
 
-def _arrow_field(schema: Schema, name: str, rows: Rows) -> pa.Field:
+def _arrow_field(schema: Schema, name: str, rows: Rows, lists: bool) -> pa.Field:
     pa = pyarrow()
     if name in _KEY_DTYPES:
         return pa.field(name, _leaf_type(_KEY_DTYPES[name]), nullable=False)
     field = schema[name]
     nullable = field.nullable or (rows == "all" and field.belongs != "observation")
-    return pa.field(name, arrow_type(field), nullable=nullable, metadata=_metadata(field))
+    return pa.field(name, arrow_type(field, lists), nullable=nullable, metadata=_metadata(field))
 
 
-def arrow_type(field: Field) -> pa.DataType:
-    """The Arrow type of a field's values. Raises MissingExtra."""
+def arrow_type(field: Field, lists: bool = False) -> pa.DataType:
+    """The Arrow type of a field's values; under `lists`, of those that count in a ragged one. Raises MissingExtra."""
     kind = _leaf_type(field.numpy_dtype)
-    for side in reversed(field.logical_shape):
+    fixed = field.logical_shape[1:] if lists and field.ragged else field.logical_shape
+    for side in reversed(fixed):
         kind = _list_type(kind, side)
-    return kind
+    return kind if fixed == field.logical_shape else pyarrow().list_(pyarrow().field("item", kind, nullable=False))
 
 
 @cache
@@ -125,7 +129,10 @@ def record_batch(batch: Mapping[str, np.ndarray], schema: pa.Schema) -> pa.Recor
         if lasts and field.nullable and not _observed(field):
             assert is_last is not None
             valid = ~is_last if valid is None else valid & ~is_last
-        arrays.append(_array(values, field.type, valid))
+        if pa.types.is_list(field.type):
+            arrays.append(_lists(values, _counts(field, batch), field.type, valid))
+        else:
+            arrays.append(_array(values, field.type, valid))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -156,12 +163,37 @@ def _array(values: np.ndarray, kind: pa.DataType, valid: np.ndarray | None) -> p
     return out
 
 
+def _counts(field: pa.Field, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """How many entries of a ragged field count."""
+    name = (field.metadata or {}).get((_PREFIX + "ragged").encode(), b"").decode()
+    if name not in batch:
+        raise SchemaError(f"{field.name}: lists need {name or 'a field'} beside them, which counts their entries")
+    return np.clip(batch[name].astype(np.int64), 0, batch[field.name].shape[1])
+
+
+def _lists(values: np.ndarray, counts: np.ndarray, kind: pa.DataType, valid: np.ndarray | None) -> pa.Array:
+    """(rows, capacity, …) as lists of the first `counts` (rows,) of each."""
+    pa = pyarrow()
+    if valid is not None:
+        counts = np.where(valid, counts, 0)
+    items = _array(values[np.arange(values.shape[1]) < counts[:, None]], kind.value_type, None)
+    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    validity = None if valid is None or valid.all() else _bits(valid)
+    return pa.Array.from_buffers(kind, len(counts), [validity, pa.py_buffer(ends)], children=[items])
+
+
 def _bits(flags: np.ndarray) -> pa.Buffer:
     return pyarrow().py_buffer(np.packbits(flags, bitorder="little"))
 
 
-def reader(schema: pa.Schema, batches: Iterable[Mapping[str, np.ndarray]]) -> pa.RecordBatchReader:
-    """A stream of `batches` with the columns of `schema`, of which one is in memory at a time."""
+def reader(
+    schema: pa.Schema, batches: Iterable[Mapping[str, np.ndarray]], runs: Sequence[str] | None = None
+) -> pa.RecordBatchReader:
+    """A stream of `batches` with the columns of `schema`, of which one is in memory at a time. `runs` are what the
+    numbers in a column `run` stand for."""
+    if runs is not None:
+        labels = np.array(runs, object)
+        batches = ({**batch, RUN: labels[batch[RUN]]} for batch in batches)
     made = (record_batch(batch, schema) for batch in batches)
     return pyarrow().RecordBatchReader.from_batches(schema, made)
 
@@ -173,7 +205,12 @@ def schema_from_arrow(schema: pa.Schema) -> Schema:
     what they belong to: `observation…`, `obs…` and `action_mask` to the observation, `action…` to the action, the rest
     to the step. Raises SchemaError for a type that rows cannot hold.
     """
-    return Schema(_field(column) for column in schema if column.name not in _KEY_DTYPES and column.name != RUN)
+    fields = [_field(column) for column in schema if column.name not in _KEY_DTYPES and column.name != RUN]
+    counted = {field.ragged: field for field in fields if field.ragged}
+    for name in counted.keys() - {field.name for field in fields}:  # lists tell it
+        most, belongs = counted[name].shape[0], counted[name].belongs
+        fields.append(Field(name, "i4", (), belongs, meaning="how many entries count", low=0, high=most))
+    return Schema(fields)
 
 
 def _field(column: pa.Field) -> Field:
@@ -202,7 +239,7 @@ def _told(column: pa.Field) -> dict[str, Any]:
 
 
 _FIELD_NAMES = frozenset(Field.__struct_fields__) - {"name"}
-_TEXTS = frozenset(("dtype", "belongs", "unit", "meaning"))
+_TEXTS = frozenset(("dtype", "belongs", "unit", "meaning", "ragged"))
 
 
 def _stored_as(column: pa.Field) -> tuple[str, tuple[int, ...]]:
@@ -232,8 +269,9 @@ def batch_from_arrow(batch: pa.RecordBatch, schema: Schema | None = None) -> dic
     """The arrays of a record batch: keys, fields of `schema` (all that it declares when left out), `run`.
 
     Arrays are (rows, *logical_shape) in the field's dtype, possibly read-only; null is zero, and a nullable field comes
-    with `valid:NAME`. Lists of varying length are taken where each is as long as its field is. Raises SchemaError for
-    values that do not fit.
+    with `valid:NAME`. Lists of varying length are taken where each is as long as its field is; those of a ragged
+    field may be shorter, and tell how many entries count where no column does. Raises SchemaError for values that do
+    not fit.
     """
     pa = pyarrow()
     known = schema_from_arrow(batch.schema) if schema is None else schema
@@ -247,7 +285,12 @@ def batch_from_arrow(batch: pa.RecordBatch, schema: Schema | None = None) -> dic
             out[name] = np.array(column.to_pylist(), object)
         elif name in known:
             field = known[name]
-            values = _values(name, column, field.logical_shape)
+            if field.ragged and (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+                values, counts = _padded(name, column, field.logical_shape)
+                if field.ragged not in batch.schema.names and field.ragged in known:
+                    out[field.ragged] = counts.astype(known[field.ragged].numpy_dtype)
+            else:
+                values = _values(name, column, field.logical_shape)
             if values.dtype != field.numpy_dtype:
                 values = known.unpack(name, known.pack(name, values, len(values)))
             out[name] = values
@@ -284,6 +327,17 @@ def _values(name: str, column: pa.Array, shape: tuple[int, ...]) -> np.ndarray:
     return values
 
 
+def _padded(name: str, column: pa.Array, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists as (rows, *shape) with zeros behind them, and their lengths."""
+    counts = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    if len(counts) and counts.max() > shape[0]:
+        raise SchemaError(f"column {name}: a list of {counts.max()} where at most {shape[0]} are wanted")
+    items = _values(name, column.flatten(), shape[1:])
+    out = np.zeros((len(counts), *shape), items.dtype)
+    out[np.arange(shape[0]) < counts[:, None]] = items
+    return out, counts
+
+
 def _items(name: str, column: pa.Array, side: int) -> pa.Array:
     """The elements of lists, `side` of each, of null ones too."""
     pa = pyarrow()
@@ -306,3 +360,18 @@ def batches_of(reader: pa.RecordBatchReader, schema: Schema | None = None) -> It
     """The batches of a stream, see `batch_from_arrow`."""
     for batch in reader:
         yield batch_from_arrow(batch, schema)
+
+
+def write_parquet(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """A Parquet file with checksums of its pages, written batch by batch. Raises MissingExtra."""
+    parquet = require("pyarrow.parquet", "arrow", "Parquet")
+    with parquet.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def write_stream(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """A stream of Arrow IPC. Raises MissingExtra."""
+    with pyarrow().ipc.new_stream(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)

@@ -87,7 +87,11 @@ class RecordingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     num_envs: Annotated[Positive, _about("games at once")] = 64
     threads: Annotated[int, Meta(ge=0), _about("threads that play; 0 is one per core but one")] = 0
     representation: Annotated[
-        str, _about("what is stored of a board: raw, planes, planes-float16, planes-uint8, flat or module:callable")
+        str,
+        _about(
+            "what is stored of a board: raw, planes, planes-float16, planes-uint8, flat or module:callable; "
+            "planes(army_scale=255) has settings"
+        ),
     ] = "raw"
 
 
@@ -131,8 +135,8 @@ class ShardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 512
 
 
-class GuardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may happen to the disk."""
+class RetentionSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much is kept, and for how long: what a recording stops at or makes room for, and what prune takes out."""
 
     min_free: Annotated[Size, _about("stop before less than this is free", "--min-free")] = Size(2 << 30)
     max_total: Annotated[Size | None, _about("shards of the run may take this much", "--max-total")] = None
@@ -140,6 +144,10 @@ class GuardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Literal["stop", "prune"],
         _about("when one of the two is reached: stop, or prune the oldest episodes", "--on-full"),
     ] = "stop"
+    max_age: Annotated[Duration | None, _about("prune takes out episodes that ended longer ago", "--max-age")] = None
+    keep_episodes: Annotated[
+        Annotated[int, Meta(ge=0)] | None, _about("prune keeps so many, the newest", "--keep-episodes")
+    ] = None
 
 
 class ValidationSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,7 +177,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rewards: RewardSettings = RewardSettings()
     buffer: BufferSettings = BufferSettings()
     shards: ShardSettings = ShardSettings()
-    guard: GuardSettings = GuardSettings()
+    retention: RetentionSettings = RetentionSettings()
     validation: ValidationSettings = ValidationSettings()
     logging: LoggingSettings = LoggingSettings()
 
@@ -434,6 +442,8 @@ def _settings_of_run(tree: Any) -> Any:
         given["game"]["seed"] = run["seed"]
     if isinstance(given.get("recording"), dict):
         given["recording"].pop("append", None)  # the run to go on with is another one
+    if "guard" in given:  # which is what the section was called in the first runs
+        given.setdefault("retention", given.pop("guard"))
     return given
 
 

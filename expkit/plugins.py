@@ -1,7 +1,8 @@
-"""What users bring by name: `module:callable`."""
+"""What users bring by name: `module:callable`, and the settings that a name is given in text: `name(scale=2)`."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from expkit.errors import UsageError
 def load_callable(spec: str, what: str = "policy") -> Callable[..., Any]:
     """The callable that `module:name` names; `what` it is to be is for the messages. Raises UsageError."""
     module_name, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in f"{module_name}.{name}".split(".")):
+        raise UsageError(f"{what} {spec!r} is not understood; write it as module:callable")
     try:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
@@ -24,3 +27,28 @@ def load_callable(spec: str, what: str = "policy") -> Callable[..., Any]:
         raise UsageError(f"{what} {spec!r} is a {type(found).__name__}, not a callable")
     made: Callable[..., Any] = found
     return made
+
+
+def number_of(node: ast.expr) -> float | int | None:
+    """The number that an expression is, with its sign, else None."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        value = number_of(node.operand)
+        return None if value is None else -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return node.value
+    return None
+
+
+def setting_of(node: ast.expr, word: Callable[[str], str] = str) -> Any:
+    """What a setting is given: a number, a truth value, a word with or without quotes, a list of such. `word` is asked
+    what a bare one stands for. Nothing is evaluated. Raises ValueError for anything else."""
+    number = number_of(node)
+    if number is not None:
+        return number
+    if isinstance(node, ast.Name):
+        return word(node.id)
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool | str):
+        return node.value
+    if isinstance(node, ast.List | ast.Tuple):
+        return [setting_of(element, word) for element in node.elts]
+    raise ValueError("a setting is a number, a word, True or False, or a list of them")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, write_boards, write_vectors
 
-from expkit import Field, Schema, arrow, open_run
+from expkit import Field, Recorder, Schema, arrow, open_run
 from expkit.errors import SchemaError
+from expkit.queries import ask
 from expkit.schema import DTYPES
 
 EVERY_KIND = Schema(
@@ -232,3 +233,67 @@ def test_values_that_do_not_fit_are_refused(column, message):
     schema = Schema([Field("x", "i2", (2,))])
     with pytest.raises(SchemaError, match=message):
         arrow.batch_from_arrow(pa.record_batch({"x": column}), schema)
+
+
+RAGGED = Schema(
+    [
+        Field("text/length", "u2", (), "observation"),
+        Field("text", "u1", (6,), "observation", ragged="text/length"),
+        Field("count", "i4", nullable=True),
+        Field("pairs", "f4", (4, 2), ragged="count", nullable=True),
+    ]
+)
+
+
+def ragged_rows(rows: int) -> dict[str, np.ndarray]:
+    batch = some_rows(RAGGED, rows)
+    for name, counts in (("text", batch["text/length"]), ("pairs", batch["count"])):
+        most = RAGGED[name].shape[0]
+        counts %= most + 1
+        batch[name][np.arange(most) >= counts[:, None]] = 0
+    batch["valid:pairs"] &= batch["valid:count"]
+    batch["pairs"][~batch["valid:pairs"]] = 0
+    return batch
+
+
+@pytest.mark.parametrize("rows", [0, 1, 23])
+def test_ragged_fields_are_lists_of_what_counts(rows):
+    batch = ragged_rows(rows)
+    made = arrow.record_batch(batch, arrow.arrow_schema(RAGGED, lists=True))
+    made.validate(full=True)
+    assert arrow.schema_from_arrow(made.schema) == RAGGED
+    for row in range(rows):
+        assert made["text"][row].as_py() == batch["text"][row][: batch["text/length"][row]].tolist()
+        wanted = batch["pairs"][row][: batch["count"][row]].tolist() if batch["valid:pairs"][row] else None
+        assert made["pairs"][row].as_py() == wanted
+    assert_same(arrow.batch_from_arrow(made), batch)
+    assert_same(arrow.batch_from_arrow(made.slice(2, 9)), {name: values[2:11] for name, values in batch.items()})
+    for schema in (RAGGED, None):
+        alone = arrow.batch_from_arrow(made.select(["text"]), schema)
+        np.testing.assert_array_equal(alone["text/length"], batch["text/length"])
+    whole = arrow.record_batch(batch, arrow.arrow_schema(RAGGED))
+    assert whole["text"].type.list_size == 6
+    assert_same(arrow.batch_from_arrow(whole), batch)
+
+
+def test_lists_that_are_too_long_are_refused():
+    with pytest.raises(SchemaError, match="a list of 7 where at most 6 are wanted"):
+        arrow.batch_from_arrow(pa.record_batch({"text": pa.array([[1] * 7])}), RAGGED)
+
+
+def test_ragged_fields_of_a_run(tmp_path):
+    with Recorder(tmp_path / "run", RAGGED, min_free=0) as recorder:
+        for step in range(5):
+            text = {"text": np.pad(np.arange(1, step + 1), (0, 6 - step)), "text/length": step}
+            recorder.add(episode=0, step=step, reward=0.0, truncated=step == 4, **text)
+    with open_run(tmp_path / "run") as run:
+        wanted = [list(range(1, step + 1)) for step in range(5)]
+        assert run.arrow(["text"]).read_all()["text"].to_pylist() == wanted
+        assert run.query("SELECT text FROM steps ORDER BY step")["text"].to_pylist() == wanted
+        assert run.query("SELECT sum(len(text)) AS n FROM rows WHERE len(text) > 2").to_pylist() == [{"n": 7}]
+        assert run.query("step >= 0", columns=["text"])["text"].to_pylist() == wanted
+        with ask([run], "step >= 0", columns=["text"]) as answer:
+            assert [row[-1] for part in answer.values() for row in zip(*part, strict=True)] == wanted
+            assert [column.type for column in answer.columns if column.name == "text"] == [
+                str(run.arrow(["text"]).schema.field("text").type)
+            ]

@@ -243,6 +243,38 @@ def test_armies_take_four_characters_at_most(count, text):
     assert all(len(draw.armies(int(n))) <= 4 for n in np.geomspace(1, 9.9e8, 500))
 
 
+def test_matches_are_shown_one_after_another(runs):
+    where = "step in (2, 4) and player == 1 and episode != 1"
+    shown = expkit("replay", "boards", "--where", where, cwd=runs)
+    assert re.findall(r"^episode (\d+) step (\d+) of 6 · (.*)$", shown.stdout, re.MULTILINE) == [
+        ("0", "2", "player 1 matches"),
+        ("0", "4", "player 1 matches"),
+    ]
+    told = json.loads(expkit("replay", "boards", "--where", where, "--episode", "2", "--json", cwd=runs).stdout)
+    assert [frame["step"] for frame in told["frames"]] == [2, 4]
+    assert told["moments"] == [{"step": step, "what": "player 1 matches"} for step in (2, 4)]
+    for wrong, code, words in (
+        (("--where", "step > 90"), 5, "no row for which step > 90 holds"),
+        (("--where", where, "--episode", "1"), 5, "episode 1 has no row for which"),
+        (("--where", "stepp > 9"), 2, "--where: unknown name 'stepp'"),
+        (("--where", "step > 9", "--verify"), 2, "leave out"),
+    ):
+        done = expkit("replay", "boards", *wrong, cwd=runs)
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+        assert words in done.stderr
+
+
+def test_keys_jump_from_match_to_match(terminal):
+    one = terminal("replay", "boards", "--where", "step == 3 and player == 0 and episode != 1")
+    one.wait_for("step 3 of 6 · paused")
+    one.press("j")
+    one.wait_for("episode 2 (2 of 2)")
+    one.press("J")
+    one.wait_for("episode 0 (1 of 2)")
+    one.press("q")
+    assert one.finish()[0] == 0
+
+
 def test_playback_gives_each_step_with_all_players(runs):
     with open_run(runs / "boards") as run:
         playback = Playback(run, 1)

@@ -1,15 +1,20 @@
 """Settings: precedence, origins, YAML 1.2 numbers, and errors that name the key, the place and the right word."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from expkit import yaml12
+from expkit.commands.config import check_names
 from expkit.config import SECTIONS, SETTINGS, Config, Duration, Origin, Size, expected, load_file, resolve
 from expkit.config_document import default_yaml, json_schema, written
-from expkit.errors import ConfigError, NotThere
+from expkit.errors import ConfigError, ExpkitError, NotThere
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_flag_wins_over_variable_over_file_over_default(tmp_path):
@@ -41,7 +46,7 @@ def test_every_setting_has_its_own_flag_and_variable():
     by_key = {setting.key: setting for setting in SETTINGS}
     assert by_key["shards.size"].flag == "--shard-size"
     assert by_key["shards.size"].variable == "EXPKIT_SHARD_SIZE"
-    assert by_key["guard.min_free"].variable == "EXPKIT_MIN_FREE"
+    assert by_key["retention.min_free"].variable == "EXPKIT_MIN_FREE"
     assert by_key["game.source"].variable == "EXPKIT_SOURCE"
 
 
@@ -214,6 +219,32 @@ def test_the_description_of_a_run_holds_settings(tmp_path):
         "episodes: 3}}\n"
     )
     assert load_file(path) == {"game.size": "8x9", "game.seed": 7, "recording.episodes": 3}
+
+
+def test_the_sections_name_of_the_first_runs_is_understood(tmp_path):
+    text = (ROOT / "sample_data" / "run" / "run.yaml").read_text()
+    assert "guard:" in text
+    (tmp_path / "run.yaml").write_text(text)
+    assert resolve({}, tmp_path / "run.yaml", {}).config.retention.min_free == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("recording: {representation: plains}", "no representation 'plains'"),
+        ("recording: {representation: 'planes(army_scale=0)'}", "army scale 0 is out of range"),
+        ("rewards: {reward: sparze}", "did you mean sparse?"),
+        ("rewards: {columns: 'a=sparse; a=weighted'}", "reward column a is given twice"),
+    ],
+)
+def test_check_knows_the_names_that_the_tree_holds_as_text(tmp_path, text, words):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ExpkitError, match=re.escape(words)):
+        check_names(load_file(tmp_path / "own.yaml"))
+    (tmp_path / "own.yaml").write_text(
+        "recording: {representation: 'planes(selected=[fog])'}\nrewards: {reward: game, columns: 'a=sparse'}"
+    )
+    check_names(load_file(tmp_path / "own.yaml"))
 
 
 @pytest.mark.parametrize("text", ["run: 5\nconfig: {}\nschema: {}", "run: {}\nconfig: 5\nschema: {}"])

@@ -13,16 +13,16 @@ from expkit.parallel import cores, in_order
 
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
-def test_results_come_in_the_order_of_the_items(items, jobs):
+def test_results_come_in_the_order_of_the_items(items, threads):
     def work(item):
         time.sleep(random.random() / 1000)
         return item * 3
 
-    assert list(in_order(work, items, jobs)) == [work(item) for item in items]
+    assert list(in_order(work, items, threads)) == [work(item) for item in items]
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 4])
-def test_items_are_taken_as_they_are_needed(jobs):
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_items_are_taken_as_they_are_needed(threads):
     taken = []
 
     def items():
@@ -30,12 +30,12 @@ def test_items_are_taken_as_they_are_needed(jobs):
             taken.append(item)
             yield item
 
-    results = in_order(lambda item: item, items(), jobs)
+    results = in_order(lambda item: item, items(), threads)
     for done in range(20):
         assert next(results) == done
-        assert len(taken) <= done + 1 + 2 * jobs
+        assert len(taken) <= done + 1 + 2 * threads
     results.close()
-    assert len(taken) <= 20 + 2 * jobs
+    assert len(taken) <= 20 + 2 * threads
 
 
 def test_several_threads_work_and_none_is_left():
@@ -44,9 +44,9 @@ def test_several_threads_work_and_none_is_left():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("expkit-work")]
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_an_error_is_raised_in_its_turn(jobs):
-    results = in_order(lambda item: 1 // item, [1, 1, 0, 1], jobs)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_is_raised_in_its_turn(threads):
+    results = in_order(lambda item: 1 // item, [1, 1, 0, 1], threads)
     assert [next(results), next(results)] == [1, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)

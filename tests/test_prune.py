@@ -243,6 +243,17 @@ def test_prune_asks_and_says_what_it_did(tmp_path: Path) -> None:
     assert expkit("prune", "nowhere", "--keep-episodes", "1", cwd=tmp_path).returncode == 5
 
 
+def test_limits_from_a_settings_file_and_no_limit_from_a_default(tmp_path: Path) -> None:
+    write(tmp_path / "run", [4] * 6, shard_rows=10)
+    bare = expkit("prune", "run", "--yes", cwd=tmp_path)
+    assert (bare.returncode, bare.stderr.count("\n")) == (2, 1)
+    (tmp_path / "keep.yaml").write_text("retention: {keep_episodes: 4, min_free: 0}\n")
+    kept = json.loads(expkit("prune", "run", "--config", "keep.yaml", "--yes", "--json", cwd=tmp_path).stdout)
+    assert (kept["episodes_pruned"], kept["episodes_kept"]) == (2, 4)
+    fewer = expkit("prune", "run", "--config", "keep.yaml", "--keep-episodes", "1", "--yes", "--json", cwd=tmp_path)
+    assert json.loads(fewer.stdout)["episodes_kept"] == 1
+
+
 def test_prune_beside_a_live_recorder(tmp_path: Path) -> None:
     options = ["--forever", "--shard-rows", "6000", "--min-free", "0", "--quiet", "-o", "run"]
     recorder = subprocess.Popen([sys.executable, "-m", "expkit.commands", "record", *options], cwd=tmp_path)

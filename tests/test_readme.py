@@ -32,7 +32,7 @@ def replace(name, content):
 
 
 def output_of(command, cwd=ROOT):
-    words = command.split()
+    words = shlex.split(command)
     assert words[0] == "expkit"
     done = subprocess.run(
         [sys.executable, "-m", "expkit.commands", *words[1:]], cwd=cwd, capture_output=True, text=True, timeout=240
@@ -41,14 +41,15 @@ def output_of(command, cwd=ROOT):
     return done.stdout
 
 
-def test_the_session_is_what_the_commands_print():
-    commands = re.findall(r"^\$ (.*)$", between("session"), re.M)
-    assert len(commands) >= 4
+@pytest.mark.parametrize(("name", "least"), [("session", 4), ("questions", 3)])
+def test_what_is_shown_is_what_the_commands_print(name, least):
+    commands = re.findall(r"^\$ (.*)$", between(name), re.M)
+    assert len(commands) >= least
     parts = [f"$ {command}\n{output_of(command)}" for command in commands]
     made = "```console\n" + "\n".join(parts) + "```\n"
     if UPDATE:
-        replace("session", made)
-    assert between("session") == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
+        replace(name, made)
+    assert between(name) == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_readme.py"
 
 
 def test_the_verbs_are_those_of_the_program():
@@ -81,14 +82,14 @@ def test_the_rule_of_ones_own_works(tmp_path):
     assert re.search(r"mine/small-reward +2,096 rows +0 +0 +0", done.stdout)
 
 
-def test_the_python_example_runs_and_prints_what_it_says(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", text(), re.S)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    (said,) = re.findall(r"print\(.*?\)\s+# (.*)", code)
-    assert done.stdout.strip() == said
+def test_the_python_examples_run_and_print_what_they_say(tmp_path):
+    """In the order of the page, in one folder: a later one may open what an earlier one recorded."""
+    for code in re.findall(r"```python\n(.*?)```", text(), re.S):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+        assert done.stdout.splitlines() == re.findall(r"print\(.*?\)\s+# (.*)", code)
 
 
 def test_the_wrapped_environments_run_and_print_what_they_say(tmp_path):
@@ -124,6 +125,23 @@ def test_the_commands_work_one_after_another(tmp_path, name, least):
             env={**os.environ, "EXPKIT_MIN_FREE": "0"},
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+def test_what_is_handed_over_is_opened_by_others_and_comes_back(tmp_path):
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    blocks = re.findall(r"```(console|py)\n(.*?)```", between("exchange"), re.S)
+    assert [kind for kind, _ in blocks] == ["console", "py", "console"]
+    for kind, code in blocks:
+        for line in code.splitlines() if kind == "console" else ():
+            command = [sys.executable, "-m", "expkit.commands", *shlex.split(line)[1:]]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+        if kind == "py":
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.splitlines() == re.findall(r"print\(.*\)\s+# (.*)", code)
 
 
 def test_links_lead_somewhere():

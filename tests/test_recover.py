@@ -471,7 +471,7 @@ def test_an_operation_that_fails_leaves_a_run_that_recovers(tmp_path, fault):
     shutil.copytree(hurt, twin)
     quick = FaultyDisk(fault, -1, inner=QuickDisk())
     with using(quick):
-        recover(twin, jobs=1)
+        recover(twin, threads=1)
     wanted, counts = contents(twin), ledger_holds(twin)
     assert len(quick.seen) > 30
     for at in range(len(quick.seen)):
@@ -479,10 +479,10 @@ def test_an_operation_that_fails_leaves_a_run_that_recovers(tmp_path, fault):
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(hurt, run)
         with using(FaultyDisk(fault, at, inner=QuickDisk())) as disk, suppress(ExpkitError):
-            recover(run, jobs=1)
+            recover(run, threads=1)
         assert disk.struck, at
         with using(QuickDisk()):
-            assert recover(run, jobs=1).findings == [], (at, disk.seen[at])
+            assert recover(run, threads=1).findings == [], (at, disk.seen[at])
         assert contents(run) == wanted, (at, disk.seen[at])
         assert ledger_holds(run) == counts, (at, disk.seen[at])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from expkit.serialize.representations import (
     checked_convert,
     computed,
     find_representation,
+    parse_representation,
     representation_names,
 )
 
@@ -117,6 +119,30 @@ def test_settings_of_compact_planes() -> None:
     without = Schema([field for field in generals_schema(CONFIG).fields if field.name != "observation/total_army"])
     with pytest.raises(SchemaError, match="representation flat needs observation/total_army"):
         FlatRepresentation().schema(without)
+
+
+def test_settings_stand_in_brackets_behind_the_name() -> None:
+    assert parse_representation("planes-uint8") == BytePlanesRepresentation()
+    assert parse_representation(" planes( army_scale=255, selected=[fog, 'visible'] ) ") == PlanesRepresentation(
+        ("fog", "visible"), 255
+    )
+    assert parse_representation("planes-float16(army_scale=100)") == HalfPlanesRepresentation(army_scale=100)
+    for text, error, words in (
+        ("planes(255)", UsageError, "settings of planes need their names"),
+        ("planes(army_scale=__import__('os'))", UsageError, "a setting is a number"),
+        ("planes(army_scale=", UsageError, "is not understood"),
+        ("planes)", UsageError, "is not understood"),
+        ("planes(a)(b)", UsageError, "is not understood"),
+        ("planes(**{})", UsageError, "is not understood"),
+        ("", UsageError, "is not understood"),
+        ("plane(army_scale=1)", UsageError, "no representation 'plane'"),
+        ("planes(army=1)", ConfigError, "army"),
+        ("planes(army_scale=many)", ConfigError, "representation planes"),
+        ("planes(selected=[[fog]])", ConfigError, "representation planes"),
+        ("planes(army_scale=0)", ConfigError, "army scale 0 is out of range"),
+    ):
+        with pytest.raises(error, match=re.escape(words)):
+            parse_representation(text)
 
 
 def test_a_function_becomes_a_representation() -> None:

@@ -19,9 +19,11 @@ from expkit import open_run
 from expkit.errors import SchemaError, ShardError, UsageError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.schema import generals_schema
+from expkit.rewards.columns import RewardColumns
 from expkit.rewrite.change import Change
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.sources import Sources
+from expkit.runs.compare import compare_runs
 from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
 from expkit.serialize.representations import (
@@ -156,6 +158,21 @@ def test_rows_and_columns_may_be_chosen_at_once(games: dict[str, Path], tmp_path
                 keep = (given_rows["observation/army"][:, 0, 0] == 0) & (given_rows["step"] < 20)
                 assert np.array_equal(found["step"], given_rows["step"][keep])
                 assert np.array_equal(found["observation"], flat.rows(number, player)["observation"][keep])
+
+
+def test_rewards_and_boards_at_once(games: dict[str, Path], tmp_path: Path) -> None:
+    """Rewards are those of the truth, which boards that were converted need not tell: as if computed before."""
+    rewards = RewardColumns.parse("weighted", "land=potential(of=land)")
+    convert(games["raw"], tmp_path / "both", "planes-uint8", Choice(where="step < 30", rewards=rewards))
+    with Sources([games["raw"]]) as sources:
+        choice = Choice(where="step < 30", rewards=rewards)
+        merge(sources, plan_merge(sources, choice), tmp_path / "rewards", choice)
+    convert(tmp_path / "rewards", tmp_path / "after", "planes-uint8")
+    with open_run(tmp_path / "both") as both, open_run(tmp_path / "after") as after:
+        assert both.schema == after.schema
+        assert both.info.metadata["rewards"] == after.info.metadata["rewards"]
+        assert compare_runs(both, after).equal
+        assert float(np.abs(next(both.scan(["reward/land"]))["reward/land"]).max()) > 0
 
 
 def test_your_own_and_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

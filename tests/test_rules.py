@@ -154,9 +154,9 @@ def test_findings_are_the_same_whatever_the_number_of_threads(tmp_path, played):
         tamper(copy)
     path = copy.write(tmp_path / "run")
     with open_run(path) as run:
-        one = list(validate_run(run, jobs=1))
+        one = list(validate_run(run, threads=1))
         assert len({finding.rule for finding in one}) > 6
-        assert list(validate_run(run, jobs=3)) == one
+        assert list(validate_run(run, threads=3)) == one
 
 
 def test_another_reward_than_the_games_is_not_compared_with_it(tmp_path, played):

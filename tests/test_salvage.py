@@ -49,7 +49,7 @@ def flip_and_recover(template, work, bits):
             hurt = bytearray(data)
             hurt[bit // 8] ^= 1 << bit % 8
             (work / "shards/w0/000000.exp").write_bytes(hurt)
-            report = recover(work, jobs=1)
+            report = recover(work, threads=1)
             assert not report.findings, (bit, report.findings)
             assert report.repaired == ["w0/000000"], bit
             after = contents(work)
@@ -72,7 +72,7 @@ def flip_and_recover(template, work, bits):
                 (key, names.index(place[1] or names[0])) for key in mine
             }, bit
             if bit % 40 < 8:  # a fifth of all bytes: it takes a third of the time
-                assert not recover(work, jobs=1).anything_done, bit
+                assert not recover(work, threads=1).anything_done, bit
 
 
 def test_any_flipped_bit_costs_at_most_what_it_hit(template, tmp_path, quick, tell):
@@ -109,13 +109,13 @@ def test_a_cut_file_keeps_every_whole_block(template, tmp_path, quick):
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(path, work)
         (work / "shards/w0/000000.exp").write_bytes(data[:cut])
-        report = recover(work, jobs=1)
+        report = recover(work, threads=1)
         assert not report.findings, (cut, report.findings)
         rows, values, wrong = missing(before, contents(work))
         assert (len(values), wrong) == (0, [])
         assert len(rows) == sum(per_block[b.index] for b in blocks if b.offset + b.nbytes > cut)
         assert report.rows_lost == len(rows)
-        assert not recover(work, jobs=1).anything_done
+        assert not recover(work, threads=1).anything_done
 
 
 def sorted_rows(rng, rows=40, games=2):

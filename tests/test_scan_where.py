@@ -47,8 +47,7 @@ class TwinRow(dict):
         row = {column: values[self._at] for column, values in self._rows.items()}
         if name in ("length", "ended"):
             return getattr(self._run.find_episode(int(row["episode"])), name)
-        field = self._run.schema[name] if name in self._run.schema else None
-        if field is not None and field.belongs != "observation" and row["is_last"]:
+        if name in self._run.schema and self._run.schema[name].belongs != "observation" and row["is_last"]:
             return None
         return row[name][index].item() if row.get(f"valid:{name}", True) else None
 

@@ -308,11 +308,11 @@ def test_findings_come_in_one_order_whatever_the_number_of_threads(tmp_path):
             flip_bit(shard, shard.stat().st_size * part // 7 + number)
     os.truncate(shards[-1], shards[-1].stat().st_size - 1)
     with open_run(path) as run:
-        one = list(validate_run(run, jobs=1))
+        one = list(validate_run(run, threads=1))
         assert len({finding.shard for finding in one}) > 2
-        for jobs in (2, 3, 8):
+        for threads in (2, 3, 8):
             for _ in range(3):
-                assert list(validate_run(run, jobs=jobs)) == one
+                assert list(validate_run(run, threads=threads)) == one
     twin = [
         (f"w0/{shard.stem}", found.rule, found.block, found.column, found.message)
         for shard in shards
@@ -320,7 +320,7 @@ def test_findings_come_in_one_order_whatever_the_number_of_threads(tmp_path):
     ]
     assert [(f.shard, f.rule, f.block, f.column, f.message) for f in one if f.rule.startswith("file/")] == twin
     for shard in shards:
-        assert validate_shard(shard, jobs=1) == validate_shard(shard, jobs=4)
+        assert validate_shard(shard, threads=1) == validate_shard(shard, threads=4)
 
 
 def test_a_shard_of_another_schema_is_said_and_its_rows_are_not_judged(tmp_path):
@@ -358,7 +358,7 @@ def test_a_run_that_grows_while_it_is_looked_at_has_no_findings(tmp_path, early)
         assert [shard.active for shard in run.shard_paths] == [False, True]
         if early:
             grow()
-        found = list(validate_run(run, jobs=1, progress=grow))
+        found = list(validate_run(run, threads=1, progress=grow))
         assert [finding for finding in found if finding.severity != "info"] == []
         assert not growing
         run.refresh()
@@ -370,7 +370,7 @@ def test_a_run_that_grows_while_it_is_looked_at_has_no_findings(tmp_path, early)
 def test_progress_counts_every_row(tmp_path):
     seen = []
     with open_run(write_vectors(tmp_path / "run", episodes=20)) as run:
-        assert list(validate_run(run, jobs=2, progress=seen.append)) == []
+        assert list(validate_run(run, threads=2, progress=seen.append)) == []
         assert seen[-1] == len(run)
         assert seen == sorted(seen)
 

@@ -169,4 +169,4 @@ def test_two_formats_at_once_are_refused(runs):
     assert done.returncode == 2
     assert "leave one out" in json.loads(done.stdout)["error"]["message"]
     assert expkit("validate", "whole", "--format", "xml", cwd=runs).returncode == 2
-    assert expkit("validate", "whole", "--jobs", "-1", cwd=runs).returncode == 2
+    assert expkit("validate", "whole", "--threads", "-1", cwd=runs).returncode == 2

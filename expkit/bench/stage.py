@@ -22,17 +22,9 @@ Values = dict[str, float]
 
 # A later part adds its module here.
 MODULES = (
-    "games",
-    "serializers",
-    "rings",
-    "hand_over",
-    "collectors",
-    "shards",
-    "runs",
-    "recording",
-    "environments",
-    "startup",
-)
+    "games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "exchange", "recording",
+    "environments", "startup",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,11 +191,11 @@ class MemoryBuffer:
             held = self._counts.held
             return self._copy(np.arange(max(0, held - rows), held))
 
-    def sample(self, rows: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
+    def sample(self, count: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
         with self._changed:
             if self._counts.held == 0:
                 raise NotThere(f"the buffer of player {self.player} is empty; nothing to sample")
-            return self._copy(rng.integers(self._counts.held, size=rows))
+            return self._copy(rng.integers(self._counts.held, size=count))
 
     def _copy(self, chosen: np.ndarray) -> Batch:
         """Rows by their index among those held, oldest first."""

@@ -81,8 +81,8 @@ class ExperienceBuffer(Protocol):
         """Copies of the newest `rows` rows held (fewer when fewer are), oldest first. `include_drained` also
         finds drained rows that are still in memory (while nothing is spilled to disk)."""
 
-    def sample(self, rows: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
-        """Copies of `rows` rows drawn uniformly, with replacement, from those held. Raises NotThere when none is."""
+    def sample(self, count: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
+        """Copies of `count` rows drawn uniformly, with replacement, from those held. Raises NotThere when none is."""
 
     def load(self, batches: Iterable[Batch]) -> int:
         """Add all rows of `batches`; returns how many. Raises what `add_batch` does."""

@@ -294,12 +294,12 @@ class BlockRing:
 
         return self._copy(newest, include_drained)
 
-    def sample(self, rows: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
+    def sample(self, count: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
         def uniform(held: int) -> np.ndarray:
             if held == 0:
                 raise NotThere(f"the buffer of player {self.player} is empty; nothing to sample")
             # Half the time of rng.integers, and no further from uniform than held / 2**53.
-            return (rng.random(rows) * held).astype(np.int64)
+            return (rng.random(count) * held).astype(np.int64)
 
         return self._copy(uniform, include_drained)
 

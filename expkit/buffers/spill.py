@@ -266,11 +266,11 @@ class SpillBuffer:
         with self._lock:
             return self._copy(lambda held: np.arange(max(0, held - rows), held))
 
-    def sample(self, rows: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
+    def sample(self, count: int, rng: np.random.Generator, *, include_drained: bool = False) -> Batch:
         with self._lock:
             if self._held == 0:
                 raise NotThere(f"the buffer of player {self.player} is empty; nothing to sample")
-            return self._copy(lambda held: rng.integers(held, size=rows) if held else np.zeros(0, np.int64))
+            return self._copy(lambda held: rng.integers(held, size=count) if held else np.zeros(0, np.int64))
 
     def _copy(self, choose: Callable[[int], np.ndarray]) -> Batch:
         while True:

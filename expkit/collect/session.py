@@ -35,7 +35,7 @@ from expkit.runs.layout import RunInfo, new_run_id, read_run_info
 from expkit.runs.prune import make_room
 from expkit.runs.resume import begin_run, check_resumable, is_begun, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, check_output, check_same, create_run
-from expkit.serialize.representations import checked_convert, find_representation
+from expkit.serialize.representations import checked_convert, parse_representation
 
 if TYPE_CHECKING:
     from expkit.pipeline.blocks import BlockPipeline
@@ -118,7 +118,7 @@ class Session:
         self.schema = self._rewards.schema(self.source.schema(self.game_config))
         self._names = self.source.player_names(self.game_config)
         self.players = len(self._names)
-        self._representation = find_representation(config.recording.representation)
+        self._representation = parse_representation(config.recording.representation)
         self.stored_schema = self._representation.schema(self.schema)
         self._pipeline: BlockPipeline | None = None
         if config.pipeline.processors:
@@ -131,8 +131,8 @@ class Session:
         if going_on is not None:
             check_same(run, going_on, self.stored_schema, self.players)
         self._games = self._make_games()
-        room = make_room if config.guard.on_full == "prune" else None
-        self._guard = DiskGuard(int(config.guard.min_free), int(config.guard.max_total or 0), room)
+        room = make_room if config.retention.on_full == "prune" else None
+        self._guard = DiskGuard(int(config.retention.min_free), int(config.retention.max_total or 0), room)
         if not self._append:
             check_output(run, force=force)
         self._guard.start(run)

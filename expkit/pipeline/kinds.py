@@ -89,7 +89,7 @@ def _built_in(kind: str, options: Mapping[str, Any], where: str) -> Processor:
     if unknown:
         near = difflib.get_close_matches(unknown[0], made.__struct_fields__, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(made.__struct_fields__) or 'none'}"
-        raise ConfigError(f"{where}: {kind} has no option '{unknown[0]}'; {hint}")
+        raise ConfigError(f"{where}: {kind} has no option {str(unknown[0])!r}; {hint}")
     try:
         return cast(Processor, msgspec.convert(options, made))
     except msgspec.ValidationError as error:
@@ -105,7 +105,7 @@ def _others(kind: str, options: Mapping[str, Any], where: str) -> Processor:
         if not points:
             near = difflib.get_close_matches(kind, processor_names(), 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(processor_names())}"
-            raise ConfigError(f"{where}: no processor is called '{kind}'; {hint}, or your own as module:callable")
+            raise ConfigError(f"{where}: no processor is called {str(kind)!r}; {hint}, or your own as module:callable")
         found = points[0].load()
     if isinstance(found, Processor) and not isinstance(found, type):
         if options:

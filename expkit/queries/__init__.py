@@ -18,9 +18,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from expkit.reading.readable import Readable
+from expkit.reading.runs import Runs, found_runs
 from expkit.runs.read import Run
 
 if TYPE_CHECKING:
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
 
     from expkit.queries.answer import Answer
 
-Runs = Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLike[str]]
+Source = Readable | str | os.PathLike[str]
 
 
 def query(
-    runs: Runs, question: str, *, columns: Sequence[str] | None = None, memory: str | int = "1GiB"
+    runs: Source | Sequence[Source],
+    question: str,
+    *,
+    columns: Sequence[str] | None = None,
+    memory: str | int = "1GiB",
 ) -> pyarrow.Table:
-    """The answer to a question about runs, opened or by their paths, as a table of Arrow in memory.
+    """The answer to a question about runs, opened or by paths and globs, as a table of Arrow in memory.
 
     question  SQL, or a condition on rows: then the answer is the rows, in the order of the files
     columns   for a condition, fields and groups of fields beside run, episode, player and step; without, every field
@@ -44,9 +49,16 @@ def query(
     Raises UsageError for a question that cannot be answered, SchemaError for runs that make no one table, NotThere,
     ShardError, MissingExtra.
     """
-    listed = [runs] if isinstance(runs, Run | str | os.PathLike) else list(runs)
+    listed = [runs] if isinstance(runs, Readable | str | os.PathLike) else list(runs)
     with ExitStack() as stack:
-        opened = [run if isinstance(run, Run) else stack.enter_context(Run(Path(run))) for run in listed]
+        opened: list[Run] = []
+        for source in listed:
+            if isinstance(source, Run):
+                opened.append(source)
+            elif isinstance(source, Runs):
+                opened += source.runs
+            elif not isinstance(source, Readable):
+                opened += [stack.enter_context(Run(path)) for path in found_runs([source])]
         with ask(opened, question, columns=columns, memory=memory) as answer:
             return answer.table()
 

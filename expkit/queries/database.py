@@ -44,6 +44,7 @@ class Database:
     def __init__(self, runs: Sequence[Run], *, memory: str | int = MEMORY, threads: int | None = None):
         self._duckdb = require("duckdb", "sql", "SQL")
         threads = cores() if threads is None else threads
+        limit = parse_size(memory)
         self._tables: dict[str, Table] = {
             "steps": RowTable(runs, "transitions", threads),
             "rows": RowTable(runs, "all", threads),
@@ -55,7 +56,7 @@ class Database:
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
             "temp_directory": self._folder.name,
-            "memory_limit": f"{parse_size(memory)}B",
+            "memory_limit": f"{limit}B",
             "threads": threads,
         }
         try:

@@ -87,8 +87,8 @@ class PushedFilter(Selection):
         told = statistics.get(name)
         if told is None or told.lost or told.has_nan or told.low is None or told.high is None:
             return None
-        within = _between(column, told.low, told.high, self._table.field(name).type)
-        return within | column.is_null() if rows.may_be_null(name, statistics) else within
+        kind, null = self._table.field(name).type, rows.may_be_null(name, statistics)
+        return _between(column, told.low, told.high, kind, null)
 
     def of_block(self, block: VisibleBlock, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` (int64, rising) of the block that are wanted. Raises ShardError."""
@@ -117,8 +117,13 @@ _OF_INDEX: dict[str, Callable[[BlockInfo], tuple[int, int]]] = {
 }
 
 
-def _between(column: Any, low: float, high: float, kind: Any) -> Any:
+def _between(column: Any, low: float, high: float, kind: Any, null: bool = False) -> Any:
+    """`low <= column <= high`, or null. pyarrow draws conclusions from comparisons one of which holds or there is a
+    null, and none from `(a and b) or null`."""
     if pa.types.is_boolean(kind):
         low, high = bool(low), bool(high)
-    first = pa.scalar(low, kind)
-    return column == first if low == high else (column >= first) & (column <= pa.scalar(high, kind))
+    first, last = pa.scalar(low, kind), pa.scalar(high, kind)
+    parts = [column == first] if low == high else [column >= first, column <= last]
+    if null:
+        parts = [part | column.is_null() for part in parts]
+    return parts[0] if len(parts) == 1 else parts[0] & parts[1]

@@ -74,9 +74,10 @@ class Matches(Answer):
             return _KEY_TYPES[name]
         field = next(run.schema[name] for run in self._runs if name in run.schema)
         kind = _ARROW_NAMES.get(field.dtype, field.numpy_dtype.name)
-        for side in reversed(field.logical_shape):
+        fixed = field.logical_shape[1:] if field.ragged else field.logical_shape
+        for side in reversed(fixed):
             kind = f"fixed_size_list<item: {kind} not null>[{side}]"
-        return kind
+        return f"list<item: {kind} not null>" if field.ragged else kind
 
     def count(self) -> int:
         """How many rows there are. Reads only what the condition looks at. Raises ShardError."""
@@ -99,6 +100,8 @@ class Matches(Answer):
         for name in self._names:
             if name in run.schema or name in KEY_NAMES:
                 wanted |= {name, f"valid:{name}"}
+                if name in run.schema and run.schema[name].ragged:
+                    wanted.add(run.schema[name].ragged)
             elif name == "policy_name":
                 wanted.add("policy")
         return [column.name for column in run.schema.columns if column.name in wanted]
@@ -108,6 +111,8 @@ class Matches(Answer):
         rows = len(batch["player"])
         if name in run.schema:
             field, listed = run.schema[name], batch[name].tolist()
+            if field.ragged:
+                listed = [row[:count] for row, count in zip(listed, batch[field.ragged].tolist(), strict=True)]
             valid = batch.get(f"valid:{name}", np.ones(rows, bool))
             if field.belongs != "observation":
                 valid = valid & ~batch["is_last"]

@@ -115,7 +115,7 @@ class RunRows:
         self.label = str(run.path)
         self._names = list(dict.fromkeys(policy.name for policy in run.policies))
         self._places = np.array([self._names.index(policy.name) for policy in run.policies], np.int32)
-        listed = [_readable(field) for field in arrow.arrow_schema(run.schema, rows=rows)]
+        listed = [_readable(field) for field in arrow.arrow_schema(run.schema, rows=rows, lists=True)]
         listed.insert(0, pa.field(arrow.RUN, NAMES, nullable=False))
         if POLICY_NAME not in run.schema:
             place = [field.name for field in listed].index("policy")
@@ -131,6 +131,8 @@ class RunRows:
             elif name in schema:
                 field = schema[name]
                 wanted[name] = None
+                if field.ragged:
+                    wanted[field.ragged] = None
                 if field.nullable:
                     wanted[f"valid:{name}"] = None
                 if self._rows == "all" and field.belongs != "observation":
@@ -181,6 +183,8 @@ def _readable(field: Any) -> Any:
 def _map_leaves(kind: Any, change: Callable[[Any], Any]) -> Any:
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(kind.value_field.with_type(_map_leaves(kind.value_type, change)), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_map_leaves(kind.value_type, change)))
     return change(kind)
 
 

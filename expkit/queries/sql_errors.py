@@ -50,6 +50,8 @@ def _details(text: str) -> dict[str, Any]:
 
 
 def _near_column(name: str, names: Sequence[str]) -> str:
+    if name in names:
+        return f" in what is selected from; the tables are {_listed(TABLES)}"
     inside = [known for known in names if known.startswith(f"{name}/")]
     if inside:
         return f'; a name with a slash goes in double quotes, as "{inside[0]}"'

@@ -1,15 +1,22 @@
-"""Batches of recorded rows for trainers: what one run and many runs together offer alike."""
+"""Batches of recorded rows for trainers: what one run, a part of it, and many runs together offer alike."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from expkit.errors import UsageError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate, parse
+from expkit.reading import epochs
+from expkit.reading.epochs import Epoch, EpochState, PinnedShard
+from expkit.reading.next_observation import NextObservations
 from expkit.reading.selection import Selection
+from expkit.reading.timeline import Timeline
+from expkit.reading.windows import Windows
 from expkit.runs import batches
 from expkit.runs.batches import BatchDecoder, Rows, stored_names
 from expkit.runs.index import RunIndex
@@ -36,6 +43,11 @@ class Readable(ABC):
     @abstractmethod
     def schema(self) -> Schema:
         """Of all its rows."""
+
+    @property
+    @abstractmethod
+    def run_ids(self) -> list[str]:
+        """The id of each run that is read, no two alike."""
 
     @property
     @abstractmethod
@@ -70,18 +82,34 @@ class Readable(ABC):
     def bind(self, where: Predicate) -> list[tuple[BoundPredicate, EpisodeTable | None]]:
         """For each run the condition on its rows, with its episodes if they are asked for. Raises UsageError."""
 
+    @cached_property
+    def timeline(self) -> Timeline:
+        """All rows in the order of (run, episode, player, step)."""
+        return Timeline(self)
+
     @property
     def policy_places(self) -> list[np.ndarray] | None:
         """For each of several runs, the place of each of its policies (u2) in the table of all; None for one run."""
+        return None
+
+    @property
+    def run_labels(self) -> list[str] | None:
+        """For each of several runs what errors and tables call it; None for one run."""
         return None
 
     def selection(self, where: str | Predicate) -> Selection:
         """The rows for which a condition holds. Raises UsageError for what is no condition on these rows."""
         return Selection(self.bind(parse(where, "where") if isinstance(where, str) else where))
 
-    def decoder(self, columns: Sequence[str] | None = None) -> BatchDecoder:
-        """Makes batches of those columns. Raises SchemaError for a name that is nothing."""
-        return BatchDecoder(self.schema, stored_names(self.schema, columns), self.policy_places)
+    def decoder(
+        self, columns: Sequence[str] | None = None, *, next_observation: bool = False, also: Sequence[str] = ()
+    ) -> BatchDecoder:
+        """Makes batches of those columns, for which it decodes `also`, too. Raises SchemaError for a name that is
+        nothing."""
+        names = stored_names(self.schema, columns)
+        if next_observation:
+            return NextObservations(self, names, also)
+        return BatchDecoder(self.schema, names, self.policy_places, also)
 
     def scan(
         self,
@@ -93,6 +121,7 @@ class Readable(ABC):
         threads: int = 1,
         pipeline: Pipeline | None = None,
         where: str | Predicate | None = None,
+        next_observation: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `batch_size` rows (the last one smaller), block after block, players mixed between batches. Left
         to the files, batches are of one player and of about 32 MiB, which is fastest: no frame is decompressed twice.
@@ -110,6 +139,9 @@ class Readable(ABC):
                   `expkit.predicates`: blocks in which none can match are not decompressed, and only of the rows that
                   match are the columns decoded. Where a processor needs whole episodes, it is given them, and its
                   results are of the rows that match.
+        next_observation  for each field NAME that belongs to the observation, `next_NAME` of the state after the
+                  action, read from the row that follows, which may be the last one, and `valid:next_NAME`: false, and
+                  the value zero, where the episode was cut off or rows are missing
 
         Raises UsageError, SchemaError, ShardError.
         """
@@ -118,9 +150,10 @@ class Readable(ABC):
             from expkit.pipeline import as_chain
             from expkit.runs import processed
 
+            _refuse_next(next_observation)
             chain = as_chain(pipeline, self.schema)
             return processed.scan(self, chain, columns, batch_size, rows, damaged == "skip", threads, selection)
-        decoder = self.decoder(columns)
+        decoder = self.decoder(columns, next_observation=next_observation)
         return batches.scan(self, decoder, batch_size, rows, damaged == "skip", threads, selection)
 
     def arrow(
@@ -133,7 +166,7 @@ class Readable(ABC):
         where: str | Predicate | None = None,
     ) -> pyarrow.RecordBatchReader:
         """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see `expkit.arrow` for
-        their columns.
+        their columns. Of several runs `run`, the path, comes first; ragged fields are lists of what counts.
 
         columns  keys, fields or groups of fields, in the order given, and nothing else; all when left out
 
@@ -141,9 +174,19 @@ class Readable(ABC):
         """
         from expkit import arrow
 
-        shape = arrow.arrow_schema(self.schema, columns, rows=rows)
-        batches = self.scan(shape.names, batch_size=batch_size, rows=rows, threads=threads, where=where)
-        return arrow.reader(shape, batches)
+        labels = self.run_labels
+        shape = arrow.arrow_schema(self.schema, columns, rows=rows, run=labels is not None, lists=True)
+        names = [name for name in shape.names if name != arrow.RUN]
+        names += [self.schema[name].ragged for name in names if name in self.schema and self.schema[name].ragged]
+        batches = self.scan(names, batch_size=batch_size, rows=rows, threads=threads, where=where)
+        return arrow.reader(shape, batches, labels)
+
+    def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
+        """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
+        see `expkit.query`. Raises UsageError, SchemaError, ShardError, MissingExtra."""
+        from expkit.queries import query
+
+        return query(self, question, columns=columns)
 
     def shuffled(
         self,
@@ -157,28 +200,138 @@ class Readable(ABC):
         threads: int = 1,
         pipeline: Pipeline | None = None,
         where: str | Predicate | None = None,
+        next_observation: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Every row exactly once, in batches of `batch_size` (the last one smaller): an epoch of training.
 
         Pieces of some 4 MiB, 512 to 4,096 rows, are read in random order, as many at a time as fit `memory`, and
         their rows are mixed: a pure function of (seed, epoch, memory, the files), whatever the number of `threads`
         that decode. Batches are parts of larger arrays, and of those one more is there while a batch of it is held:
-        copy what is kept for long. Columns, pipeline and where as for `scan`; where a processor needs whole episodes,
-        these are read in random order, consecutive ones of a piece together. Raises UsageError, SchemaError, ShardError.
+        copy what is kept for long. Columns, pipeline, where and next_observation as for `scan`; where a processor needs
+        whole episodes, these are read in random order, consecutive ones of a piece together. `epoch` gives the same
+        batches, for several ranks, and to be taken up again. Raises UsageError, SchemaError, ShardError.
         """
-        selection = None if where is None else self.selection(where)
         if pipeline is not None:
             from expkit.pipeline import as_chain
             from expkit.runs import processed
 
+            _refuse_next(next_observation)
             chain, budget = as_chain(pipeline, self.schema), parse_size(memory)
+            selection = None if where is None else self.selection(where)
             return processed.shuffled(self, chain, columns, batch_size, seed, epoch, rows, budget, threads, selection)
-        decoder = self.decoder(columns)
-        return batches.shuffled(self, decoder, batch_size, seed, epoch, rows, parse_size(memory), threads, selection)
+        return self.epoch(
+            seed, epoch, batch_size, columns=columns, rows=rows, memory=memory, threads=threads, where=where,
+            next_observation=next_observation,
+        )  # fmt: skip
+
+    def epoch(
+        self,
+        seed: int = 0,
+        epoch: int = 0,
+        batch_size: int = 256,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        start: Mapping[str, Any] | EpochState | None = None,
+        manifest: Sequence[PinnedShard] | None = None,
+        columns: Sequence[str] | None = None,
+        rows: Rows = "transitions",
+        memory: str | int = "64MiB",
+        threads: int = 1,
+        where: str | Predicate | None = None,
+        next_observation: bool = False,
+    ) -> Epoch:
+        """The part of `rank` in an epoch: an iterator over shuffled batches with a `state_dict()`. Of all ranks
+        together every row comes once; some may have a batch more than others.
+
+        start     what `state_dict()` of an epoch returned, in this process or another: the batches that are left of
+                  it follow, the same ones, whatever was recorded since. Seed, epoch, batch size, rank, rows, where and
+                  memory are then those of that epoch.
+        manifest  what the epoch reads, all there is when left out: `expkit.reading.epochs.manifest_of` of one process
+                  for all ranks, where a recorder is at work meanwhile
+
+        All else as for `shuffled`. Memory: `memory` for the rows that are mixed, twice that while a batch of the ones
+        before is held, and 24 bytes for each piece of 512 to 4,096 rows. Raises UsageError, SchemaError, ShardError,
+        and CheckFailed when what the epoch reads was rewritten or pruned since it began.
+        """
+        state = None if start is None else epochs.state_from(start)
+        if state is not None:
+            where = state.where
+        selection = None if where is None else self.selection(where)
+        decoder = self.decoder(columns, next_observation=next_observation)
+        if state is None:
+            state = epochs.beginning(
+                self, decoder, batch_size=batch_size, seed=seed, epoch=epoch, rows=rows, memory=parse_size(memory),
+                where=None if where is None else str(where), rank=rank, world_size=world_size, manifest=manifest,
+            )  # fmt: skip
+        return Epoch(self, decoder, state, selection, threads)
 
     def sample(
-        self, count: int, rng: np.random.Generator | None = None, columns: Sequence[str] | None = None
+        self,
+        count: int,
+        rng: np.random.Generator | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        next_observation: bool = False,
     ) -> dict[str, np.ndarray]:
-        """`count` transitions drawn uniformly with replacement. Raises NotThere when the run holds none."""
-        decoder = self.decoder(columns)
+        """`count` transitions drawn uniformly with replacement; next_observation as for `scan`. Raises NotThere when
+        the run holds none."""
+        decoder = self.decoder(columns, next_observation=next_observation)
         return batches.sample(self, decoder, count, rng or np.random.default_rng())
+
+    def windows(
+        self,
+        length: int,
+        *,
+        stride: int | None = None,
+        columns: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        rows: Rows = "transitions",
+        pad: bool = False,
+        where: str | Predicate | None = None,
+        threads: int = 1,
+        next_observation: bool = False,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of windows, arrays (windows, length, …): `length` rows of one player's episode that follow each
+        other, never across its end nor across rows that are missing. By run, episode, player and step, each row's
+        columns as for `scan`.
+
+        stride      from the beginning of one window to that of the next; `length` when left out, so that none overlap
+        batch_size  in windows; about 32 MiB when left out
+        pad         windows at the end of an episode, or before a gap, are there, too, where fewer rows are left: with
+                    zeros behind them, and `valid:window`, bool (windows, length), which tells rows from padding
+        where       only windows all of whose rows match
+
+        Memory: two batches for each thread, 64 bytes for each player's episode. Raises UsageError, SchemaError,
+        ShardError.
+        """
+        selection = None if where is None else self.selection(where)
+        also = () if selection is None else selection.columns
+        batches.check_batch_size(batch_size)
+        windows = Windows(self, length, length if stride is None else stride, rows, pad)
+        decoder = self.decoder(columns, next_observation=next_observation, also=also)
+        return windows.batches(decoder, batch_size, threads, selection)
+
+    def sample_windows(
+        self,
+        count: int,
+        length: int,
+        rng: np.random.Generator | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        rows: Rows = "transitions",
+        pad: bool = False,
+        next_observation: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """`count` windows drawn uniformly with replacement from all there are, at every step; see `windows`. Raises
+        NotThere when no episode is long enough."""
+        decoder = self.decoder(columns, next_observation=next_observation)
+        return Windows(self, length, 1, rows, pad).sample(decoder, count, rng or np.random.default_rng())
+
+
+def _refuse_next(next_observation: bool) -> None:
+    if next_observation:
+        raise UsageError(
+            "next_observation is of rows as they are stored; of what a pipeline makes, its n_step gives the next "
+            "observation: {kind: n_step, n: 1, next: [observation]}"
+        )

@@ -136,7 +136,8 @@ class StepRecording:
         values = self._factory.resolve(values)
         table, feed, before = self._table, self._feed, self._before
         after = SEEN - before
-        phantom = None if self._all_live else self._resetting()
+        stepped = None if active is None else table.by_player("active", active, bool)
+        phantom = None if self._all_live else self._resetting(stepped)
         self._put(values, self._row_fields, ROWS)
         self._put(values, self._seen_fields, after)
         table.put_flags(ROWS, "terminated", terminated)
@@ -145,15 +146,15 @@ class StepRecording:
         if not self._all_live:
             done &= self._live
         ends = bool(np.count_nonzero(done))
-        over = _any_player(done) & ~_any_player(self._live & ~done) if ends else None
+        over = self._over(done) if ends else None
         last = self._put_final(final, over, after)
         if outcome is not None:
             given = table.by_player("outcome", outcome, np.float64)
             if over is not None:
                 self._has_outcomes = True
                 self._outcome[:, over] = given[:, over]
-        acting = self._live if active is None else self._live & table.by_player("active", active, bool)
-        holding = active is not None or bool(np.count_nonzero(self._held))
+        acting = self._live if stepped is None else self._live & stepped
+        holding = stepped is not None or bool(np.count_nonzero(self._held))
         if holding:
             self._holds = True
             self._check_idle(acting, done)
@@ -166,7 +167,7 @@ class StepRecording:
             self._flush_held(acting | done, starts)
             starts = ()
         feed.ready(2 * table.envs)
-        if holding and active is not None:
+        if stepped is not None:
             self._hold(acting & ~done, before)
             writing = acting & done
         else:
@@ -197,18 +198,27 @@ class StepRecording:
         for field in fields:
             put(part, field, values.get(field.name))
 
-    def _resetting(self) -> np.ndarray | None:
+    def _resetting(self, stepped: np.ndarray | None) -> np.ndarray | None:
         """bool (num_envs,): environments that reset themselves in this step and have no row of it; None where there
         are none. Raises UsageError for those that have to be reset first."""
-        if self._ready.all():
+        waiting = ~self._ready
+        if stepped is not None:
+            waiting &= _any_player(stepped)  # the others were left alone
+        if not waiting.any():
             return None
         if not self._is_reset:
             raise UsageError("step before reset; give rec.reset(observation=...) what the environment's reset returned")
         if self.autoreset == "next_step":
-            return ~self._ready
-        envs = np.flatnonzero(~self._ready).tolist()
+            return waiting
+        envs = waiting.nonzero()[0].tolist()
         which = f"environment {', '.join(map(str, envs[:8]))}" if self._vector else "the environment"
         raise UsageError(f"step: the episode of {which} is over; reset it, and call rec.reset with what it returned")
+
+    def _over(self, done: np.ndarray) -> np.ndarray:
+        """bool (num_envs,): where an episode is over, because nobody's part of it goes on."""
+        if len(done) == 1:
+            return done[0]
+        return _any_player(done) & ~_any_player(self._live & ~done)
 
     def _put_final(self, final: Any, over: np.ndarray | None, after: int) -> int:
         """Take what was seen last where episodes are over. Returns in which part of the table it is."""
@@ -240,7 +250,7 @@ class StepRecording:
 
     def _end(self, done: np.ndarray, over: np.ndarray, last: int, starts: Sequence[EpisodeStart], now: int) -> None:
         """Last rows of the players that are done, and the ends of the episodes that are over."""
-        acted = done & (self._rows > 0)
+        acted = done & (self._rows > 0) if self._holds else done
         after = SEEN - self._before
         apart = acted & over if last != after else acted
         if apart is not acted and self._table.players > 1:

@@ -7,6 +7,7 @@ NumPy calls cost more than these few bytes, and so no byte is copied twice withi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from expkit.errors import SchemaError
 from expkit.host import host_array
 from expkit.kernels.table_rows import append_rows
-from expkit.layout import BlockLayout, RowSink, aligned_empty
+from expkit.layout import BlockLayout, RowSink
 from expkit.schema import Field, Schema
 
 # The parts of the table, each with room for all columns. What was seen before the action lies in the first or the
@@ -39,8 +40,8 @@ class RowTable:
         self.env_axes = () if num_envs is None else (num_envs,)
         self.axes = self.env_axes if players == 1 else (*self.env_axes, players)
         layout = BlockLayout(schema, players * self.envs)
-        self._memory = aligned_empty(4 * layout.nbytes)
-        self._memory[:] = 0
+        # Zeroed by the system, page by page where it is used: a recorder that never steps pays nothing for wide rows.
+        self._memory = np.zeros(4 * layout.nbytes, np.uint8)
         both = (players, self.envs)
         self.parts: list[dict[str, np.ndarray]] = []
         self._targets: list[dict[str, np.ndarray]] = []
@@ -150,7 +151,7 @@ class RowTable:
             raise SchemaError(
                 f"{field.name}: shape {array.shape} does not fit {self._wanted((*axes, *field.logical_shape))}"
             )
-        rows = int(np.prod(axes))
+        rows = math.prod(axes)
         stored = self.schema.pack(field.name, array.reshape((rows, *inner)), rows)
         return stored.reshape((*axes, *((column.items,) if column.packed else field.shape)))
 

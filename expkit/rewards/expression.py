@@ -16,6 +16,7 @@ import re
 from typing import Any
 
 from expkit.errors import UsageError
+from expkit.plugins import number_of, setting_of
 from expkit.rewards.protocol import RewardFunction
 from expkit.rewards.registry import find_reward
 from expkit.rewards.strategies import ClippedReward, ConstantReward, SumReward
@@ -63,7 +64,7 @@ class _Parser:
         return UsageError(f"reward {shown!r} is not understood{about}; write it like sparse + 0.5 * potential(of=land)")
 
     def _read(self, node: ast.expr) -> RewardFunction:
-        number = self._number(node)
+        number = number_of(node)
         if number is not None:
             return ConstantReward(number)
         if isinstance(node, ast.Name):
@@ -84,7 +85,7 @@ class _Parser:
             return [*self._terms(node.left, weight), *self._terms(node.right, sign * weight)]
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             for factor, rest in ((node.left, node.right), (node.right, node.left)):
-                number = self._number(factor)
+                number = number_of(factor)
                 if number is not None:
                     return self._terms(rest, weight * number)
             raise self._not_understood("a product needs a number")
@@ -106,29 +107,16 @@ class _Parser:
     def _clipped(self, given: list[ast.expr], settings: dict[str, Any]) -> RewardFunction:
         if not 1 <= len(given) <= 3 or not set(settings) <= set(_CLIP[len(given) - 1 :]):
             raise self._not_understood("clip takes a reward, then low and high")
-        limits = {name: self._number(node) for name, node in zip(_CLIP, given[1:], strict=False)} | settings
+        limits = {name: number_of(node) for name, node in zip(_CLIP, given[1:], strict=False)} | settings
         if any(isinstance(value, bool) or not isinstance(value, int | float) for value in limits.values()):
             raise self._not_understood("the limits of clip are numbers")
         return ClippedReward(self._read(given[0]), **limits)
 
     def _setting(self, node: ast.expr) -> Any:
-        """A number, true or false, or a word: names are taken as the words they are."""
-        number = self._number(node)
-        if number is not None:
-            return number
-        if isinstance(node, ast.Name):
-            return self._name(node)
-        if isinstance(node, ast.Constant) and isinstance(node.value, bool | str):
-            return node.value
-        raise self._not_understood("a setting is a number, a word, True or False")
-
-    def _number(self, node: ast.expr) -> float | int | None:
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-            value = self._number(node.operand)
-            return None if value is None else -value if isinstance(node.op, ast.USub) else value
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-            return node.value
-        return None
+        try:
+            return setting_of(node, lambda word: self._places.get(word, word))
+        except ValueError as error:
+            raise self._not_understood(str(error)) from None
 
     def _name(self, node: ast.Name) -> str:
         return self._places.get(node.id, node.id)

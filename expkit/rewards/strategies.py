@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,8 @@ class ClippedReward:
 
 
 def require_finite(name: str, **settings: object) -> None:
-    """Raises ConfigError for a setting of a reward that is no finite number."""
+    """Raises ConfigError for a setting of a reward that is no finite number, or an integer beyond all of these."""
+    most = sys.float_info.max
     for setting, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -most <= value <= most:
             raise ConfigError(f"reward {name}: {setting} is {value!r}; it has to be a number")

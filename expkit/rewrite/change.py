@@ -15,7 +15,7 @@ from expkit.schema import Field, Schema
 from expkit.serialize.board_fields import BoardFields
 from expkit.serialize.conversion import Conversion
 from expkit.serialize.padding import Padding
-from expkit.serialize.representations import Representation, find_conversion, find_representation
+from expkit.serialize.representations import Representation, find_conversion, parse_representation
 
 if TYPE_CHECKING:
     from expkit.rewrite.sources import Sources
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """representation  a name, as `find_representation` takes it;  pad: (H, W) of the board to lay all others out on
+    """representation  as `parse_representation` takes it;  pad: (H, W) of the board to lay all others out on
 
     One of the two. Raises UsageError for both, and for a name that is nothing.
     """
@@ -37,7 +37,7 @@ class Change:
 
     @cached_property
     def _target(self) -> Representation | None:
-        return None if self.representation is None else find_representation(self.representation)
+        return None if self.representation is None else parse_representation(self.representation)
 
     def conversion(self, run: Run) -> Conversion:
         """What turns the rows of one run. Raises SchemaError where they do not hold what is needed, UsageError."""

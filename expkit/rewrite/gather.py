@@ -143,14 +143,14 @@ class Gatherer:
             self._read(place, first, first + rows, stored, source)
             if keep is not None and self._where is not None:
                 keep[at:end] = self._where[place[0]](source, plan.player)
+            if self._convert is not None:
+                converted = self._convert[place[0]].convert(source, end - at, plan.player)
+                for name in part.keys() - self._made_names:
+                    part[name][:] = converted[name]
             if self._made is not None:
                 self._made.fill(place[0], plan.player, part)
         except ShardError as error:
             raise ShardError(f"{error}; run expkit recover {self._runs[place[0]].path} first") from None
-        if self._convert is not None:
-            converted = self._convert[place[0]].convert(source, end - at, plan.player)
-            for name, values in part.items():
-                values[:] = converted[name]
         if self._numbers is not None and "episode" in part:
             given = [self._numbers[place[0], episode] for episode in table.episode[mine].tolist()]
             part["episode"][:] = np.repeat(np.array(given, np.uint64), rows)

@@ -18,11 +18,12 @@ import numpy as np
 from expkit.episodes import EpisodeEnd, EpisodeStart, Origin
 from expkit.errors import CheckFailed, NoSpace
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
+from expkit.reading.split import part_of
 from expkit.rewards.columns import REWARDS, RewardColumns, told_rewards
 from expkit.rewrite.compact_plan import MADE_BY
 from expkit.rewrite.dedupe import find_duplicates
 from expkit.rewrite.engine import Work
-from expkit.rewrite.filter import Where, narrowed, part_of
+from expkit.rewrite.filter import Where, narrowed
 from expkit.rewrite.gather import Gatherer
 from expkit.rewrite.layout import DEFAULT_SHARD_SIZE, Encoding, cut_shards, plan_blocks
 from expkit.rewrite.new_folder import NewFolder
@@ -225,7 +226,7 @@ def merge(
                 sources, part, folder.path / part.name, choice, schema, encoding or Encoding(), revaluation
             )
             written = writing.run(shard_size, on_rows, stop)
-            done.odd_values += _check_result(writing.path)
+            done.odd_values += check_result(writing.path)
             written.path = out / part.name if part.name else out
             done.parts.append(written)
         folder.publish()
@@ -378,7 +379,7 @@ class _Writing:
         return EpisodeEnd(number, time_ns, "interrupted", episode.length, rows=rows, cut=True)
 
 
-def _check_result(path: Path) -> int:
+def check_result(path: Path) -> int:
     """Validate an output run; returns how many errors are about what its rows say, which is what the inputs' rows said.
     Raises CheckFailed for any other."""
     odd, choice = 0, choose_rules()

@@ -7,8 +7,6 @@ it is to be. A row of 16 KB is so written to memory once, in whatever order it i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -36,31 +34,41 @@ BATCH_BYTES = 32 << 20
 
 
 class Piece(NamedTuple):
-    """Rows `rows` (int64, rising) of block number `block` of a shard of a run, which go to `places` of a batch."""
+    """Rows `rows` (int64, rising) of block number `block` of shard number `shard`, which is of run number `run` of
+    those that are read together; they go to `places` of a batch."""
 
     reader: ShardReader
     block: int
     rows: np.ndarray
     places: np.ndarray
-    run: int = 0
+    run: int
+    shard: int
 
     @classmethod
     def of(cls, block: VisibleBlock, rows: np.ndarray, places: np.ndarray) -> Piece:
-        return cls(block.reader, block.info.index, rows, places, block.run)
+        return cls(block.reader, block.info.index, rows, places, block.run, block.shard)
 
 
 class BatchDecoder:
     """Makes batches of some columns from pieces. Safe to share between threads.
 
+    names     stored columns that batches have;  also: those that are decoded and not given
     policies  where rows of several runs come together, for each run the place of each of its policies (u2) in the table
-              of all; batches then have a column `run`
+              of all, and behind them that of any other; batches then have a column `run`
     """
 
-    def __init__(self, schema: Schema, names: Sequence[str], policies: Sequence[np.ndarray] | None = None):
-        self.schema, self.names = schema, list(names)
+    def __init__(
+        self,
+        schema: Schema,
+        names: Sequence[str],
+        policies: Sequence[np.ndarray] | None = None,
+        also: Sequence[str] = (),
+    ):
+        self.schema, self.given = schema, list(names)
+        self.names = [*names, *(name for name in also if name not in names)]
         self._policies = policies
         self.beside = ("player",) if policies is None else ("player", "run")
-        self._columns = [schema.column(name) for name in names]
+        self._columns = [schema.column(name) for name in self.names]
         self.row_bytes = sum(column.row_bytes for column in self._columns)
 
     def empty(self, rows: int) -> Batch:
@@ -74,11 +82,11 @@ class BatchDecoder:
         stored["player"][piece.places] = piece.reader.blocks[piece.block].player
         if self._policies is not None:
             stored["run"][piece.places] = piece.run
-            stored["policy"][piece.places] = self._policies[piece.run][stored["policy"][piece.places]]
+            stored["policy"][piece.places] = self._policies[piece.run].take(stored["policy"][piece.places], mode="clip")
 
     def finish(self, stored: Batch) -> Batch:
         """The logical arrays."""
-        out = {name: self.schema.unpack(name, stored[name]) for name in self.names}
+        out = {name: self.schema.unpack(name, stored[name]) for name in self.given}
         return {**out, **{name: stored[name] for name in self.beside}}
 
     def make(self, pieces: Sequence[Piece]) -> Batch:
@@ -196,88 +204,17 @@ def _of_size(parts: Iterable[tuple[VisibleBlock, np.ndarray]], batch_size: int) 
         yield batch
 
 
-def shuffled(
-    run: Readable,
-    decoder: BatchDecoder,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    rows: Rows,
-    memory: int,
-    threads: int,
-    selection: Selection | None = None,
-) -> Iterator[Batch]:
-    """See `Readable.shuffled`."""
-    check_batch_size(batch_size)
-    piece = FRAME_ROWS * min(max(round(PIECE_BYTES / (FRAME_ROWS * decoder.row_bytes)), 1), PIECE_FRAMES)
-    pieces = _pieces(run, piece)
-    pieces = pieces[np.random.default_rng([seed, epoch]).permutation(len(pieces))]
-    at_once = max(1, batch_size // piece, memory // (decoder.row_bytes * piece))
-    left: Batch | None = None
-    for wave, first in enumerate(range(0, len(pieces), at_once)):
-        parts = _wanted_of(run, pieces[first : first + at_once], piece, rows, selection)
-        carried = 0 if left is None else len(left["player"])
-        total = carried + sum(len(part) for _, part in parts)
-        places = np.random.default_rng([seed, epoch, wave]).permutation(total)
-        stored = decoder.empty(total)
-        if left is not None:
-            for name, values in left.items():
-                stored[name][places[:carried]] = values
-        todo, at = [], carried
-        for block, part in parts:
-            todo.append(Piece.of(block, part, places[at : at + len(part)]))
-            at += len(part)
-        for _ in in_order(partial(decoder.fill, stored), todo, threads):
-            pass
-        whole = total // batch_size * batch_size
-        for begin in range(0, whole, batch_size):
-            # Flags are unpacked batch by batch: those of a whole wave would be new memory each time.
-            yield decoder.finish({name: values[begin : begin + batch_size] for name, values in stored.items()})
-        left = {name: values[whole:] for name, values in stored.items()}
-    if left is not None and len(left["player"]):
-        yield decoder.finish(left)
-
-
-def _pieces(run: Readable, piece: int) -> np.ndarray:
-    """int64 (n, 3): shard, block and first row of every piece, from the blocks' entries in the index alone."""
-    out = []
-    for block in run.blocks():
-        first = np.arange(0, block.info.rows, piece)
-        out.append(np.stack([np.full(len(first), block.shard), np.full(len(first), block.info.index), first], 1))
-    return np.concatenate(out) if out else np.empty((0, 3), np.int64)
-
-
-def _wanted_of(
-    run: Readable, pieces: np.ndarray, piece: int, rows: Rows, selection: Selection | None
-) -> list[tuple[VisibleBlock, np.ndarray]]:
-    """Blocks and their rows that count, of the pieces of a wave."""
-    out = []
-    for shard, index, first in pieces.tolist():
-        block = run.visible(shard, index)
-        out.append((block, rows_wanted(block, rows, slice(first, first + piece), selection)))
-    return out
-
-
 def sample(run: Readable, decoder: BatchDecoder, count: int, rng: np.random.Generator) -> Batch:
     """See `Readable.sample`."""
-    index = run.index
-    total = int(index.rows.sum())
-    if total == 0 or run.steps == 0:
+    timeline = run.timeline
+    if timeline.total == 0 or run.steps == 0:
         raise NotThere(f"{run.label}: no transitions to sample from")
     stored = decoder.empty(count)
-    bounds = np.cumsum(index.rows)
     todo = np.arange(count)
     while len(todo):
-        draws = np.sort(rng.integers(0, total, len(todo)))
-        segments = np.searchsorted(bounds, draws, "right")
-        rows = draws - (bounds[segments] - index.rows[segments]) + index.first_row[segments]
+        draws = np.sort(rng.integers(0, timeline.total, len(todo)))
         rng.shuffle(todo)  # or the rows of a batch would be in the order of the run
-        order = np.lexsort((rows, index.block[segments], index.shard[segments]))
-        place = np.stack([index.shard[segments], index.block[segments]], 1)[order]
-        starts = np.flatnonzero(np.diff(place, axis=0, prepend=-1).any(1))
-        for begin, end in pairwise([*starts.tolist(), len(order)]):
-            shard, block = place[begin].tolist()
-            mine = order[begin:end]
-            decoder.fill(stored, Piece(run.reader(shard), block, rows[mine], todo[mine]))
+        for piece in timeline.pieces(draws, todo):
+            decoder.fill(stored, piece)
         todo = todo[stored["is_last"][todo]]
     return decoder.finish(stored)

@@ -28,13 +28,15 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode: `rows` by player as found in the files, `ended` as its end record says, else interrupted."""
+    """One episode: `rows` by player as found in the files, `ended` as its end record says, else interrupted. `run`:
+    which of the runs that are read together it is of."""
 
     number: int
     start: EpisodeStart | None
     end: EpisodeEnd | None
     rows: dict[int, int] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    run: int = 0
 
     @property
     def ended(self) -> Ended:

@@ -91,10 +91,10 @@ class Report:
     done_with: ShardReader | None = None
 
 
-def check_files(files: Iterable[FileToCheck], jobs: int) -> Iterator[Report]:
+def check_files(files: Iterable[FileToCheck], threads: int) -> Iterator[Report]:
     """Every byte and every row of the files, in order. Nothing in a file makes this raise."""
     opened: set[ShardReader] = set()
-    reports = in_order(lambda work: work(), _pieces(files, opened), jobs)
+    reports = in_order(lambda work: work(), _pieces(files, opened), threads)
     try:
         for report in reports:
             yield report

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from expkit.predicates import parse
 from expkit.runs.entries import Episode
 from expkit.runs.read import Run
 
@@ -32,10 +33,26 @@ class Frame:
     rows: dict[int, dict[str, Any]]
 
 
-class Playback:
-    """Episode `number` of a run, in memory without its masks. Raises NotThere, ShardError."""
+def matches(run: Run, where: str) -> dict[int, list[Moment]]:
+    """By episode that has any, a moment for every row for which the condition holds, in order of steps and players.
+    Raises UsageError for what is no condition on these rows, ShardError."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for batch in run.scan(["step"], rows="all", where=parse(where)):
+        told = (batch[name].tolist() for name in ("episode", "step", "player"))
+        for episode, step, player in zip(*told, strict=True):
+            found.setdefault(episode, []).append((step, player))
+    return {
+        number: [Moment(step, f"player {player} matches") for step, player in sorted(found[number])]
+        for number in sorted(found)
+    }
 
-    def __init__(self, run: Run, number: int):
+
+class Playback:
+    """Episode `number` of a run, in memory without its masks; with `moments` of one's own where they are given. Raises
+    NotThere, ShardError."""
+
+    def __init__(self, run: Run, number: int, moments: list[Moment] | None = None):
+        self._given = moments
         self.episode: Episode = run.find_episode(number)
         columns = [field.name for field in run.schema.fields if field.name not in _NOT_SHOWN]
         self._tables = {player: run.rows(number, player, columns) for player in sorted(self.episode.rows)}
@@ -68,6 +85,8 @@ class Playback:
     @cached_property
     def moments(self) -> list[Moment]:
         """Ends, rewards, players who are out, and large losses of armies, in order of steps."""
+        if self._given is not None:
+            return self._given
         found: set[Moment] = set()
         for player, table in self._tables.items():
             steps, acted = table["step"].tolist(), ~table["is_last"]

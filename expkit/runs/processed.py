@@ -20,6 +20,7 @@ from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.parallel import in_order
 from expkit.pipeline import Chain, ColumnBatch
 from expkit.pipeline.stretches import stretches
+from expkit.reading.epochs import Epoch, beginning
 from expkit.runs import batches
 from expkit.runs.batches import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
 
@@ -69,7 +70,10 @@ def shuffled(
     batches.check_batch_size(batch_size)
     decoder = _ProcessingDecoder(run, chain, columns, selection)
     if not chain.whole_episodes:
-        made = batches.shuffled(run, decoder, batch_size, seed, epoch, rows, memory, threads, selection)
+        state = beginning(
+            run, decoder, batch_size=batch_size, seed=seed, epoch=epoch, rows=rows, where=None, memory=memory
+        )
+        made = Epoch(run, decoder, state, selection, threads)
         yield from _of_size(made, batch_size)
         return
     episodes = _Episodes(run, decoder, False)
@@ -180,7 +184,8 @@ class _Episodes:
             lengths = index.rows[segments[mine]]
             rows, places = _ranges(index.first_row[segments[mine]], lengths), _ranges(place[mine], lengths)
             run = int(index.run[segments[mine[0]]])
-            pieces.append(Piece(self._run.reader(int(shard[begin])), int(block[begin]), rows, places, run))
+            reader, number = self._run.reader(int(shard[begin])), int(block[begin])
+            pieces.append(Piece(reader, number, rows, places, run, int(shard[begin])))
         return _Wave(pieces, int(index.rows[segments].sum()), np.repeat(missing[group], index.rows[segments]))
 
     def _places(self, segments: np.ndarray) -> Iterable[tuple[int, int]]:

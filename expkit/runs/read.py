@@ -7,10 +7,11 @@ the moment it was opened; `refresh` looks again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from glob import has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
-from expkit.runs.batches import stored_names
+from expkit.reading.addresses import Addresses
+from expkit.runs.batches import Rows, stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, annotation, info_from_header
 from expkit.runs.gaps import Gaps
@@ -28,15 +30,31 @@ from expkit.runs.run_files import RunFiles
 from expkit.schema import KEY_NAMES, Schema
 
 if TYPE_CHECKING:
-    import pyarrow
+    from expkit.reading.runs import Runs
+    from expkit.reading.split import RunPart
 
+Paths = list[str] | list[Path] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
 State = Literal["recording", "closed", "killed"]
 _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
 
 
-def open_run(path: str | os.PathLike[str]) -> Run:
-    """Open a run directory. Raises NotThere when there is none, CheckFailed when it has no readable description."""
-    return Run(Path(path))
+@overload
+def open_run(path: str | os.PathLike[str]) -> Run: ...
+@overload
+def open_run(path: Paths) -> Runs: ...
+def open_run(path: str | os.PathLike[str] | Paths) -> Run | Runs:
+    """Open a run directory; several in a list, or a glob, as one, see `expkit.reading.runs.Runs`.
+
+    Raises NotThere when there is none, CheckFailed when it has no readable description, UsageError for a glob that
+    matches no run, SchemaError for several whose rows are not alike.
+    """
+    if isinstance(path, str | os.PathLike):
+        if not has_magic(os.fspath(path)) or os.path.exists(path):
+            return Run(Path(path))
+        path = [path]
+    from expkit.reading.runs import Runs
+
+    return Runs.open(path)
 
 
 class Run(RunFiles):
@@ -44,7 +62,7 @@ class Run(RunFiles):
     comes with `valid:NAME`, false where nothing was given. Checksums are verified on every read."""
 
     def refresh(self) -> None:
-        for name in ("info", "manifest", "listed", "counters", "_episodes", "_gaps"):
+        for name in ("info", "manifest", "listed", "counters", "_episodes", "_gaps", "addresses"):
             self.__dict__.pop(name, None)
         super().refresh()
 
@@ -76,6 +94,10 @@ class Run(RunFiles):
     @property
     def id(self) -> str:
         return self.info.id
+
+    @property
+    def run_ids(self) -> list[str]:
+        return [self.id]
 
     @property
     def schema(self) -> Schema:
@@ -176,8 +198,11 @@ class Run(RunFiles):
             raise NotThere(f"{self.path}: no episode {number}; it has {_span(list(self._episodes))}")
         return found
 
-    def bind(self, where: Predicate) -> list[tuple[BoundPredicate, EpisodeTable | None]]:
-        predicate = where.bind(self.schema, self.policies)
+    def bind(
+        self, where: Predicate, others: Sequence[PolicyInfo] = ()
+    ) -> list[tuple[BoundPredicate, EpisodeTable | None]]:
+        """`others`: policies that the condition may name, too, of which this run has no rows."""
+        predicate = where.bind(self.schema, [*self.policies, *others])
         return [(predicate, EpisodeTable(self.episodes()) if predicate.episode_names else None)]
 
     def lacks_rows(self, run: int, episode: int, player: int, rows: int) -> bool:
@@ -233,20 +258,70 @@ class Run(RunFiles):
             f"{self.path}: episode {episode} player {player} has no step {step}; it has steps {have[0]} to {have[-1]}"
         )
 
+    def row_batch(
+        self, episode: Any, player: Any, step: Any, columns: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Many rows by their addresses, integers (n,) each or one for all, in that order: arrays that lead with n.
+        Raises NotThere for the first that is not there, SchemaError, ShardError."""
+        given = [np.asarray(part) for part in (episode, player, step)]
+        if any(part.dtype.kind not in "iu" for part in given):
+            raise SchemaError("the address of a row is three whole numbers: episode, player, step")
+        episodes, players, steps = np.broadcast_arrays(*(np.atleast_1d(part) for part in given))
+        numbers = self.addresses.numbers(episodes.astype(np.uint64), players.astype(np.int64), steps.astype(np.int64))
+        for missing in np.flatnonzero(numbers < 0)[:1].tolist():
+            self.row(int(episodes[missing]), int(players[missing]), int(steps[missing]))  # says what is not there
+        decoder = self.decoder(columns)
+        return decoder.make(list(self.timeline.pieces(numbers)))
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        """Where rows are by their addresses."""
+        return Addresses(self.timeline)
+
     def locate(self, episode: int, player: int, step: int) -> tuple[str, int]:
-        """(shard name, block number) of a row. Raises NotThere."""
-        for s in self.index.find(episode, player).tolist():
-            first_step, rows = int(self.index.first_step[s]), int(self.index.rows[s])
-            if first_step <= step < first_step + rows:
-                return self.shard_paths[int(self.index.shard[s])].name, int(self.index.block[s])
-        raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
+        """(shard name, block number) of a row. Raises NotThere, ShardError."""
+        address = (
+            np.array([part], kind) for part, kind in ((episode, np.uint64), (player, np.int64), (step, np.int64))
+        )
+        numbers = self.addresses.numbers(*address)
+        if numbers[0] < 0:
+            raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
+        place = next(self.timeline.pieces(numbers))
+        return self.shard_paths[place.shard].name, place.block
 
-    def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
-        """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
-        see `expkit.query`, which asks many runs too. Raises UsageError, SchemaError, ShardError, MissingExtra."""
-        from expkit.queries import query
+    def split(self, fractions: Mapping[str, float]) -> dict[str, RunPart]:
+        """Parts of the run by episode, `{"train": 0.9, "val": 0.1}`, to be read, and closed, like runs of their own: a
+        hash of where each episode was recorded decides, as for `expkit rewrite --split`, so that an episode stays in
+        its part while the run grows, is compacted or merged. Raises UsageError for fractions that do not add up to 1.
+        """
+        from expkit.reading.split import RunPart, check_split
 
-        return query(self, question, columns=columns)
+        check_split(fractions)
+        return {name: RunPart(self, name, fractions) for name in fractions}
+
+    def follow(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        rows: Rows = "transitions",
+        where: str | Predicate | None = None,
+        poll: float = 0.2,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """All rows there are, and then those that recorders write, each once, block by block as these are whole in a
+        file: a recorder's `flush_interval` after they were added, at the latest. It ends when no recorder is at work
+        any more, closed or killed, and all is given; rotation, compaction and pruning meanwhile do not disturb it.
+
+        poll  seconds between two looks at the files;  stop: asked between batches whether to end
+
+        Columns, rows and where as for `scan`. Memory: a block, and some 150 bytes for each player's episode. Raises
+        UsageError, SchemaError, ShardError.
+        """
+        from expkit.reading.follow import follow
+
+        if where is not None:
+            self.selection(where)
+        return follow(self, columns, rows, where, poll, stop)
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.

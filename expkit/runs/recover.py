@@ -56,14 +56,14 @@ Progress = Callable[[int], None]
 
 
 def plan_recovery(
-    path: Path, *, copied: bool = False, jobs: int = 0, progress: Progress | None = None
+    path: Path, *, copied: bool = False, threads: int = 0, progress: Progress | None = None
 ) -> RecoveryReport:
     """What `recover`, or with `copied` `recover_into`, would do now. Reads every byte and writes nothing. Raises as
     `survey_run`."""
-    return report_of(survey_run(path, jobs=jobs, progress=progress), copied=copied)
+    return report_of(survey_run(path, threads=threads, progress=progress), copied=copied)
 
 
-def recover(path: Path, *, jobs: int = 0, progress: Progress | None = None) -> RecoveryReport:
+def recover(path: Path, *, threads: int = 0, progress: Progress | None = None) -> RecoveryReport:
     """Recover the run at `path` in place; writers that live are left alone.
 
     `report.findings` are the errors that validation finds in the result: none after a success.
@@ -75,7 +75,7 @@ def recover(path: Path, *, jobs: int = 0, progress: Progress | None = None) -> R
     if not is_run(path):
         raise NotThere(f"{path}: no run here (neither {RUN_FILE} nor {SHARDS_DIR}/); see expkit list")
     with maintenance(path), _dead_writers(path) as live:
-        survey = survey_run(path, jobs=jobs, progress=progress, live=live)
+        survey = survey_run(path, threads=threads, progress=progress, live=live)
         report = report_of(survey)
         _sweep_repairs(path)
         if survey.info_damage:
@@ -86,14 +86,14 @@ def recover(path: Path, *, jobs: int = 0, progress: Progress | None = None) -> R
         _close(path, survey)
         report.swept = sweep(path)[0] if survey.waiting else 0
         _list_shards(path)
-        report.findings = _errors(path, jobs)
+        report.findings = _errors(path, threads)
         if report.anything_done:
             log_event(path, "recovered", rows_lost=report.rows_lost, values_lost=report.values_lost)
         return report
 
 
 def recover_into(
-    path: Path, target: Path, *, force: bool = False, jobs: int = 0, progress: Progress | None = None
+    path: Path, target: Path, *, force: bool = False, threads: int = 0, progress: Progress | None = None
 ) -> RecoveryReport:
     """Make a sound copy of the run at `path` at `target`, which is not there until it is complete and validates. The
     run itself is only read. Raises as `recover`, OutputExists, Busy while the run is recorded."""
@@ -102,7 +102,7 @@ def recover_into(
     readers.renew()
     hidden = target.with_name(f".{target.name}.recover")
     try:
-        survey = survey_run(path, jobs=jobs, progress=progress)
+        survey = survey_run(path, threads=threads, progress=progress)
         if survey.live:
             raise Busy(f"{path} is being recorded; stop that recorder, or recover in place, which leaves it alone")
         report = report_of(survey, copied=True)
@@ -115,7 +115,7 @@ def recover_into(
         with maintenance(hidden):
             _close(hidden, survey)
             _list_shards(hidden)
-            report.findings = _errors(hidden, jobs)
+            report.findings = _errors(hidden, threads)
             log_event(hidden, "recovered", rows_lost=report.rows_lost, values_lost=report.values_lost)
         if not report.findings:
             _put_in_place(hidden, target)
@@ -290,7 +290,7 @@ def _list_shards(path: Path) -> None:
             update_manifest(path, {**readers, **dict.fromkeys(listed)})
 
 
-def _errors(path: Path, jobs: int) -> list[Finding]:
+def _errors(path: Path, threads: int) -> list[Finding]:
     """Errors that validation finds."""
     with open_run(path) as run:
-        return [finding for finding in validate_run(run, "full", jobs) if finding.severity == "error"]
+        return [finding for finding in validate_run(run, "full", threads) if finding.severity == "error"]

@@ -144,7 +144,7 @@ class RunSurvey:
 
 
 def survey_run(
-    path: Path, *, jobs: int = 0, progress: Callable[[int], None] | None = None, live: list[int] | None = None
+    path: Path, *, threads: int = 0, progress: Callable[[int], None] | None = None, live: list[int] | None = None
 ) -> RunSurvey:
     """Examine the run at `path`: every byte of every shard that no live writer is at. Changes nothing.
 
@@ -167,7 +167,7 @@ def survey_run(
             out.left_alone.append(shard)
             continue
         try:
-            out.shards.append(examine(shard, info.schema, jobs, progress))
+            out.shards.append(examine(shard, info.schema, threads, progress))
         except NotThere:
             continue  # swept or published since
     held = {episode >> WRITER_BITS for shard in out.shards for episode, _ in shard.chains}

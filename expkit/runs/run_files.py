@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+from threading import RLock
 from typing import Literal
 
 from expkit.errors import NewerFormat, NotThere, ShardError
@@ -39,6 +40,8 @@ class RunFiles(Readable):
             raise NotThere(f"{path}: {what}; see expkit list")
         self.path = path
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._opening = RLock()  # threads that decode ask for readers, too
+        self.beside = 1  # runs that are open together and share what files a process may have open
         self._lock = ReaderLock(path)
         self._guarded = guarded
         self.refresh()
@@ -46,7 +49,7 @@ class RunFiles(Readable):
     def refresh(self) -> None:
         """Look again at the files: what a recorder has written since becomes visible."""
         self.close_readers()
-        for name in ("index", "shards", "last_rows"):
+        for name in ("index", "shards", "last_rows", "timeline"):
             self.__dict__.pop(name, None)
         if self._guarded:
             self._lock.renew()
@@ -77,16 +80,19 @@ class RunFiles(Readable):
             if shard not in names:
                 raise NotThere(f"{self.path}: no shard {shard!r}; it has {_some(names)}")
             shard = names.index(shard)
-        reader = self._readers.get(shard)
-        if reader is None:
-            reader = self._open(self.shard_paths[shard])
-            if reader.schema != self.schema:
-                raise ShardError(f"{reader.path}: its schema is not that of the run; see expkit validate {self.path}")
-            self._readers[shard] = reader
-            if len(self._readers) > OPEN_READERS:
-                self._readers.popitem(last=False)  # closed when nobody reads from it any more
-        self._readers.move_to_end(shard)
-        return reader
+        with self._opening:
+            reader = self._readers.get(shard)
+            if reader is None:
+                reader = self._open(self.shard_paths[shard])
+                if reader.schema != self.schema:
+                    raise ShardError(
+                        f"{reader.path}: its schema is not that of the run; see expkit validate {self.path}"
+                    )
+                self._readers[shard] = reader
+                if len(self._readers) > max(1, OPEN_READERS // self.beside):
+                    self._readers.popitem(last=False)  # closed when nobody reads from it any more
+            self._readers.move_to_end(shard)
+            return reader
 
     def current_path(self, shard: int) -> Path:
         """The file of a shard, which may have been published under its final name since we looked."""
@@ -122,6 +128,10 @@ class RunFiles(Readable):
             reader = self.reader(position) if unreadable == "raise" else self.reader_or_none(position)
             if reader is not None:
                 yield from self._visible(position, reader)
+
+    def blocks_of(self, position: int) -> Iterator[VisibleBlock]:
+        """Every block with rows that count of the shard at that position. Raises NotThere, ShardError."""
+        return self._visible(position, self.reader(position))
 
     def _visible(self, position: int, reader: ShardReader) -> Iterator[VisibleBlock]:
         path = self.shard_paths[position]

@@ -162,7 +162,7 @@ class ShardSurvey:
 
 
 def examine(
-    shard: ShardPath, schema: Schema, jobs: int = 0, progress: Callable[[int], None] | None = None
+    shard: ShardPath, schema: Schema, threads: int = 0, progress: Callable[[int], None] | None = None
 ) -> ShardSurvey:
     """Look at every byte of a shard file; changes nothing. `schema` serves where the file's own copies are lost.
 
@@ -194,7 +194,7 @@ def examine(
                 out.drops[player] = Counter(causes)
         out.blocks = reader.blocks
         if reader.schema.columns:
-            _plan_blocks(reader, out, jobs or cores(), progress)
+            _plan_blocks(reader, out, threads or cores(), progress)
     return out
 
 
@@ -306,14 +306,14 @@ def _take(record: Record | None, out: ShardSurvey) -> None:
         out.metas.append(record)
 
 
-def _plan_blocks(reader: ShardReader, out: ShardSurvey, jobs: int, progress: Callable[[int], None] | None) -> None:
+def _plan_blocks(reader: ShardReader, out: ShardSurvey, threads: int, progress: Callable[[int], None] | None) -> None:
     hasher = RowHasher(reader.schema)
 
     def look(block: BlockInfo) -> tuple[BlockPlan, Segments | None]:
         plan, columns = plan_block(reader, block, hasher)
         return plan, None if plan.given_up else _segments(reader, block, columns)
 
-    for block, (plan, segments) in zip(reader.blocks, in_order(look, reader.blocks, jobs), strict=True):
+    for block, (plan, segments) in zip(reader.blocks, in_order(look, reader.blocks, threads), strict=True):
         out.plans.append(plan)
         out.findings += plan.findings
         if plan.given_up:

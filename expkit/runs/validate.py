@@ -45,15 +45,15 @@ QUICK = ("file", "run", "ledger")  # families that `quick` looks at
 
 
 def validate_shard(
-    path: Path, level: Level = "full", jobs: int = 0, rules: RuleChoice | None = None
+    path: Path, level: Level = "full", threads: int = 0, rules: RuleChoice | None = None
 ) -> tuple[list[Finding], int]:
-    """Findings in one shard file by itself, and its rows (0 when it cannot be opened). `jobs`, `rules` as
+    """Findings in one shard file by itself, and its rows (0 when it cannot be opened). `threads`, `rules` as
     `validate_run`; only those about files apply, for what else a shard's rows belong to is not known."""
     file = FileToCheck(path, f"{path.resolve().parent.name}/{path.stem}")
     if level == "quick":
         findings = list(check_records_only(file))
     else:
-        findings = [finding for report in check_files([file], jobs or cores()) for finding in report.findings]
+        findings = [finding for report in check_files([file], threads or cores()) for finding in report.findings]
     findings = list(_weighed(findings, choose_rules() if rules is None else rules))
     try:
         with ShardReader(path) as reader:
@@ -76,7 +76,7 @@ class Totals:
 def validate_run(
     run: Run,
     level: Level = "full",
-    jobs: int = 0,
+    threads: int = 0,
     progress: Callable[[int], None] | None = None,
     totals: Totals | None = None,
     rules: RuleChoice | None = None,
@@ -84,7 +84,7 @@ def validate_run(
     """Every finding, as it is found and always in the same order. Nothing in the run is changed, and nothing in it
     makes this raise.
 
-    jobs      threads that read and decode, 0 for as many as there are cores; each holds one block, its wide columns as
+    threads   that read and decode, 0 for as many as there are cores; each holds one block, its wide columns as
               the changes from row to row that are stored of them
     progress  called now and then with the number of rows looked at so far (`full` only)
     totals    filled in, for a caller who wants them
@@ -92,7 +92,7 @@ def validate_run(
     """
     choice = choose_rules() if rules is None else rules
     totals = Totals() if totals is None else totals
-    yield from _weighed(_findings(run, level, jobs, progress, totals, choice), choice)
+    yield from _weighed(_findings(run, level, threads, progress, totals, choice), choice)
 
 
 def _weighed(findings: Iterable[Finding], choice: RuleChoice) -> Iterator[Finding]:
@@ -104,7 +104,7 @@ def _weighed(findings: Iterable[Finding], choice: RuleChoice) -> Iterator[Findin
 
 
 def _findings(
-    run: Run, level: Level, jobs: int, progress: Callable[[int], None] | None, totals: Totals, choice: RuleChoice
+    run: Run, level: Level, threads: int, progress: Callable[[int], None] | None, totals: Totals, choice: RuleChoice
 ) -> Iterator[Finding]:
     """With the severities that rules give by themselves."""
     yield from check_folder(run)
@@ -123,7 +123,7 @@ def _findings(
     with suppress(NotThere, CheckFailed):  # else the bytes alone are checked, and other findings say why
         judged = _Judged(run, choice, totals)
     rows = 0
-    for report in check_files([*_files(run, None if judged is None else judged.rows), *spare], jobs or cores()):
+    for report in check_files([*_files(run, None if judged is None else judged.rows), *spare], threads or cores()):
         yield from report.findings
         if judged is not None:
             yield from judged.take(report)

@@ -65,7 +65,7 @@ def under_fog(army: np.ndarray, owner: np.ndarray, terrain: np.ndarray, visible:
 
 
 class VisibilityCache:
-    """Visibility by (game, turn, player), at most `entries` of them, the least recently used go first.
+    """Visibility by (episode, step, player), at most `entries` of them, the least recently used go first.
 
     Arrays are handed out read-only, so that no caller changes what another sees. Safe to use from several threads.
     """
@@ -83,10 +83,10 @@ class VisibilityCache:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def visible(self, game: int, turn: int, player: int, owner: np.ndarray) -> np.ndarray:
-        """bool (H, W), read-only: what `player` sees in `turn` of `game` (its whole episode number), where `owner`
-        (H, W) tells who owns each tile. `owner` is looked at on a miss only."""
-        key = (game, turn, player)
+    def visible(self, episode: int, step: int, player: int, owner: np.ndarray) -> np.ndarray:
+        """bool (H, W), read-only: what `player` sees at `step` of `episode`, where `owner` (H, W) tells who owns each
+        tile. `owner` is looked at on a miss only."""
+        key = (episode, step, player)
         with self._lock:
             known = self._seen.get(key)
             if known is not None:
@@ -103,8 +103,8 @@ class VisibilityCache:
                 self._seen.popitem(last=False)
         return known
 
-    def forget(self, game: int) -> None:
-        """Drop what is known of a game that has ended or starts again under the same number."""
+    def forget(self, episode: int) -> None:
+        """Drop what is known of an episode that has ended or starts again under the same number."""
         with self._lock:
-            for key in [key for key in self._seen if key[0] == game]:
+            for key in [key for key in self._seen if key[0] == episode]:
                 del self._seen[key]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import shutil
 import struct
 import tempfile
@@ -22,6 +21,19 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from fuzz_errors import in_one_line
+from fuzz_meaning import (
+    mutate_pipeline,
+    mutate_representation,
+    mutate_reward,
+    mutate_tokens,
+    pipeline_seeds,
+    representation_seeds,
+    reward_seeds,
+    run_pipeline,
+    run_representation,
+    run_reward,
+)
 from fuzz_shards import mutate, mutate_bytes, mutate_json, reseal
 from shard_rows import BOARD, GOLDEN, TINY, rows_of
 from written_runs import VECTOR_SCHEMA
@@ -71,16 +83,6 @@ def folder() -> Iterator[Path]:
     finally:
         limits.MAX_BLOCK_BYTES = before
         shutil.rmtree(place)
-
-
-@contextmanager
-def in_one_line(*allowed: type[Exception]) -> Iterator[None]:
-    """These errors may come, each in one line."""
-    try:
-        yield
-    except allowed as error:
-        if "\n" in str(error):
-            raise AssertionError(f"more than a line: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ def use_run(path: Path, levels: Sequence[Level] = ("quick", "full")) -> None:
     # A shard of a later format that might supersede others is refused as the run is opened.
     with in_one_line(NewerFormat), open_run(path) as run:
         for level in levels:
-            assert all("\n" not in str(finding) for finding in validate_run(run, level, jobs=1))
+            assert all("\n" not in str(finding) for finding in validate_run(run, level, threads=1))
         uses: list[Callable[[], Any]] = [
             lambda: summarize(run),
             lambda: (listed_rows(run), removed_by_player(run, listed=True), balance(run)),
@@ -237,7 +239,7 @@ def use_run(path: Path, levels: Sequence[Level] = ("quick", "full")) -> None:
     for change in (next_episode, close_dead_writer):
         with in_one_line(CheckFailed, NotThere):
             change(path, 0)
-    for maintain in (partial(prune, retention=Retention(keep_episodes=1)), partial(recover, jobs=1)):
+    for maintain in (partial(prune, retention=Retention(keep_episodes=1)), partial(recover, threads=1)):
         with in_one_line(CheckFailed, NotThere):
             maintain(path)
 
@@ -432,7 +434,7 @@ _PARTS += " 1e999 0x1F .5 99999999999999999999 'hunter' \"x\" `value` player ste
 _PARTS += (
     " outcome won ended policy policy_version observation/board observation/board[1,2] half big is_last ' \" ` ; ü"
 )
-_TOKENS = [token.encode() for token in _PARTS.split(" ")]
+mutate_condition = mutate_tokens(_PARTS)
 
 
 def run_condition(data: bytes) -> None:
@@ -454,25 +456,6 @@ def condition_seeds() -> Iterator[bytes]:
     yield b"not (0 < reward <= 1) or action in (1, 2, 3) and value is not null"
     yield b"observation/board[2, 0] * 2 - 1 between -3 and abs(step % 7)"
     yield b"ended == 'terminated' and won and length / 2 > 10 or policy == 'hunter'"
-
-
-def mutate_condition(data: bytes, rng: Random) -> bytes:
-    tokens = re.findall(rb"\s+|[A-Za-z_0-9./]+|.", data, re.DOTALL) or [b""]
-    for _ in range(rng.randint(1, 4)):
-        place = rng.randrange(len(tokens))
-        choose = rng.random()
-        if choose < 0.3:
-            tokens[place] = rng.choice(_TOKENS)
-        elif choose < 0.6:
-            tokens.insert(place, b" " + rng.choice(_TOKENS) + b" ")
-        elif choose < 0.75 and len(tokens) > 1:
-            del tokens[place]
-        elif choose < 0.9:
-            end = rng.randrange(place, len(tokens)) + 1
-            tokens[place:place] = tokens[place:end][:40]
-        else:
-            tokens[place] = mutate_bytes(tokens[place], rng)
-    return b"".join(tokens[:2000])
 
 
 def seeds_of(name: str) -> Callable[[], list[bytes]]:
@@ -501,4 +484,7 @@ TARGETS = {
     "description": Target(run_description, seeds_of("run.yaml"), mutate_words, without_checksum),
     "settings": Target(run_settings, settings_seeds, mutate_settings, as_is),
     "condition": Target(run_condition, condition_seeds, mutate_condition, as_is),
+    "reward": Target(run_reward, reward_seeds, mutate_reward, as_is),
+    "representation": Target(run_representation, representation_seeds, mutate_representation, as_is),
+    "pipeline": Target(run_pipeline, pipeline_seeds, mutate_pipeline, as_is),
 }

@@ -32,6 +32,9 @@ EXAMPLES = {
     "description": 50,
     "settings": 350,
     "condition": 350,
+    "reward": 350,
+    "representation": 200,
+    "pipeline": 350,
 }
 MEMORY = 512 << 20
 inputs: Counter[str] = Counter()

@@ -295,14 +295,14 @@ class Machine(RuleBasedStateMachine):
         if copied and not self.alive:
             self.copy()
             return
-        report = recover(self.run, jobs=1)
+        report = recover(self.run, threads=1)
         assert not report.findings
         self.after("recover")
 
     def copy(self) -> None:
         """By recovery, into a folder of its own; the copy is equal and is gone on with."""
         target = self.folder / "copy"
-        recover_into(self.run, target, jobs=1)
+        recover_into(self.run, target, threads=1)
         with open_run(self.run) as a, open_run(target) as b:
             assert compare_runs(a, b).equal
         shutil.rmtree(self.run)
@@ -349,8 +349,8 @@ class Machine(RuleBasedStateMachine):
         path, offset, length, rows = places[number % len(places)]
         flip_bit(path, offset + 8 + number % (length + 24), bit)
         with open_run(self.run) as run:
-            assert any(f.severity == "error" for f in validate_run(run, jobs=1)) or self.is_superseded(path)
-        report = recover(self.run, jobs=1)
+            assert any(f.severity == "error" for f in validate_run(run, threads=1)) or self.is_superseded(path)
+        report = recover(self.run, threads=1)
         assert not report.findings
         lost = before - self.found()
         assert len(lost) <= rows, "a damaged block cost more than its rows"
@@ -435,7 +435,7 @@ class Machine(RuleBasedStateMachine):
 
     def validate(self, _: int = 0) -> None:
         with open_run(self.run) as run:
-            assert [f for f in validate_run(run, jobs=1) if f.severity == "error"] == []
+            assert [f for f in validate_run(run, threads=1) if f.severity == "error"] == []
             assert compare_runs(run, run).equal
         operations["validate"] += 1
         self.after("validate")

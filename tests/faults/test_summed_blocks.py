@@ -165,7 +165,7 @@ def wide_run(path, changes=(), cuts=(ROWS,), frame_rows=16):
 def findings(path):
     with open_run(path) as run:
         # A forged file has another size than the manifest says.
-        return [finding for finding in validate_run(run, jobs=1) if finding.rule != "run/manifest"]
+        return [finding for finding in validate_run(run, threads=1) if finding.rule != "run/manifest"]
 
 
 @pytest.fixture
@@ -288,10 +288,10 @@ def test_validating_holds_no_decoded_block(tmp_path):
     for row in range(1000):
         columns["observation"][row:, row * 3 % 3600] = row % 7 / 7
     path = shard_of(tmp_path / "a.exp", schema, columns, 1000)
-    assert validate_shard(path, jobs=1)[0] == []
+    assert validate_shard(path, threads=1)[0] == []
     tracemalloc.start()
     try:
-        assert validate_shard(path, jobs=1)[0] == []
+        assert validate_shard(path, threads=1)[0] == []
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
     finally:
         tracemalloc.stop()

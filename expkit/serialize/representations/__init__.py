@@ -6,6 +6,7 @@ block.
 
 protocol   what a representation is · raw, planes, flat: those that come with expkit
 computed   one of your own out of one function
+expression as text, with settings
 registry   by name: built in, `module:callable`, or an installed package's entry point
 conversion of rows that are stored already
 """
@@ -14,6 +15,7 @@ from expkit.serialize.masks import expand_mask
 from expkit.serialize.representations.board import BOARD, BoardRepresentation
 from expkit.serialize.representations.computed import ComputedRepresentation, computed
 from expkit.serialize.representations.conversion import find_conversion, stored_planes
+from expkit.serialize.representations.expression import parse_representation
 from expkit.serialize.representations.flat import FlatRepresentation
 from expkit.serialize.representations.planes import (
     CHANNELS,
@@ -48,6 +50,7 @@ __all__ = [
     "expand_mask",
     "find_conversion",
     "find_representation",
+    "parse_representation",
     "representation_names",
     "stored_planes",
 ]

@@ -51,7 +51,7 @@ def find_representation(name: str, **settings: Any) -> Representation:
         found = list(entry_points(group=GROUP, name=name))
         if not found:
             known = ", ".join(representation_names())
-            raise UsageError(f"no representation '{name}'; there are {known}, or your own as module:callable")
+            raise UsageError(f"no representation {name!r}; there are {known}, or your own as module:callable")
         factory = found[0].load()
     try:
         made = factory(**settings)
