@@ -1,6 +1,9 @@
 """Environments of other libraries: what their spaces are as columns, and wrappers that record what they do.
 
-layouts, spaces   values of Gymnasium spaces as columns of rows, and back
-masks             which actions are legal, wherever an environment says so
-gymnasium, vector, pettingzoo   the wrappers behind `expkit.wrap`; the only modules that import these libraries
+    layouts, spaces   values of Gymnasium spaces as columns of rows, and back
+    masks             which actions are legal, wherever an environment says so
+    environment       the schema of an environment, and what it returns as columns; what a run is told of it
+    episode_rows      an episode as rows: an action is held until what it caused is known
+    gymnasium, vector, pettingzoo   single, vector, AEC and Parallel environments; they alone import these libraries
+    wrapping          `expkit.wrap`
 """

@@ -8,9 +8,9 @@ from typing import Any
 
 from expkit.adapters.environment import agents_of, env_layout, env_metadata, is_multi_agent, is_turn_based
 from expkit.errors import UsageError
+from expkit.games import SIMULTANEOUS
 from expkit.recorder import Recorder
 from expkit.recording.autoreset import autoreset_mode
-from expkit.runs.traits import SIMULTANEOUS
 
 
 def wrap(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from expkit.errors import ExpkitError
-from expkit.games import find_source
+from expkit.games import SIMULTANEOUS, find_source
 from expkit.rewards.columns import is_the_games
 from expkit.runs.layout import RunInfo
 from expkit.runs.origins import origins_of
-
-SIMULTANEOUS = "simultaneous_moves"  # in a run's metadata, of games that expkit does not know
 
 
 def traits_of(info: RunInfo) -> frozenset[str]:

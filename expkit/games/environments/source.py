@@ -12,10 +12,10 @@ import numpy as np
 from expkit.config import GameSettings
 from expkit.episodes import EpisodeStart
 from expkit.errors import GameError, UsageError
+from expkit.games import SIMULTANEOUS
 from expkit.games.environments.make import make_environment
 from expkit.games.protocol import Game, Resimulator
 from expkit.rewards import RewardColumns
-from expkit.runs.traits import SIMULTANEOUS
 from expkit.schema import Schema
 
 
