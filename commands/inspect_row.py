@@ -11,7 +11,7 @@ from expkit.errors import NotThere
 from expkit.games.generals import draw
 from expkit.runs.entries import Episode
 from expkit.runs.read import Run
-from expkit.schema import Field
+from expkit.schema import TEXT, Field
 
 _BOARD_FIELDS = ("army", "owner", "terrain", "visible")
 
@@ -226,7 +226,8 @@ def _happened(run: Run, row: dict[str, Any], move: draw.Move | None) -> list[out
 
 def _show_fields(run: Run, row: dict[str, Any], drawn: bool) -> None:
     """Every field that is not told already."""
-    told = {"action", "reward", "terminated", "truncated"}
+    told = {"reward", "terminated", "truncated"}
+    told |= set() if np.ndim(row.get("action", 0)) else {"action"}
     if drawn:
         told |= {f"{group}/{name}" for group in ("observation", "state") for name in _BOARD_FIELDS}
     rows: list[list[output.Piece]] = []
@@ -234,13 +235,26 @@ def _show_fields(run: Run, row: dict[str, Any], drawn: bool) -> None:
         if field.name in told or (bool(row["is_last"]) and field.belongs != "observation"):
             continue
         given = bool(row.get(f"valid:{field.name}", True))
-        rows.append([field.name, (_value(field, row[field.name]), "") if given else ("null", "dim")])
+        rows.append([field.name, (_value(field, counted(field, row)), "") if given else ("null", "dim")])
     if rows:
         output.table([output.Column("field", style="dim"), output.Column("value", fold=True)], rows)
 
 
+def counted(field: Field, row: dict[str, Any]) -> Any:
+    """The value of a field; of a ragged one the entries that count, as text where they are characters."""
+    value = row[field.name]
+    if not field.ragged or field.ragged not in row:
+        return value
+    entries = value[: int(row[field.ragged])]
+    if field.unit == TEXT and entries.ndim == 1:
+        return "".join(map(chr, entries.tolist()))
+    return entries
+
+
 def _value(field: Field, value: Any) -> str:
     """A scalar or a short vector as it is, what is larger by its extremes."""
+    if isinstance(value, str):
+        return repr(value)
     array = np.asarray(value)
     if array.ndim == 0:
         return _number(array[()])

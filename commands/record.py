@@ -28,12 +28,17 @@ EXAMPLES = (
     ("expkit record --seed 7 --episodes 2 --state -o runs/d --force", "repeatable, with the whole truth"),
     ("expkit record --pipeline validate --rows 9000 -o runs/e --force", "no NaN and nothing out of bounds is written"),
     ("expkit record --episodes 2 --reward weighted --reward-column end=sparse -o runs/f --force", "two rewards"),
+    ("expkit record gymnasium:CartPole-v1 --rows 2000 -o runs/g --force", "any environment of Gymnasium (extra gym)"),
+    ("expkit record pettingzoo:classic/rps_v2 --episodes 4 -o runs/h --force", "of PettingZoo, all agents (extra zoo)"),
     ("expkit record --append --episodes 2 -o runs/d", "the next two games of the same run, also after a crash"),
 )
 
 
 def record(
-    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="What to play: generals.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="SOURCE", help="generals, gymnasium:ID, pettingzoo:ID or module:callable."),
+    ] = None,
     run: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="RUN", help="The run folder; runs/SOURCE-<utc> if left out."),
@@ -48,11 +53,13 @@ def record(
         bool | None,
         typer.Option("--append", help="Go on with RUN after a stop or a crash: its game, its seed, its numbering."),
     ] = None,
-    num_envs: Annotated[int | None, typer.Option(metavar="B", help="Games at once (64).")] = None,
+    num_envs: Annotated[int | None, typer.Option(metavar="B", help="Games at once (64; environments 8).")] = None,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads that play; 0: one a core but one.")] = None,
     players: Annotated[int | None, typer.Option(metavar="P", help="Players of one game, 2 to 16.")] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="The board (20x20).")] = None,
-    max_steps: Annotated[int | None, typer.Option(metavar="N", help="Steps until a game is truncated (500).")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps until a game is truncated (500), an environment is cut.")
+    ] = None,
     ruleset: Annotated[str | None, typer.Option(metavar="NAME", help="generals.io or go-system.")] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="S", help="Every game follows from it; random if left out.")
@@ -123,9 +130,7 @@ def record(
     resolved = resolve(flags, config)
     for warning in resolved.warnings:
         output.note(f"expkit record: {warning}")
-    settings = resolved.config
-    if settings.recording.append:
-        settings = _going_on(resolved, run, force)
+    settings = _going_on(resolved, run, force) if resolved.config.recording.append else _fitted(resolved)
     if run is None:
         name = settings.game.source.replace(":", "-").replace("/", "-")
         run = Path("runs") / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
@@ -162,9 +167,16 @@ def record(
         raise typer.Exit(request.exit_code)
 
 
+def _fitted(resolved: Resolved) -> Config:
+    from expkit.collect.game_settings import fitted_settings
+
+    return fitted_settings(resolved, resolved.config)
+
+
 def _going_on(resolved: Resolved, run: Path | None, force: bool) -> Config:
     """The settings with the game of the run that is there. Raises UsageError, SchemaError, CheckFailed."""
-    from expkit.collect.continued import continued_settings
+    from expkit.collect.continued import TAKEN_OVER, continued_settings
+    from expkit.collect.game_settings import fitted_settings
     from expkit.runs.layout import read_run_info
     from expkit.runs.resume import is_begun
 
@@ -172,7 +184,9 @@ def _going_on(resolved: Resolved, run: Path | None, force: bool) -> Config:
         raise UsageError("--append needs to know the run to go on with; name it with -o RUN")
     if force:
         raise UsageError("--append goes on with a run and --force replaces it; use one of them")
-    return continued_settings(resolved, run, read_run_info(run)) if is_begun(run) else resolved.config
+    if not is_begun(run):
+        return _fitted(resolved)
+    return fitted_settings(resolved, continued_settings(resolved, run, read_run_info(run)), TAKEN_OVER)
 
 
 def _show(progress: Progress, now: session.Progress) -> None:
@@ -252,7 +266,7 @@ def _summarise(result: session.Result) -> None:
     took = f"{format_duration(result.seconds)}, {format_count(rate)} rows/s"
     output.line((f"{result.run}", "bold"), f": {result.rows:,} rows ({result.steps:,} steps), {took}")
     total = sum(result.episodes.values())
-    names = {"terminated": "won", "truncated": "truncated", "interrupted": "interrupted"}
+    names = {"terminated": result.terminated_word, "truncated": "truncated", "interrupted": "interrupted"}
     how = ", ".join(f"{result.episodes[key]:,} {name}" for key, name in names.items() if result.episodes.get(key))
     output.line(f"{total:,} episodes" + (f": {how}" if how else ""))
     produced, written, dropped = sum(stats.produced.values()), sum(stats.written.values()), _dropped(stats)
@@ -264,7 +278,7 @@ def _summarise(result: session.Result) -> None:
             told = ", ".join(f"{rows:,} {cause}" for cause, rows in causes.items())
             output.line((f"{what}: {told}", "yellow"))
     if result.illegal_actions:
-        output.line((f"{result.illegal_actions:,} illegal actions were played as a pass", "yellow"))
+        output.line((f"{result.illegal_actions:,} illegal actions{result.illegal_word}", "yellow"))
     each = f", {result.bytes / result.rows:.1f} B/row" if result.rows else ""
     shards = f"{result.shards} shard" + ("" if result.shards == 1 else "s")
     output.line(f"{format_size(result.bytes)}{each}, {shards}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from expkit.commands import output
 from expkit.commands.contract import printable
-from expkit.commands.inspect_row import keys_as_json, move_of
+from expkit.commands.inspect_row import counted, keys_as_json, move_of
 from expkit.games.generals import draw
 from expkit.runs.playback import Frame, Playback
 from expkit.runs.read import Run
@@ -83,8 +83,9 @@ def _player_line(player: int, row: dict[str, Any], name: str) -> Line:
         return line
     if move is not None:
         line.append(str(move).ljust(18))
-    elif "action" in row and not np.ndim(row["action"]):
-        line.append(f"action {row['action']}  ")
+    elif "action" in row and np.size(row["action"]) <= 12:
+        action = np.array2string(np.asarray(row["action"]), precision=4, max_line_width=10_000).replace("\n", " ")
+        line.append(f"action {action}  ")
     line.append((f" reward {float(row['reward']):g}", "" if row["reward"] else "dim"))
     line += [(f"  {name}", "bold yellow") for name in ("terminated", "truncated") if row[name]]
     return line
@@ -96,8 +97,11 @@ def _field_lines(run: Run, row: dict[str, Any]) -> list[Line]:
     for field in run.schema.fields:
         if field.belongs != "observation" or field.name not in row:
             continue
-        value = np.asarray(row[field.name])
-        if value.size <= 12:
+        told = counted(field, row)
+        value = np.asarray(told)
+        if isinstance(told, str):
+            shown = printable(repr(told))
+        elif value.size <= 12:
             shown = np.array2string(value, precision=4, suppress_small=True, max_line_width=10_000).replace("\n", " ")
         else:
             shown = f"{'x'.join(map(str, value.shape))}, {value.min():g} to {value.max():g}"

@@ -64,7 +64,10 @@ class GameSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     source: Annotated[str, _about("generals, gymnasium:ID, pettingzoo:ID or module:callable", "SOURCE")] = "generals"
     players: Annotated[int, Meta(ge=1, le=16), _about("players of one game")] = 2
     size: Annotated[BoardSize, _about("board as HEIGHTxWIDTH")] = BoardSize("20x20")
-    max_steps: Annotated[Positive, _about("steps until a game is truncated")] = 500
+    max_steps: Annotated[
+        Positive | None,
+        _about("steps until a game is truncated, or an environment cut; null: no limit for those"),
+    ] = 500
     ruleset: Annotated[Literal["generals.io", "go-system"], _about("rules of generals")] = "generals.io"
     seed: Annotated[
         Annotated[int, Meta(ge=0)] | None, _about("every game follows from it; a random one is stored when left out")

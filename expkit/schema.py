@@ -29,6 +29,7 @@ from expkit.host import host_array
 Belongs = Literal["observation", "action", "step"]
 
 DTYPES = ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+TEXT = "code point"  # unit of a ragged field whose entries are the characters of a text
 MAX_FIELDS = 1024
 MAX_ROW_BYTES = 1 << 30
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*")

@@ -91,6 +91,18 @@ def test_the_python_examples_run_and_print_what_they_say(tmp_path):
         assert done.stdout.splitlines() == re.findall(r"print\(.*?\)\s+# (.*)", code)
 
 
+def test_the_wrapped_environments_run_and_print_what_they_say(tmp_path):
+    (code,) = re.findall(r"```py\n(.*?)```", between("environments"), re.S)
+    warnings = ["-W", "error", "-W", "ignore:The old environment creation API"]  # PettingZoo's, of its own modules
+    done = subprocess.run(
+        [sys.executable, *warnings, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "EXPKIT_MIN_FREE": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (said,) = re.findall(r"print\(.*?\)\s+# (.*)", code)
+    assert done.stdout.strip() == said
+
+
 @pytest.mark.parametrize("name", ["record", "test"])
 def test_the_two_commands_are_one_line_each_in_an_environment_of_their_own(name):
     match = re.search(rf"<!-- command: {name} -->\n```console\n(.*)\n```", text())
@@ -98,7 +110,7 @@ def test_the_two_commands_are_one_line_each_in_an_environment_of_their_own(name)
     assert match[1].startswith("python3 -m venv .venv")
 
 
-@pytest.mark.parametrize(("name", "least"), [("keeping", 8), ("rewards", 4)])
+@pytest.mark.parametrize(("name", "least"), [("environments", 3), ("keeping", 8), ("rewards", 4)])
 def test_the_commands_work_one_after_another(tmp_path, name, least):
     commands = [line for line in between(name).splitlines() if line.startswith("expkit ")]
     assert len(commands) >= least

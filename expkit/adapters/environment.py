@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.layouts import Columns
+from expkit.adapters.layouts import Columns, FixedLayout
 from expkit.adapters.masks import MASK, as_mask, is_legal, mask_key_in
 from expkit.adapters.spaces import CAPACITY, layout_of, spaces
 from expkit.errors import SchemaError, UsageError
@@ -54,11 +54,17 @@ class EnvLayout:
                                 meaning="actions that are legal now"))  # fmt: skip
         self.schema = Schema([*fields, *self.action.fields])
         self._checked = False
+        # One column and no mask, as most environments have it, costs a copy and nothing else.
+        plain_seen = isinstance(self.observation, FixedLayout) and not self.actions
+        self._only_seen = self.observation.fields[0].name if plain_seen else None
+        self._only_acted = self.action.fields[0].name if isinstance(self.action, FixedLayout) else None
 
     def seen(self, observation: Any, info: Any = None, who: str = "") -> dict[str, Any]:
         """Columns of one observation, with its mask, copied. Raises SchemaError."""
         if not self._checked:
             self._check(observation, info, who)
+        if self._only_seen is not None:
+            return {self._only_seen: observation.copy() if type(observation) is np.ndarray else observation}
         if self._mask_seen is not None:
             if not isinstance(observation, Mapping) or self.mask_key not in observation:
                 raise SchemaError(f"observation: {_what(observation)}; the space has {self.mask_key} in it")
@@ -83,6 +89,8 @@ class EnvLayout:
 
     def acted(self, action: Any) -> dict[str, Any]:
         """Columns of one action, copied."""
+        if self._only_acted is not None:
+            return {self._only_acted: action.copy() if type(action) is np.ndarray else action}
         return copied(self.action.row(action))
 
     def check_vector(self, observation: Any, space: Any, info: Any) -> None:

@@ -6,7 +6,7 @@ whose end may come in the turns of others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from expkit.adapters.environment import EnvLayout
@@ -15,7 +15,9 @@ from expkit.adapters.environment import EnvLayout
 class RowTarget(Protocol):
     """Where rows go: a `Recorder`, or another that takes them in its form."""
 
-    def new_episode(self, *, seeds: Mapping[str, int] | None = None, **metadata: Any) -> int: ...
+    def new_episode(
+        self, *, seeds: Mapping[str, int] | None = None, number: int | None = None, **metadata: Any
+    ) -> int: ...
     def add(self, *, player: int, episode: int, step: int, **fields: Any) -> None: ...
     def end(
         self, *, episode: int, player: int, outcome: float | None = None, step: int | None = None, **observation: Any
@@ -41,7 +43,8 @@ class _Part:
 class EpisodeRows:
     """Rows of one episode after the other. The episode begins on disk with its first row, so that none is empty.
 
-    turn    actions, or rounds of them, since the episode began
+    turn     actions, or rounds of them, since the episode began
+    episode  the number that the open episode is to have, None where the target allots it
     """
 
     def __init__(self, target: RowTarget, layout: EnvLayout, players: int):
@@ -51,17 +54,28 @@ class EpisodeRows:
         self._start: tuple[dict[str, int], dict[str, Any]] = ({}, {})
         self._illegal: list[dict[str, int]] = []
         self.turn = 0
+        self.episode: int | None = None
         self.illegal_actions = 0
 
     def begin(self, seeds: Mapping[str, int], metadata: Mapping[str, Any]) -> None:
         """The next episode, after `finish`."""
         self._parts, self._number, self._illegal, self.turn = {}, None, [], 0
+        self.episode = None
         self._start = dict(seeds), dict(metadata)
 
     @property
     def is_open(self) -> bool:
         """Whether the episode has actions, and is not finished."""
         return bool(self._parts)
+
+    @property
+    def owed(self) -> int:
+        """Rows that are not written yet: held actions, and last rows of those who have others."""
+        return sum((part.row is not None) + 1 for part in self._parts.values())
+
+    def rows_of_a_step(self, players: Sequence[int]) -> int:
+        """Rows, written or owed, that are more once these players have acted."""
+        return sum(1 + (player not in self._parts) for player in players)
 
     def act(self, player: int, seen: Mapping[str, Any], acted: Mapping[str, Any]) -> None:
         """The player acts on what it saw; columns of both, copies. The row is written by `settle`."""
@@ -73,6 +87,33 @@ class EpisodeRows:
         if not self._layout.is_legal(seen, acted.get("action")):
             self.illegal_actions += 1
             self._illegal.append({"player": player, "step": self.turn})
+
+    def step(
+        self, player: int, seen: Mapping[str, Any], acted: Mapping[str, Any], reward: Any, over: tuple[Any, Any]
+    ) -> None:
+        """What `act`, `pay` and `settle` do for an action whose consequences are known at once."""
+        part = self._parts.get(player)
+        if part is None or self._number is None or self._layout.actions:
+            self.act(player, seen, acted)
+            self.pay(player, reward)
+            self.settle(player, *over)
+            return
+        terminated, truncated = bool(over[0]), bool(over[1])
+        paid = float(reward)
+        self._target.add(
+            player=player,
+            episode=self._number,
+            step=self.turn,
+            reward=paid,
+            terminated=terminated,
+            truncated=truncated,
+            **seen,
+            **acted,
+        )
+        part.rows += 1
+        part.total += paid
+        if terminated or truncated:
+            part.flags = terminated, truncated
 
     def pay(self, player: int, reward: Any) -> None:
         """A reward that the player's last action caused, perhaps not the last one."""
@@ -86,7 +127,7 @@ class EpisodeRows:
         if part is None or part.row is None:
             return
         if self._number is None:
-            self._number = self._target.new_episode(seeds=self._start[0], **self._start[1])
+            self._number = self._target.new_episode(seeds=self._start[0], number=self.episode, **self._start[1])
         flags = bool(terminated), bool(truncated)
         row, part.row = part.row, None
         self._target.add(

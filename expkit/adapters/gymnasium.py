@@ -49,9 +49,7 @@ class EnvRows:
             raise UsageError("step: the episode is over, or none has begun; call reset, for such rows belong to none")
         after = self._layout.seen(observation, info)
         rows = self.rows
-        rows.act(0, self._seen, acted)
-        rows.pay(0, reward)
-        rows.settle(0, terminated, truncated)
+        rows.step(0, self._seen, acted, reward, (terminated, truncated))
         rows.turn += 1
         self._seen = after
         if terminated or truncated:

@@ -16,7 +16,7 @@ import numpy as np
 
 from expkit.errors import SchemaError
 from expkit.host import host_array
-from expkit.schema import Belongs, Field
+from expkit.schema import TEXT, Belongs, Field
 
 Columns = dict[str, np.ndarray]
 
@@ -205,8 +205,8 @@ class TextLayout(_Listed):
         highest = max(map(ord, characters), default=0)
         dtype = "u1" if highest < 1 << 8 else "u2" if highest < 1 << 16 else "u4"
         self._name, self._most = name, most
-        meaning = f"code points of text of at most {most} characters"
-        self.fields = ragged((Field(name, dtype, (), belongs, meaning=meaning),), name, most, belongs)
+        meaning = f"text of at most {most} characters"
+        self.fields = ragged((Field(name, dtype, (), belongs, unit=TEXT, meaning=meaning),), name, most, belongs)
 
     def columns(self, batch: Any, rows: int) -> Columns:
         self._require(self._name, batch, rows)

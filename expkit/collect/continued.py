@@ -25,7 +25,7 @@ OF_THE_RUN = (
     "rewards.reward",
     "rewards.columns",
 )
-_TAKEN_OVER = (*OF_THE_RUN, "game.policy")
+TAKEN_OVER = (*OF_THE_RUN, "game.policy")
 _FLAGS = {setting.key: "SOURCE" if setting.flag == "SOURCE" else setting.flag for setting in SETTINGS}
 
 
@@ -36,7 +36,7 @@ def continued_settings(resolved: Resolved, run: Path, info: RunInfo) -> Config:
     """
     stored = stored_settings(run, info)
     sections: dict[str, dict[str, Any]] = {"game": {}, "recording": {}, "pipeline": {}, "rewards": {}}
-    for key in _TAKEN_OVER:
+    for key in TAKEN_OVER:
         origin = resolved.origins[key]
         if origin.source == "default" and key in stored:
             section, _, name = key.partition(".")
@@ -69,7 +69,7 @@ def stored_settings(run: Path, info: RunInfo) -> dict[str, Any]:
         "pipeline": {"processors": links_of(links, f"{run}: pipeline")},
         "rewards": msgspec.to_builtins(RewardSettings()) | (info.config.get("rewards") or {}),
     }
-    found = {key: tree[key.partition(".")[0]].get(key.partition(".")[2]) for key in _TAKEN_OVER}
+    found = {key: tree[key.partition(".")[0]].get(key.partition(".")[2]) for key in TAKEN_OVER}
     return {key: value for key, value in found.items() if value is not None}
 
 

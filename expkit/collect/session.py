@@ -83,6 +83,8 @@ class Result:
     first_episode: int
     error: ExpkitError | None = None
     left_out: Counts | None = None
+    terminated_word: str = "won"
+    illegal_word: str = " were played as a pass"
 
 
 class Session:
@@ -108,12 +110,14 @@ class Session:
         self._policies = policies or [name.strip() for name in config.game.policy.split(",")]
         seed = config.game.seed if going_on is None else going_on.seed
         self.seed = secrets.randbits(63) if seed is None else seed
-        self.threads = config.recording.threads or max(1, (os.cpu_count() or 2) - 1)
+        # Environments of Python would wait for each other.
+        self.threads = (config.recording.threads or max(1, (os.cpu_count() or 2) - 1)) if self.source.embedded else 1
         self.threads = min(self.threads, config.recording.num_envs)
         reward = config.rewards.reward.strip()
         self._rewards = RewardColumns.parse(None if reward == GAME else reward, config.rewards.columns)
         self.schema = self._rewards.schema(self.source.schema(self.game_config))
-        self.players = config.game.players
+        self._names = self.source.player_names(self.game_config)
+        self.players = len(self._names)
         self._representation = find_representation(config.recording.representation)
         self.stored_schema = self._representation.schema(self.schema)
         self._pipeline: BlockPipeline | None = None
@@ -193,7 +197,7 @@ class Session:
     def warm_up(self, say: Callable[[str], None]) -> None:
         """Compile all kernels of the way, once per machine and version; `say` gets a line when that takes long."""
         with warm_kernels(self.source.name, say) as cold:
-            if cold:
+            if cold and self.source.embedded:
                 counter = self.source.counter(0, 2)
                 game = self.source.make(
                     self.game_config, num_envs=2, seed=0, policies=["hunter"] * self.players, counter=counter
@@ -262,6 +266,8 @@ class Session:
             writer=writer.writer,
             first_episode=episode_number(writer.writer, first),
             error=error,
+            terminated_word="won" if self.source.embedded else "terminated",
+            illegal_word=" were played as a pass" if self.source.embedded else ", see each episode's metadata",
             left_out=None if self._pipeline is None else self._pipeline.chain.counts,
         )
 
@@ -278,12 +284,12 @@ class Session:
             id=new_run_id(),
             source=config.game.source,
             schema=self.stored_schema,
-            players=[f"player{i}" for i in range(self.players)],
+            players=self._names,
             policies=[PolicyInfo(name) for name in table],
             config=tree,
             config_digest=config.digest,
             seed=self.seed,
-            metadata={"game": self.source.to_builtins(self.game_config), **self._rewards.metadata},
+            metadata={**self.source.metadata(self.game_config), **self._rewards.metadata},
         )
         held, first = None, 0
         if self._append:

@@ -29,7 +29,9 @@ def _traits(name: str, game: object, info: RunInfo) -> frozenset[str]:
         return frozenset(told)
     if not isinstance(game, dict):
         return frozenset(told)
-    traits = {source.name, "replayable", *told}
+    traits = {source.name, *told}
+    if source.embedded:  # a check of a run runs nobody's code
+        traits.add("replayable")
     if is_the_games(info.metadata):
         traits.add("game-rewards")
     if source.simultaneous_moves:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from expkit.errors import GameError
-from expkit.games import GameSource
+from expkit.games import GameSource, PlaysWholeEpisodes
 from expkit.games.protocol import Resimulator
 from expkit.rewards.columns import RewardColumns, is_the_games
 from expkit.runs.entries import Episode
@@ -55,7 +55,11 @@ def verify_run(run: Run, episodes: list[Episode]) -> Iterator[Verified]:
     chosen = RewardColumns.told(run.info.metadata)
     rewards = RewardReader(run, chosen, again=True) if chosen else None
     for episode in episodes:
-        verified = verify_episode(run, episode, *games.of(episode))
+        source, config, seed = games.of(episode)
+        if source.embedded:
+            verified = verify_episode(run, episode, source, config, seed)
+        else:
+            verified = verify_whole_episode(run, episode, source, config)
         if rewards is not None and verified.difference is None and verified.rows:
             verified = verified._replace(difference=_compare_chosen(rewards, episode))
         yield verified
@@ -115,6 +119,54 @@ def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any, 
         if differs is not None:
             return Verified(episode, compared, differs)
     return Verified(episode, compared, None)
+
+
+def verify_whole_episode(run: Run, episode: Episode, source: GameSource, config: Any) -> Verified:
+    """Play one episode again with the recorded actions, then compare all rows: for games of which each row tells of
+    turns of others too."""
+    if episode.start is None:
+        difference = Difference(episode.number, 0, 0, "start", "no start record", "needs its seeds")
+        return Verified(episode, 0, difference)
+    tables = {player: run.rows(episode.number, player) for player in sorted(episode.rows)}
+    if not tables:
+        return Verified(episode, 0, None)
+    again = cast(PlaysWholeEpisodes, source)
+    rows = sum(len(table["step"]) for table in tables.values())
+    try:
+        played = again.replay_rows(config, as_recorded(episode.start), tables)
+    except GameError as error:
+        return Verified(episode, 0, Difference(episode.number, min(tables), 0, "action", "played", str(error)))
+    found = []
+    for player, table in tables.items():
+        found += _differences(run, episode.number, player, table, played.get(player, {}))
+    return Verified(episode, rows, min(found, key=lambda one: (one.step, one.player), default=None))
+
+
+def _differences(
+    run: Run, number: int, player: int, recorded: dict[str, np.ndarray], played: dict[str, np.ndarray]
+) -> list[Difference]:
+    """The first row that differs, by field."""
+    there, now = len(recorded["step"]), len(played.get("step", ()))
+    both, out = min(there, now), []
+    for name in ("step", "is_last", *(field.name for field in run.schema.fields)):
+        if name not in played:
+            continue
+        left, right = recorded[name][:both], played[name][:both]
+        differs = left != right
+        if left.dtype.kind == "f":
+            differs &= ~(np.isnan(left) & np.isnan(right))
+        at = np.flatnonzero(differs.reshape(both, -1).any(1))
+        if len(at):
+            row, step = int(at[0]), int(recorded["step"][at[0]])
+            where = tuple(int(i) for i in np.argwhere(differs[row])[0]) if left.ndim > 1 else ()
+            told = f" at {where if len(where) > 1 else where[0]}" if where else ""
+            out.append(
+                Difference(number, player, step, name, f"{left[row][where]}{told}", f"{right[row][where]}{told}")
+            )
+    if there != now and not out:
+        step = int((recorded if there > now else played)["step"][both])
+        out.append(Difference(number, player, step, "rows", f"{there:,}", f"{now:,}"))
+    return out
 
 
 def _is_legal(row: dict[str, Any]) -> bool:

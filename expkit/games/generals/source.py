@@ -19,12 +19,15 @@ from expkit.rewards import RewardColumns
 from expkit.schema import Schema
 from expkit.units import parse_board_size
 
+DEFAULT_MAX_STEPS = 500  # where the settings name no limit, for a game of generals needs one
+
 
 class GeneralsSource:
     """See `expkit.games.GameSource`."""
 
     name = "generals"
     simultaneous_moves = True
+    embedded = True
 
     def configure(self, settings: GameSettings) -> GeneralsConfig:
         height, width = parse_board_size(settings.size)
@@ -32,10 +35,13 @@ class GeneralsSource:
             players=settings.players,
             height=height,
             width=width,
-            max_steps=settings.max_steps,
+            max_steps=settings.max_steps or DEFAULT_MAX_STEPS,
             ruleset=settings.ruleset,
             state=settings.state,
         )
+
+    def player_names(self, config: GeneralsConfig) -> list[str]:
+        return [f"player{i}" for i in range(config.players)]
 
     def schema(self, config: GeneralsConfig) -> Schema:
         return generals_schema(config)
@@ -43,6 +49,9 @@ class GeneralsSource:
     def describe(self, config: GeneralsConfig) -> str:
         rules = "" if config.ruleset == "generals.io" else f" · {config.ruleset}"
         return f"generals {config.height}x{config.width}{rules} · {config.players} players"
+
+    def metadata(self, config: GeneralsConfig) -> dict[str, Any]:
+        return {"game": self.to_builtins(config)}
 
     def to_builtins(self, config: GeneralsConfig) -> dict[str, Any]:
         tree: dict[str, Any] = msgspec.to_builtins(config)

@@ -1,0 +1,106 @@
+"""Rows of environments into the open blocks of a session, and the episodes that they are of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from expkit.episodes import EpisodeEnd, EpisodeStart
+from expkit.errors import SchemaError
+from expkit.layout import RowSink
+from expkit.recording.episodes import how_it_ended
+from expkit.rows import Progress, RowFactory
+from expkit.schema import Schema
+
+
+class SinkTarget:
+    """A `RowTarget` over a RowSink: whoever calls sees to it that there is room.
+
+    game, config_digest   what the start of each episode tells
+    written   rows so far
+    """
+
+    def __init__(self, schema: Schema, players: int, game: str, config_digest: str):
+        self.written = 0
+        self._factory = RowFactory(schema, players)
+        self._players, self._game, self._config_digest = players, game, config_digest
+        self._sink: RowSink | None = None
+        self._views: dict[tuple[int, int], dict[str, Any]] = {}
+        self._ended: dict[int, dict[int, tuple[Progress, float | None]]] = {}
+        self._told: dict[int, dict[str, Any]] = {}
+        self._starts: list[EpisodeStart] = []
+        self._ends: list[EpisodeEnd] = []
+
+    def use(self, sink: RowSink) -> None:
+        """Rows go there from now on."""
+        if sink is not self._sink:
+            self._sink, self._views = sink, {}
+        self._factory.policy[:] = sink.policy
+
+    def new_episode(self, *, seeds: Mapping[str, int] | None = None, number: int | None = None, **metadata: Any) -> int:
+        assert number is not None
+        players = list(range(self._players))
+        start = EpisodeStart(
+            number, time.time_ns(), players, self._game, self._config_digest, dict(seeds or {}), dict(metadata)
+        )
+        self._starts.append(start)
+        return number
+
+    def add(self, *, player: int, episode: int, step: int, **fields: Any) -> None:
+        views, at = self._place(player)
+        self._factory.transition(views, at, player, episode, step, fields)
+        self._wrote(player)
+
+    def end(
+        self, *, episode: int, player: int, outcome: float | None = None, step: int | None = None, **observation: Any
+    ) -> None:
+        views, at = self._place(player)
+        progress = self._factory.final(views, at, player, episode, observation, step)
+        self._wrote(player)
+        ended = self._ended.setdefault(episode, {})
+        ended[player] = progress, outcome
+        if self._factory.open_players(episode):
+            return
+        del self._ended[episode]
+        how = how_it_ended(
+            {
+                "terminated" if part.terminated else "truncated" if part.truncated else "interrupted"
+                for part, _ in ended.values()
+            }
+        )
+        self._ends.append(
+            EpisodeEnd(
+                episode,
+                time.time_ns(),
+                how,
+                max(part.rows - 1 for part, _ in ended.values()),
+                {str(player): value for player, (_, value) in ended.items()},
+                {str(player): part.rows for player, (part, _) in ended.items()},
+                self._told.pop(episode, {}),
+            )
+        )
+
+    def annotate(self, episode: int, **metadata: Any) -> None:
+        self._told.setdefault(episode, {}).update(metadata)
+
+    def take_events(self) -> tuple[list[EpisodeStart], list[EpisodeEnd]]:
+        """Starts and ends of episodes since the last call."""
+        events = self._starts, self._ends
+        self._starts, self._ends = [], []
+        return events
+
+    def _place(self, player: int) -> tuple[dict[str, Any], int]:
+        sink = self._sink
+        if sink is None or sink.position[player] >= sink.capacity[player]:
+            raise SchemaError(f"player {player} has more rows in one step than there is room for")
+        key = player, int(sink.base[player, 0])
+        views = self._views.get(key)
+        if views is None or len(views["step"]) < sink.capacity[player]:
+            views = self._views[key] = sink.views(player)
+        return views, int(sink.position[player])
+
+    def _wrote(self, player: int) -> None:
+        assert self._sink is not None
+        self._sink.position[player] += 1
+        self.written += 1
