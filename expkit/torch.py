@@ -70,8 +70,8 @@ class ExperienceDataset(IterableDataset):
     `multiprocessing_context="spawn"`, as ExperienceLoader does.
 
     columns, rows, where, memory, next_observation  as for `Run.shuffled`; `memory` is of each worker
-    threads           that decode in each worker. Without workers two threads do as well as two workers, since decoding
-                      does not hold Python's lock.
+    threads           that decode in each worker. Decoding does not hold Python's lock, so that threads without workers
+                      are the faster way: rows need not travel between processes. Workers are for work of your own.
     keys              episode, step, player and the like come along, too
     rank, world_size  of this process; of torch.distributed when left out, 0 and 1 where that is not initialised.
                       Setting the epoch is then a collective call, in which rank 0 tells what there is to read.
@@ -299,10 +299,11 @@ class _Packed(IterableDataset):
             for name, values in batch.items():
                 layout.append((name, values.dtype.str, values.shape, end))
                 end += -(-values.nbytes // _ALIGN) * _ALIGN
-            piece = np.empty(end, np.uint8)
-            for (_, _, _, at), values in zip(layout, batch.values(), strict=True):
-                piece[at : at + values.nbytes].view(values.dtype).reshape(values.shape)[:] = values
-            yield worker, layout, torch.from_numpy(piece)
+            # Shared from the start, as torch's own collate does it: there is one copy, not two.
+            piece = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(end))
+            for name, values in _unpacked(layout, piece).items():
+                values.numpy()[...] = batch[name]
+            yield worker, layout, piece
 
 
 def _unpacked(layout: Layout, piece: torch.Tensor) -> Tensors:
