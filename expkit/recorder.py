@@ -17,17 +17,17 @@ import numpy as np
 
 from expkit.buffers.budget import plan_blocks
 from expkit.collect.background import BackgroundCollector
-from expkit.collect.row_lane import RowLane
-from expkit.collect.sharded import ShardedFeed
 from expkit.collect.subscribe import Subscription
 from expkit.episodes import Ended, PolicyInfo
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.recording.autoreset import autoreset_mode
-from expkit.recording.episodes import COUNTER, EpisodeBook
-from expkit.recording.seeds import by_env, seeds_by_env
+from expkit.recording.by_entry import by_entry, seeds_by_env
+from expkit.recording.discards import Discards
+from expkit.recording.episodes import EpisodeBook, check_json
+from expkit.recording.rows import RowRecording
 from expkit.recording.steps import StepRecording
-from expkit.rows import Progress, RowFactory
+from expkit.rows import RowFactory
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
 from expkit.runs.locks import Lock
@@ -154,13 +154,10 @@ class Recorder:
         self._book = EpisodeBook(self.writer, before, source, len(self.players), self._writer.info.config_digest)
         self._factory = RowFactory(schema, len(names))
         self._feed = self.collector.feed()
-        self._lanes: list[RowLane] = []
-        if isinstance(self._feed, ShardedFeed):
-            self._lanes = [RowLane(self._feed, self._factory, player) for player in range(len(self.players))]
-        # By player, and episode as it was given to add; empty where there are no lanes.
-        self._open: dict[tuple[int, int], Progress] = {}
-        self._block_rows = plan.block_rows
+        self._rows = RowRecording(self._feed, self._factory, self._book, plan.block_rows)
+        self._lanes, self._open = self._rows.lanes, self._rows.open
         self._steps = StepRecording(schema, len(names), num_envs, mode_of_reset, self._feed, self._factory, self._book)
+        self._discards = Discards(self.path, self._book)
         self._lock = threading.RLock()
         self._closed = False
 
@@ -180,6 +177,19 @@ class Recorder:
             self._feed.commit((self._book.begin(number, seeds or {}, metadata),))
             return number
 
+    def new_episode_batch(self, count: int, *, seeds: Mapping[str, Any] | None = None, **metadata: Any) -> list[int]:
+        """Begin `count` episodes and return their numbers; of a sequence of seeds or of metadata each gets its own."""
+        given = {use: by_entry(f"seeds[{use!r}]", value, count, "episode") for use, value in (seeds or {}).items()}
+        told = {name: by_entry(name, value, count, "episode") for name, value in metadata.items()}
+        with self._lock:
+            return [
+                self.new_episode(
+                    seeds={use: int(values[place]) for use, values in given.items()},
+                    **{name: values[place] for name, values in told.items()},
+                )
+                for place in range(count)
+            ]
+
     def set_policy(
         self,
         player: int,
@@ -195,14 +205,12 @@ class Recorder:
             self._check()
             self._factory.check_player(player)
             envs = self._steps.envs
-            names = by_env("name", [name] if isinstance(name, str) else name, 1 if isinstance(name, str) else envs)
-            versions = by_env("version", version, envs)
+            names = by_entry("name", [name] if isinstance(name, str) else name, 1 if isinstance(name, str) else envs)
+            versions = by_entry("version", version, envs)
             table = {one: self._writer.add_policy(PolicyInfo(one, checkpoint, digest)) for one in dict.fromkeys(names)}
             indices = [table[one] for one in names]
             self._steps.set_policy(player, indices, versions)
-            self._factory.set_policy(player, indices[0], int(versions[0]))
-            if self._lanes:
-                self._lanes[player].set_policy(indices[0], int(versions[0]))
+            self._rows.set_policy(player, indices[0], int(versions[0]))
 
     def reset(
         self,
@@ -233,7 +241,7 @@ class Recorder:
                 _given({"observation": observation, "action_mask": action_mask, **fields}),
                 mask,
                 seeds_by_env(seed, seeds, envs),
-                [dict(one) for one in by_env("metadata", metadata or {}, envs)],
+                [dict(one) for one in by_entry("metadata", metadata or {}, envs)],
             )
 
     def step(
@@ -279,42 +287,15 @@ class Recorder:
             if progress is not None and not self._closed and self._lanes[player].add(progress, step, fields):
                 return
             self._check()
-            self._factory.check_player(player)
-            number = self._book.whole(episode)
-            self._book.refuse_ended(number, player)
-            views, index = self._feed.reserve(player, 1)
-            self._factory.transition(views, index, player, number, step, fields)
-            progress = self._note_part(number, player)
-            if self._lanes:
-                self._open[player, episode] = progress
-            self._feed.sink.position[player] += 1
-            self._feed.commit()
+            self._rows.add(player, episode, step, fields)
 
     def add_batch(self, *, player: int = 0, episode: Any, step: Any, **fields: Any) -> None:
         """Many transitions of one player; `episode` (one number or (n,)), `step` (n,), fields lead with n. Rows of
         one episode come in the order of their steps. Raises SchemaError, before anything is recorded of the part
         that does not fit (a batch larger than a block is recorded in parts)."""
-        steps = np.asarray(step)
-        if steps.ndim != 1 or steps.dtype.kind not in "iu":
-            raise SchemaError(f"step: a batch needs a vector of whole numbers, not {steps.dtype} {steps.shape}")
-        given = np.broadcast_to(np.asarray(episode), steps.shape)
         with self._lock:
             self._check()
-            self._factory.check_player(player)
-            unique, places = np.unique(given, return_inverse=True)
-            numbers = np.array([self._book.whole(one) for one in unique.tolist()], np.uint64)[places]
-            for number in numbers[np.sort(np.unique(places, return_index=True)[1])].tolist():
-                self._book.refuse_ended(number, player)
-            for at in range(0, len(steps), self._block_rows):
-                part = slice(at, at + self._block_rows)
-                rows = len(steps[part])
-                views, start = self._feed.reserve(player, rows)
-                sliced = {name: _slice(value, part) for name, value in fields.items()}
-                self._factory.batch(views, start, player, numbers[part], steps[part], sliced)
-                for number in np.unique(numbers[part]).tolist():
-                    self._note_part(number, player)
-                self._feed.sink.position[player] += rows
-                self._feed.commit()
+            self._rows.add_batch(player, episode, step, fields)
 
     def end(
         self,
@@ -331,29 +312,66 @@ class Recorder:
         follows from the last `terminated` and `truncated`, unless `ended` says. Raises SchemaError."""
         with self._lock:
             self._check()
-            episode = self._book.whole(episode)
-            if player is not None:
-                self._end_player(episode, player, outcome, ended, step, observation)
-                return
-            open_players = self._factory.open_players(episode)
-            if not open_players:
-                raise SchemaError(f"episode {episode} has no open rows to end")
-            for index, one in enumerate(open_players):
-                mine = {name: _pick(value, index) for name, value in observation.items()}
-                theirs = outcome[index] if isinstance(outcome, Sequence) else outcome
-                self._end_player(episode, one, theirs, ended, step, mine)
+            self._rows.end(episode, player, outcome, ended, step, observation)
+
+    def end_batch(
+        self,
+        *,
+        episode: Any,
+        player: int | None = None,
+        outcome: Any = None,
+        ended: Any = None,
+        step: Any = None,
+        **observation: Any,
+    ) -> None:
+        """The last rows of many episodes, (n,), as `end` writes them one by one: what is given leads with n, but
+        `outcome`, `ended` and `step` may be one for all. Raises SchemaError; the episodes before the one that does
+        not fit have ended."""
+        with self._lock:
+            self._check()
+            self._rows.end_batch(_numbers(episode), player, outcome, ended, step, observation)
 
     def annotate(self, episode: int, **metadata: Any) -> None:
-        """Say more about an episode, at any time; readers see it in the episode's metadata."""
+        """Say more about an episode, at any time; readers see it in the episode's metadata. Raises SchemaError for
+        what is no JSON value."""
+        self.annotate_batch([episode], **{name: [value] for name, value in metadata.items()})
+
+    def annotate_batch(self, episode: Any, **metadata: Any) -> None:
+        """Say more about many episodes, (n,): of a sequence each gets its own, of anything else all the same."""
+        numbers = _numbers(episode)
+        told = {name: by_entry(name, value, len(numbers), "episode") for name, value in metadata.items()}
+        check_json("metadata", told)
         with self._lock:
             self._check()
-            self._writer.append_meta({"annotate": {"episode": str(episode), "metadata": metadata}})
+            for place, number in enumerate(map(self._book.whole, numbers)):
+                mine = {name: values[place] for name, values in told.items()}
+                self._writer.append_meta({"annotate": {"episode": str(number), "metadata": mine}})
+
+    def discard(self, episode: int) -> None:
+        """Take an episode out again: no reader sees it when `flush` or `close` has returned after this; one that is
+        still open goes on, and is out when it is over. The ledger counts its rows as pruned. Raises SchemaError for an
+        episode that never began."""
+        self.discard_batch([episode])
+
+    def discard_batch(self, episode: Any) -> None:
+        """Take many episodes out, (n,), as `discard` does; nothing is done when one of them never began."""
+        with self._lock:
+            self._check()
+            numbers = [self._book.whole(one) for one in _numbers(episode)]
+            for number in numbers:
+                if not self._book.has_begun(number):
+                    raise SchemaError(f"episode {number} has not begun; there is nothing to discard")
+            self.annotate_batch(numbers, discarded=True)  # for a kill may come before they are taken out
+            self._discards.add(numbers)
 
     def flush(self) -> None:
-        """Returns when everything added before is durable. Raises what stopped the writing, if anything did."""
+        """Returns when everything added before is durable, and what was discarded is out. Rows of `step` with
+        `active=` that may still get a reward wait for it. Raises what stopped the writing, if anything did."""
         with self._lock:
             self._check()
+            due = self._discards.due()
         self.collector.flush()
+        self._discards.take_out(due)
 
     def subscribe(self, max_batches: int = 16) -> Subscription:
         """The stream of batches as they are written, for a trainer in this process."""
@@ -368,6 +386,7 @@ class Recorder:
             if self.collector.shards.failure is None:
                 self._feed.commit((), [*self._steps.close(), *self._book.cut_off()])
         self.collector.close()
+        self._discards.take_out(self._discards.all())
 
     def __enter__(self) -> Recorder:
         return self
@@ -380,48 +399,15 @@ class Recorder:
             raise BufferClosed(f"{self.path}: the recorder is closed")
         self.collector.check()
 
-    def _note_part(self, number: int, player: int) -> Progress:
-        """The player's part of an episode, to which rows were written; the episode begins if it is new."""
-        known = self._book.open.get(number)
-        if known is None:
-            self._feed.commit((self._book.begin(number, {}, {}),))
-            known = self._book.open[number]
-        progress = known.parts.get(player)
-        if progress is None:
-            progress = known.parts[player] = self._factory.progress(number, player)  # type: ignore[assignment]
-        assert progress is not None
-        return progress
-
-    def _end_player(
-        self,
-        episode: int,
-        player: int,
-        outcome: Any,
-        ended: Ended | None,
-        step: int | None,
-        observation: dict[str, Any],
-    ) -> None:
-        self._book.refuse_ended(episode, player)
-        views, index = self._feed.reserve(player, 1)
-        progress = self._factory.final(views, index, player, episode, observation, step)
-        self._feed.sink.position[player] += 1
-        for given in (episode, episode & COUNTER):
-            self._open.pop((player, given), None)
-        end = self._book.end_player(episode, player, progress, outcome, ended)
-        self._feed.commit((), () if end is None else (end,))
-
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _slice(value: Any, part: slice) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _slice(inner, part) for name, inner in value.items()}
-    return None if value is None else np.asarray(value)[part]
-
-
-def _pick(value: Any, index: int) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _pick(inner, index) for name, inner in value.items()}
-    return None if value is None else np.asarray(value)[index]
+def _numbers(episode: Any) -> list[int]:
+    """Numbers of episodes, given as a vector. Raises SchemaError."""
+    numbers = np.asarray(episode)
+    if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+        raise SchemaError(f"episode: a batch needs a vector of numbers, not {numbers.dtype} {numbers.shape}")
+    out: list[int] = numbers.tolist()
+    return out

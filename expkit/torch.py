@@ -12,7 +12,9 @@ for epoch in range(3):
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -68,11 +70,12 @@ class ExperienceDataset(IterableDataset):
     `multiprocessing_context="spawn"`, as ExperienceLoader does.
 
     columns, rows, where, memory, next_observation  as for `Run.shuffled`; `memory` is of each worker
-    threads           that decode in each worker. Without workers two threads do as well as two workers, since decoding
-                      does not hold Python's lock.
+    threads           that decode in each worker. Decoding does not hold Python's lock, so that threads without workers
+                      are the faster way: rows need not travel between processes. Workers are for work of your own.
     keys              episode, step, player and the like come along, too
     rank, world_size  of this process; of torch.distributed when left out, 0 and 1 where that is not initialised.
                       Setting the epoch is then a collective call, in which rank 0 tells what there is to read.
+    split, part       only the episodes of that part, see `Run.split`
 
     Batches of the ranks differ in number by a few, since no row is given twice: train under
     `torch.distributed.algorithms.join.Join`, or stop at the fewest. Raises NotThere, UsageError, SchemaError; reading
@@ -94,7 +97,12 @@ class ExperienceDataset(IterableDataset):
         keys: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
+        split: Mapping[str, float] | None = None,
+        part: str | None = None,
     ):
+        if (part is None) != (split is None) or (split is not None and part not in split):
+            raise UsageError("split and part go together, as split={'train': 0.9, 'val': 0.1}, part='train'")
+        self._split, self._part = split, part
         if (rank is None) != (world_size is None):
             raise UsageError("rank and world_size go together; give both, or neither")
         self._paths: str | list[str] = (
@@ -209,12 +217,21 @@ class ExperienceDataset(IterableDataset):
         return state
 
     def _open(self) -> Run | Runs:
-        return open_run(self._paths)
+        run = open_run(self._paths)
+        if self._split is None or self._part is None:
+            return run
+        with run:
+            parts = run.split(self._split)
+        for name, other in parts.items():
+            if name != self._part:
+                other.close()
+        return parts[self._part]
 
 
 class ExperienceLoader:
     """A DataLoader over an ExperienceDataset, which knows which batches were had: `state_dict` between any two of them,
-    with any number of workers. Workers are spawned. A batch travels from its worker in one piece of shared memory.
+    with any number of workers. Workers are spawned once, for all epochs, and end with the loader. A batch travels from
+    its worker in one piece of shared memory.
 
     options  of torch.utils.data.DataLoader: prefetch_factor, pin_memory, timeout and the like
 
@@ -226,6 +243,7 @@ class ExperienceLoader:
             if options.get(name):
                 raise UsageError(f"{name} is not for this loader: the data set makes the batches, epoch by epoch")
         self.dataset, self.num_workers, self._options = dataset, num_workers, options
+        self._loader: DataLoader | None = None
 
     def set_epoch(self, epoch: int, manifest: Sequence[PinnedShard] | None = None) -> None:
         """See `ExperienceDataset.set_epoch`."""
@@ -244,11 +262,23 @@ class ExperienceLoader:
             yield from DataLoader(self.dataset, batch_size=None, **self._options)
             return
         self.dataset.begin(self.num_workers)
-        workers = {"num_workers": self.num_workers, "multiprocessing_context": "spawn"}
-        loader = DataLoader(_Packed(self.dataset), batch_size=None, **workers, **self._options)
-        for worker, layout, piece in loader:
+        if self._loader is None:
+            self._folder = TemporaryDirectory(prefix="expkit-loader-")
+            workers = {"num_workers": self.num_workers, "multiprocessing_context": "spawn", "persistent_workers": True}
+            packed = _Packed(self.dataset, self._told)
+            self._loader = DataLoader(packed, batch_size=None, **workers, **self._options)
+        self._told.write_bytes(msgspec.json.encode(self.dataset.state_dict()))
+        for worker, layout, piece in self._loader:
             self.dataset.given(worker)
             yield _unpacked(layout, piece)
+
+    @property
+    def _told(self) -> Path:
+        return Path(self._folder.name, "state.json")
+
+    def close(self) -> None:
+        """End the workers; another reading spawns them again."""
+        self._loader = None
 
 
 Layout = list[tuple[str, str, tuple[int, ...], int]]  # name, dtype, shape and first byte of every column
@@ -256,22 +286,24 @@ Layout = list[tuple[str, str, tuple[int, ...], int]]  # name, dtype, shape and f
 
 class _Packed(IterableDataset):
     """What a worker sends: its number in the state, and a batch as one tensor of bytes. A tensor for each column would
-    be a file descriptor and several calls for each."""
+    be a file descriptor and several calls for each. `told`: the file that says, whenever a reading begins, where."""
 
-    def __init__(self, dataset: ExperienceDataset):
-        self._dataset = dataset
+    def __init__(self, dataset: ExperienceDataset, told: Path):
+        self._dataset, self._told = dataset, told
 
     def __iter__(self) -> Iterator[tuple[int, Layout, torch.Tensor]]:
+        self._dataset.load_state_dict(msgspec.json.decode(self._told.read_bytes()))
         for worker, batch in self._dataset.read_part():
             layout: Layout = []
             end = 0
             for name, values in batch.items():
                 layout.append((name, values.dtype.str, values.shape, end))
                 end += -(-values.nbytes // _ALIGN) * _ALIGN
-            piece = np.empty(end, np.uint8)
-            for (_, _, _, at), values in zip(layout, batch.values(), strict=True):
-                piece[at : at + values.nbytes].view(values.dtype).reshape(values.shape)[:] = values
-            yield worker, layout, torch.from_numpy(piece)
+            # Shared from the start, as torch's own collate does it: there is one copy, not two.
+            piece = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(end))
+            for name, values in _unpacked(layout, piece).items():
+                values.numpy()[...] = batch[name]
+            yield worker, layout, piece
 
 
 def _unpacked(layout: Layout, piece: torch.Tensor) -> Tensors:

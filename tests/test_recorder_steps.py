@@ -306,7 +306,8 @@ def test_any_pattern_of_ends_players_and_turns(seed, mode, envs, players, steps,
                 for env, one in enumerate(alone):
                     now = [(seen[env, p], mask[env, p]) for p in range(players)]
                     if resetting[env]:
-                        one.begin(now)
+                        if active[env].any():  # else it was left alone
+                            one.begin(now)
                         continue
                     table = (active, action, reward, terminated, truncated)
                     last = [(final[env, p], None) for p in range(players)] if mode == "same_step" else now
@@ -560,3 +561,22 @@ def test_a_batch_of_environments_larger_than_a_block_is_planned_for(tmp_path):
             rec.step(**moved(5000, truncated=np.arange(5000) % 4 == step))
     sound(tmp_path / "run")
     assert open_run(tmp_path / "run").steps == 5000 * 4 - 3 * 1250
+
+
+@pytest.mark.parametrize("mode", ["disabled", "next_step"])
+def test_environments_that_are_left_alone_have_no_rows(tmp_path, mode):
+    one, other = np.array([True, False]), np.array([False, True])
+    with Recorder(tmp_path / "run", VECTOR, num_envs=2, autoreset=mode, min_free=0) as rec:
+        rec.reset(**zeros(2))
+        rec.step(**moved(2, reward=np.array([1.0, 0.0]), terminated=one), active=one)
+        for reward in (2.0, 3.0):  # the first one is over and waits
+            rec.step(**moved(2, reward=np.array([0.0, reward])), active=other)
+        if mode == "disabled":
+            rec.reset(**zeros(2), mask=one)
+        else:
+            rec.step(**moved(2), active=one)
+        rec.step(**moved(2, reward=np.array([4.0, 5.0])), active=one | other)
+    sound(tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    rewards = {e.number: run.episode(e.number, 0)["reward"].tolist() for e in run.episodes()}
+    assert rewards == {0: [1.0], 1: [2.0, 3.0, 5.0], 2: [4.0]}

@@ -94,6 +94,11 @@ def test_a_plain_loader_gives_every_row_once(path, workers):
             dataset.state_dict()
 
 
+def part_of(told: dict, worker: int) -> dict:
+    """The state of an epoch that one of two workers goes on with."""
+    return {**told["plan"], "rank": worker, "world_size": 2, "batches": told["batches"][worker]}
+
+
 def test_two_workers_go_on_where_they_were_while_the_run_grows(path, tmp_path):
     """As after a crash: another data set, another loader, and a recorder at work."""
     copy = tmp_path / "run"
@@ -105,16 +110,24 @@ def test_two_workers_go_on_where_they_were_while_the_run_grows(path, tmp_path):
         whole.append(batch)
         told.append(json.dumps(loader.state_dict()))
     assert sorted(keys_of(whole)) == rows_of(path)
+    for _ in zip(range(3), loader, strict=False):  # left early, and begun again by the same workers
+        pass
+    same(list(loader), whole)
     with open_run(copy) as run:
         schema = run.schema
-    with Recorder(copy, schema, players=2, min_free=0, mode="a") as recorder:
+    with Recorder(copy, schema, players=2, min_free=0, mode="a") as recorder, open_run(copy) as run:
         for step in range(50):
             seen = {"observation/board": np.zeros((2, 3)), "observation/seen": np.ones(5), "mask": np.ones(7)}
             recorder.add(player=0, episode=1000, step=step, action=1, reward=0, value=0, **seen)
         recorder.flush()
-        again = ExperienceLoader(ExperienceDataset(copy, 25, memory=MEMORY, keys=True), num_workers=2)
-        again.load_state_dict(json.loads(told[6]))
-        same(list(again), whole[7:])
+        for had in (7, len(whole) - 1):
+            loader.load_state_dict(json.loads(told[had - 1]))
+            same(list(loader), whole[had:])
+        parts = [run.epoch(start=part_of(json.loads(told[6]), worker)) for worker in range(2)]
+        left = [[tensors(batch) for batch in part] for part in parts]
+        assert sum(map(len, left)) == len(whole) - 7
+        same(left[1][:1], whole[7:8])
+        loader.close()
         alone = ExperienceLoader(ExperienceDataset(copy, 25, memory=MEMORY, keys=True))
         alone.load_state_dict(json.loads(told[3]))
         with pytest.raises(UsageError, match="by 2 workers"):

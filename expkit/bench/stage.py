@@ -21,7 +21,18 @@ Measure = Literal[
 Values = dict[str, float]
 
 # A later part adds its module here.
-MODULES = ("games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "recording", "startup")
+MODULES = (
+    "games",
+    "serializers",
+    "rings",
+    "hand_over",
+    "collectors",
+    "shards",
+    "runs",
+    "training",
+    "recording",
+    "startup",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import dataclasses
 import glob
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -236,6 +236,11 @@ class Runs(Readable):
             "policy": self.policy_places[run].take(policy, mode="clip"),
             "run": place if place.ndim else place[()],
         }
+
+    def split(self, fractions: Mapping[str, float]) -> dict[str, Runs]:
+        """See `Run.split`."""
+        parts = [run.split(fractions) for run in self.runs]
+        return {name: Runs([part[name] for part in parts]) for name in fractions}
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """See `Run.load_into`: of all runs, one after another."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from expkit.errors import NotThere
 from expkit.runs.batches import BatchDecoder, Piece, Rows
 
 if TYPE_CHECKING:
@@ -57,6 +58,21 @@ class Timeline:
         for piece in self.pieces(numbers):
             decoder.fill(stored, piece)
         return stored[name]
+
+    def number(self, episode: int, player: int, step: int, run: int = 0) -> int:
+        """The number of the row known by those keys. Raises NotThere, ShardError."""
+        index = self.index
+        begin, end = np.searchsorted(index.run, [run, run + 1])
+        low = begin + np.searchsorted(index.episode[begin:end], np.uint64(episode), "left")
+        high = begin + np.searchsorted(index.episode[begin:end], np.uint64(episode), "right")
+        for at in (low + np.flatnonzero(index.player[low:high] == player)).tolist():
+            if index.first_step[at] <= step <= index.last_step[at]:
+                first = int(self._ends[at] - index.rows[at])
+                numbers = np.arange(first, first + int(index.rows[at]))
+                found = np.flatnonzero(self.column("step", numbers) == step)
+                if len(found):
+                    return first + int(found[0])
+        raise NotThere(f"{self._run.label}: no row at episode {episode} player {player} step {step}")
 
     @cached_property
     def has_last(self) -> np.ndarray:

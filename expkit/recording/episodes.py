@@ -80,7 +80,11 @@ class EpisodeBook:
 
     def has_begun(self, number: int) -> bool:
         """Whether it is open or over."""
-        return number in self.open or number in self._held or number in self._finished
+        return self.is_open(number) or number in self._finished
+
+    def is_open(self, number: int) -> bool:
+        """Whether it may get more rows."""
+        return number in self.open or number in self._held
 
     def hold(self, number: int) -> None:
         """The episode is open, and nobody adds single rows to it."""

@@ -136,7 +136,8 @@ class StepRecording:
         values = self._factory.resolve(values)
         table, feed, before = self._table, self._feed, self._before
         after = SEEN - before
-        phantom = None if self._all_live else self._resetting()
+        stepped = None if active is None else table.by_player("active", active, bool)
+        phantom = None if self._all_live else self._resetting(stepped)
         self._put(values, self._row_fields, ROWS)
         self._put(values, self._seen_fields, after)
         table.put_flags(ROWS, "terminated", terminated)
@@ -152,8 +153,8 @@ class StepRecording:
             if over is not None:
                 self._has_outcomes = True
                 self._outcome[:, over] = given[:, over]
-        acting = self._live if active is None else self._live & table.by_player("active", active, bool)
-        holding = active is not None or bool(np.count_nonzero(self._held))
+        acting = self._live if stepped is None else self._live & stepped
+        holding = stepped is not None or bool(np.count_nonzero(self._held))
         if holding:
             self._holds = True
             self._check_idle(acting, done)
@@ -166,7 +167,7 @@ class StepRecording:
             self._flush_held(acting | done, starts)
             starts = ()
         feed.ready(2 * table.envs)
-        if holding and active is not None:
+        if stepped is not None:
             self._hold(acting & ~done, before)
             writing = acting & done
         else:
@@ -197,16 +198,19 @@ class StepRecording:
         for field in fields:
             put(part, field, values.get(field.name))
 
-    def _resetting(self) -> np.ndarray | None:
+    def _resetting(self, stepped: np.ndarray | None) -> np.ndarray | None:
         """bool (num_envs,): environments that reset themselves in this step and have no row of it; None where there
         are none. Raises UsageError for those that have to be reset first."""
-        if self._ready.all():
+        waiting = ~self._ready
+        if stepped is not None:
+            waiting &= _any_player(stepped)  # the others were left alone
+        if not waiting.any():
             return None
         if not self._is_reset:
             raise UsageError("step before reset; give rec.reset(observation=...) what the environment's reset returned")
         if self.autoreset == "next_step":
-            return ~self._ready
-        envs = np.flatnonzero(~self._ready).tolist()
+            return waiting
+        envs = waiting.nonzero()[0].tolist()
         which = f"environment {', '.join(map(str, envs[:8]))}" if self._vector else "the environment"
         raise UsageError(f"step: the episode of {which} is over; reset it, and call rec.reset with what it returned")
 

@@ -7,6 +7,7 @@ NumPy calls cost more than these few bytes, and so no byte is copied twice withi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,7 +151,7 @@ class RowTable:
             raise SchemaError(
                 f"{field.name}: shape {array.shape} does not fit {self._wanted((*axes, *field.logical_shape))}"
             )
-        rows = int(np.prod(axes))
+        rows = math.prod(axes)
         stored = self.schema.pack(field.name, array.reshape((rows, *inner)), rows)
         return stored.reshape((*axes, *((column.items,) if column.packed else field.shape)))
 

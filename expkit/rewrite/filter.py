@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 
 from expkit.errors import UsageError
 from expkit.predicates import BoundPredicate, EpisodeTable, parse
-from expkit.runs.entries import Episode
+from expkit.reading.split import check_split
 from expkit.runs.read import Run
 from expkit.schema import KEY_NAMES, STANDARD_FIELDS, Schema
 
@@ -71,20 +70,5 @@ def parse_split(text: str) -> dict[str, float]:
         if name in out:
             raise UsageError(f"--split names {name} twice")
         out[name] = fraction
-    if abs(sum(out.values()) - 1) > 1e-6:
-        raise UsageError(f"the parts of --split add up to {sum(out.values()):g}, not to 1")
+    check_split(out, "--split")
     return out
-
-
-def part_of(run: Run, episode: Episode, split: Mapping[str, float]) -> str:
-    """The part that an episode goes to: decided by where it was recorded alone, so that all its players, and it and
-    its copies in merged runs, go to the same."""
-    origin = episode.start.origin if episode.start is not None else None
-    name, number = (run.id, episode.number) if origin is None else (origin.run, origin.episode)
-    drawn = int.from_bytes(blake2b(f"{name}/{number}".encode(), digest_size=8).digest(), "big") / 2**64
-    upto = 0.0
-    for part, fraction in split.items():
-        upto += fraction
-        if drawn < upto:
-            return part
-    return part

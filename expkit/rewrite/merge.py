@@ -18,11 +18,12 @@ import numpy as np
 from expkit.episodes import EpisodeEnd, EpisodeStart, Origin
 from expkit.errors import CheckFailed, NoSpace
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
+from expkit.reading.split import part_of
 from expkit.rewards.columns import REWARDS, RewardColumns, told_rewards
 from expkit.rewrite.compact_plan import MADE_BY
 from expkit.rewrite.dedupe import find_duplicates
 from expkit.rewrite.engine import Work
-from expkit.rewrite.filter import Where, narrowed, part_of
+from expkit.rewrite.filter import Where, narrowed
 from expkit.rewrite.gather import Gatherer
 from expkit.rewrite.layout import DEFAULT_SHARD_SIZE, Encoding, cut_shards, plan_blocks
 from expkit.rewrite.new_folder import NewFolder

@@ -7,7 +7,7 @@ the moment it was opened; `refresh` looks again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from glob import has_magic
 from pathlib import Path
@@ -19,7 +19,7 @@ from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
-from expkit.runs.batches import stored_names
+from expkit.runs.batches import Rows, stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, annotation, info_from_header
 from expkit.runs.gaps import Gaps
@@ -30,6 +30,7 @@ from expkit.schema import KEY_NAMES, Schema
 
 if TYPE_CHECKING:
     from expkit.reading.runs import Runs
+    from expkit.reading.split import RunPart
 
 Paths = list[str] | list[Path] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
 State = Literal["recording", "closed", "killed"]
@@ -263,6 +264,40 @@ class Run(RunFiles):
             if first_step <= step < first_step + rows:
                 return self.shard_paths[int(self.index.shard[s])].name, int(self.index.block[s])
         raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
+
+    def split(self, fractions: Mapping[str, float]) -> dict[str, RunPart]:
+        """Parts of the run by episode, `{"train": 0.9, "val": 0.1}`, to be read, and closed, like runs of their own: a
+        hash of where each episode was recorded decides, as for `expkit rewrite --split`, so that an episode stays in
+        its part while the run grows, is compacted or merged. Raises UsageError for fractions that do not add up to 1.
+        """
+        from expkit.reading.split import RunPart, check_split
+
+        check_split(fractions)
+        return {name: RunPart(self, name, fractions) for name in fractions}
+
+    def follow(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        rows: Rows = "transitions",
+        where: str | Predicate | None = None,
+        poll: float = 0.2,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """All rows there are, and then those that recorders write, each once, block by block as these are whole in a
+        file: a recorder's `flush_interval` after they were added, at the latest. It ends when no recorder is at work
+        any more, closed or killed, and all is given; rotation, compaction and pruning meanwhile do not disturb it.
+
+        poll  seconds between two looks at the files;  stop: asked between batches whether to end
+
+        Columns, rows and where as for `scan`. Memory: a block, and some 150 bytes for each player's episode. Raises
+        UsageError, SchemaError, ShardError.
+        """
+        from expkit.reading.follow import follow
+
+        if where is not None:
+            self.selection(where)
+        return follow(self, columns, rows, where, poll, stop)
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.

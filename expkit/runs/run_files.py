@@ -129,6 +129,10 @@ class RunFiles(Readable):
             if reader is not None:
                 yield from self._visible(position, reader)
 
+    def blocks_of(self, position: int) -> Iterator[VisibleBlock]:
+        """Every block with rows that count of the shard at that position. Raises NotThere, ShardError."""
+        return self._visible(position, self.reader(position))
+
     def _visible(self, position: int, reader: ShardReader) -> Iterator[VisibleBlock]:
         path = self.shard_paths[position]
         for info in reader.blocks:

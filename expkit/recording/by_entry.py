@@ -1,4 +1,4 @@
-"""What a call gives once, or once for each environment."""
+"""What a call gives once, or once for each environment or episode."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from expkit.errors import SchemaError
 
 
-def by_env(what: str, value: Any, envs: int) -> list[Any]:
-    """An entry for each environment: of a sequence its own, of anything else the same. Raises SchemaError."""
-    if not isinstance(value, (list, tuple, np.ndarray)) or (
-        np.ndim(value) == 0 and not isinstance(value, (list, tuple))
-    ):
-        return [value] * envs
-    if len(value) != envs:
-        raise SchemaError(f"{what}: {len(value)} entries for {envs} environment{'s' if envs > 1 else ''}")
+def by_entry(what: str, value: Any, count: int, of: str = "environment") -> list[Any]:
+    """An entry for each of `count`: of a sequence its own, of anything else the same. Raises SchemaError."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        return [value] * count
+    if len(value) != count:
+        raise SchemaError(f"{what}: {len(value)} entries for {count} {of}{'s' if count != 1 else ''}")
     return list(value)
 
 
@@ -30,11 +30,11 @@ def seeds_by_env(seed: Any, others: Mapping[str, Any] | None, envs: int) -> Sequ
     out: list[dict[str, int]] = [{} for _ in range(envs)]
     if seed is not None:
         listed = isinstance(seed, (list, tuple, np.ndarray))
-        for env, one in enumerate(by_env("seed", seed, envs)):
+        for env, one in enumerate(by_entry("seed", seed, envs)):
             if one is not None:
                 out[env]["env"] = int(one) + (0 if listed else env)
     for use, value in (others or {}).items():
-        for env, one in enumerate(by_env(f"seeds[{use!r}]", value, envs)):
+        for env, one in enumerate(by_entry(f"seeds[{use!r}]", value, envs)):
             if one is not None:
                 out[env][use] = int(one)
     return out

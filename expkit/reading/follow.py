@@ -1,0 +1,88 @@
+"""The rows of a run that is being recorded, as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from expkit.errors import NotThere
+from expkit.predicates import Predicate
+from expkit.runs.batches import Batch, Piece, Rows, rows_wanted
+from expkit.runs.superseding import VisibleBlock
+
+if TYPE_CHECKING:
+    from expkit.runs.read import Run
+
+
+class _Given:
+    """Which rows were given: of a writer's shards whole blocks, in order; of what maintenance made of them meanwhile,
+    those up to the last step that was given of each player's episode, for steps rise."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, int] = {}
+        self._steps: dict[tuple[int, int], int] = {}
+
+    def has(self, block: VisibleBlock) -> bool:
+        return block.info.index < self._blocks.get(block.name, 0)
+
+    def take(self, block: VisibleBlock) -> np.ndarray | None:
+        """bool (rows of the block,): the new ones, None for all; from now on they count as given. Raises ShardError."""
+        player, rewritten = block.info.player, block.name.startswith("g")
+        new = None
+        for episode, first, rows, first_step, last_step, _ in block.reader.runs(block.info.index).tolist():
+            given = self._steps.get((episode, player), -1)
+            if rewritten and first_step <= given:
+                new = np.ones(block.info.rows, bool) if new is None else new
+                part = slice(first, first + rows)
+                new[part] = False
+                if last_step > given:
+                    steps = block.reader.read_block(block.info.index, ["step"], part)["step"]
+                    new[part] = steps > given
+            self._steps[episode, player] = max(given, last_step)
+        self._blocks[block.name] = block.info.index + 1
+        return new
+
+
+def follow(
+    run: Run,
+    columns: Sequence[str] | None,
+    rows: Rows,
+    where: str | Predicate | None,
+    poll: float,
+    stop: Callable[[], bool] | None,
+) -> Iterator[Batch]:
+    """See `Run.follow`."""
+    from expkit.runs.read import Run
+
+    given = _Given()
+    decoder = run.decoder(columns)
+    with Run(run.path) as view:
+        while True:
+            ended = not view.live_writers  # before the files were listed, so that nothing comes after them
+            selection = None if where is None else view.selection(where)
+            for block in _new_blocks(view, given):
+                new = given.take(block)
+                wanted = rows_wanted(block, rows, None, selection)
+                if new is not None:
+                    wanted = wanted[new[wanted]]
+                if len(wanted):
+                    yield decoder.make([Piece.of(block, wanted, np.arange(len(wanted)))])
+                if stop is not None and stop():
+                    return
+            if ended or (stop is not None and stop()):
+                return
+            time.sleep(poll)
+            view.refresh()
+
+
+def _new_blocks(view: Run, given: _Given) -> Iterator[VisibleBlock]:
+    """Those not given yet. A shard that was pruned since it was listed has nothing that counts any more."""
+    for position in range(len(view.shard_paths)):
+        try:
+            view.reader(position)
+        except NotThere:
+            continue
+        yield from (block for block in view.blocks_of(position) if not given.has(block))
