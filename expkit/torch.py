@@ -12,9 +12,11 @@ for epoch in range(3):
 from __future__ import annotations
 
 import os
+import shutil
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -263,7 +265,9 @@ class ExperienceLoader:
             return
         self.dataset.begin(self.num_workers)
         if self._loader is None:
-            self._folder = TemporaryDirectory(prefix="expkit-loader-")
+            folder = mkdtemp(prefix="expkit-loader-")
+            self._told = Path(folder, "state.json")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             workers = {"num_workers": self.num_workers, "multiprocessing_context": "spawn", "persistent_workers": True}
             packed = _Packed(self.dataset, self._told)
             self._loader = DataLoader(packed, batch_size=None, **workers, **self._options)
@@ -271,10 +275,6 @@ class ExperienceLoader:
         for worker, layout, piece in self._loader:
             self.dataset.given(worker)
             yield _unpacked(layout, piece)
-
-    @property
-    def _told(self) -> Path:
-        return Path(self._folder.name, "state.json")
 
     def close(self) -> None:
         """End the workers; another reading spawns them again."""
