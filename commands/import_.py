@@ -1,4 +1,4 @@
-"""`expkit import`: recordings of other programs become runs."""
+"""`expkit import`: recordings of other programs, and exports, become runs."""
 
 from __future__ import annotations
 
@@ -11,30 +11,56 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import Force, Json
 
-EXAMPLES = (("expkit import game.gior -o runs/game", "play a generals.io replay again, into a run"),)
+EXAMPLES = (
+    ("expkit import game.gior -o runs/game", "play a generals.io replay again, into a run"),
+    ("expkit import data.hdf5 -o runs/d4rl", "D4RL's layout: episodes are cut where terminals or timeouts are"),
+    ("expkit import games.parquet -o runs/back", "what expkit export wrote, as it was"),
+)
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="The file to import.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The file or folder to import.")],
     run: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="The run folder to make.")],
     format: Annotated[
-        str | None, typer.Option("--format", metavar="F", help="gior; from the suffix when left out.")
+        str | None,
+        typer.Option(
+            "--format", metavar="F", help="gior, parquet, arrow, npz, hdf5, minari, ndjson, huggingface, or yours."
+        ),
     ] = None,
-    state: Annotated[bool, typer.Option("--state", help="Record the whole truth too, as state/...")] = False,
+    state: Annotated[bool, typer.Option("--state", help="Record the whole truth too, as state/... (gior).")] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Import a recording of another program into a run. Player names are never kept."""
-    from expkit.importing import import_recording
+    """Import recordings of other programs, and exports, into a run. Of games player names are never kept."""
+    from expkit.commands.progress import Progress
+    from expkit.commands.signals import finish_first
+    from expkit.importing import import_recording, source_format
+    from expkit.rewrite.engine import Stopped
 
-    done = import_recording(source, run, format=format, state=state, force=force)
+    name = source_format(source, format)
+    done_rows = 0
+    with finish_first() as request, Progress(f"importing {source} · ^C leaves nothing behind") as progress:
+
+        def show(rows: int) -> None:
+            nonlocal done_rows
+            done_rows += rows
+            progress.update(done_rows)
+
+        try:
+            done = import_recording(
+                source, run, format=name, state=state, force=force, on_rows=show, stop=lambda: bool(request)
+            )
+        except Stopped:
+            output.note("expkit import: stopped; nothing was written")
+            raise typer.Exit(request.exit_code) from None
     if json:
         output.write_json({"schema": "expkit.import/1", **asdict(done)})
         return
     output.line(
         (f"{done.run}", "bold"),
-        f": {done.rows:,} rows ({done.steps:,} steps) of {done.players} players, {done.episodes} episode",
+        f": {done.rows:,} rows ({done.steps:,} steps) of {done.players} player{'s' * (done.players != 1)}, "
+        f"{done.episodes:,} episode{'s' * (done.episodes != 1)}",
     )
     for note in done.notes:
         output.line((note, "yellow"))
-    output.hint(f"expkit replay {done.run} --verify")
+    output.hint(f"expkit replay {done.run} --verify" if done.format == "gior" else f"expkit inspect {done.run}")

@@ -22,7 +22,8 @@ class Verb(NamedTuple):
 
 VERBS: tuple[Verb, ...] = (
     Verb("record", "record", "record", "Record", "Play live games and record every player's experience into a run."),
-    Verb("import", "import_", "import_", "Exchange", "Import a recording of another program into a run."),
+    Verb("export", "export", "export", "Exchange", "Write rows for other tools: Parquet, NumPy, HDF5, Minari, CSV."),
+    Verb("import", "import_", "import_", "Exchange", "Import recordings of other programs, and exports, into a run."),
     Verb("list", "list_", "list_", "Look", "The runs under a folder: state, episodes, rows, age, size."),
     Verb("inspect", "inspect_", "inspect_", "Look", "What is in runs, a shard, an episode or a row."),
     Verb("query", "query", "query", "Look", "Rows by a condition, or SQL over one or many runs."),

@@ -1,7 +1,8 @@
-"""Importing: recordings of other programs become runs. One function per format, found by name or by file suffix.
+"""Importing: recordings of other programs, and exports, become runs. The format is found by name, by the suffix of a
+file, or by what a folder holds.
 
-`formats` decodes the file, `games` plays it again by its rules, the `Recorder` writes it: an imported run is like
-one recorded live, and `expkit replay --verify` holds for it.
+Of tables of rows see `expkit.exchange`. A recorded game is played again by its rules and written by the `Recorder`: it
+is like one recorded live, and `expkit replay --verify` holds for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 from expkit.episodes import PolicyInfo
 from expkit.errors import NotThere, UsageError
 from expkit.recorder import Mode, Recorder
+
+GIOR = "gior"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +34,71 @@ class Imported:
 
 
 def import_recording(
-    source: Path, run: Path, *, format: str | None = None, state: bool = False, force: bool = False
+    source: Path,
+    run: Path,
+    *,
+    format: str | None = None,
+    state: bool = False,
+    force: bool = False,
+    on_rows: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Imported:
-    """Import the file `source` into a new run.
+    """Import `source`, a file or a folder, into a new run.
 
-    format   `gior`; from the suffix when left out
-    state    record the whole truth, too, as state/…
+    format   `gior`, or what `expkit.exchange.registry.find_format` takes; from what is there when left out
+    state    record the whole truth, too, as state/…, of a game that is played again
     force    replace a run that is there
+    on_rows  rows done since the last call;  stop: asked between batches; raises `expkit.rewrite.engine.Stopped` then
 
     Raises NotThere, UsageError for an unknown format, ShardError and GameError for a file that is not sound,
     OutputExists. Nothing is written unless the whole file can be imported.
     """
+    name = source_format(source, format)
+    if name == GIOR:
+        return _import_gior(source, run, state, "w" if force else "x")
+    if state:
+        raise UsageError(f"the truth of a game is had by playing it again, which {name} does not do; leave out --state")
+    from expkit.exchange.importing import import_table
+    from expkit.exchange.registry import find_format
+
+    found = find_format(name)
+    done = import_table(source, run, found, force=force, on_rows=on_rows, stop=stop)
+    notes = tuple(done.notes)
+    if done.odd_values:
+        notes += (f"{done.odd_values:,} findings about what the rows say; see expkit validate {run}",)
+    return Imported(run, found.name, done.episodes, done.rows, done.rows - done.last_rows, done.players, notes)
+
+
+def source_format(source: Path, format: str | None = None) -> str:
+    """The name of the format asked for, else the one that the suffix of a file, or what is in a folder, tells. Raises
+    NotThere, UsageError."""
     if not source.exists():
         raise NotThere(f"{source}: no such file")
-    name = format or source.suffix.lstrip(".").lower()
-    importer = _FORMATS.get(name)
-    if importer is None:
-        near = difflib.get_close_matches(name, _FORMATS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(_FORMATS)}; choose one with --format"
-        raise UsageError(f"no format '{name}' to import {source} by; {hint}")
-    return importer(source, run, state, "w" if force else "x")
+    if format is not None:
+        return format
+    if source.suffix.lower() == ".gior":
+        return GIOR
+    from expkit.exchange.registry import find_format, format_names, format_of
+
+    if source.is_file():
+        try:
+            return format_of(source).name
+        except UsageError:
+            known = [GIOR, *format_names()]
+            name = source.suffix.lstrip(".").lower()
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}; choose one with --format"
+            raise UsageError(f"no format '{name}' to import {source} by; {hint}") from None
+    for name in format_names():
+        one = find_format(name)
+        recognises = getattr(one, "recognises", None)
+        if recognises is not None and recognises(source):
+            return name
+    names = [path.name.lower() for path in source.rglob("*") if path.is_file()]
+    for name in format_names():
+        if any(given.endswith(suffix) for suffix in find_format(name).suffixes for given in names):
+            return name
+    raise UsageError(f"{source}: nothing in this folder tells its format; choose one with --format")
 
 
 def _import_gior(source: Path, run: Path, state: bool, mode: Mode) -> Imported:
@@ -89,6 +137,3 @@ def _import_gior(source: Path, run: Path, state: bool, mode: Mode) -> Imported:
     if not any(value == 1 for value in outcomes.values()):
         notes.append(f"the file ends at tick {length} before anybody has won; the game is interrupted there")
     return Imported(run, "gior", 1, rows + steps, steps, game.config.players, tuple(notes))
-
-
-_FORMATS: dict[str, Callable[[Path, Path, bool, Mode], Imported]] = {"gior": _import_gior}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -38,3 +38,24 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], jobs: in
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def ahead(items: Iterator[Item], count: int) -> Generator[Item, None, None]:
+    """`items`, of which up to `count` are made in a thread before they are asked for. What they raise is raised here;
+    left early, the iterator is closed."""
+    done = object()
+    waiting: deque[Future[Item | object]] = deque()
+    pool = ThreadPoolExecutor(1, "expkit-ahead")
+    try:
+        waiting.extend(pool.submit(next, items, done) for _ in range(count))
+        while waiting:
+            item = waiting.popleft().result()
+            if item is done:
+                return
+            waiting.append(pool.submit(next, items, done))
+            yield item  # type: ignore[misc]
+    finally:
+        pool.shutdown(cancel_futures=True)
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()

@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from gior_files import gior
 from terminals import shown_on
@@ -121,6 +123,17 @@ TABLE = [
     (["rewrite", "boards", "-o", "new", "--reward", "sparse", "--dry-run", "-q"], 0, ""),
     (["rewrite", "boards", "-o", "new", "--reward", "spare"], 2, "did you mean sparse?"),
     (["rewrite", "boards", "-o", "new", "--reward", "weighted", "-q"], 2, "looked at and not stored"),
+    (["export", "boards", "-o", "new.npz", "--dry-run"], 0, ""),
+    (["export", "boards", "-o", "new.parket"], 2, "names no format"),
+    (["export", "boards", "-o", "new", "--format", "parqet"], 2, "did you mean parquet?"),
+    (["export", "boards", "-o", "new.csv", "--strict"], 2, "csv cannot carry all of it"),
+    (["export", "boards", "-o", "new.npz", "--compression", "zstd"], 2, "it has none, deflate"),
+    (["export", "boards", "-o", "vectors", "--format", "npz"], 2, "is a run, which an export never replaces"),
+    (["export", "boards", "-o", "notes.txt", "--format", "npz"], 2, "notes.txt exists already; use --force"),
+    (["export", "board", "-o", "new.npz"], 5, "did you mean boards?"),
+    (["import", "nothing.npz", "-o", "new"], 5, "no such file"),
+    (["import", "notes.txt", "-o", "new"], 2, "no format 'txt'"),
+    (["import", "notes.txt", "-o", "new", "--format", "npz", "-q"], 4, "it is no .npz file"),
     (["rotate", "boards"], 5, "nobody is recording it"),
     (["rotate", "nowhere"], 5, "there is no nowhere"),
     (["bench", "--list"], 0, ""),
@@ -401,6 +414,11 @@ def clone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(Path(__file__).parent.parent / "sample_data", folder / "sample_data")
     (folder / "game.gior").write_bytes(gior(moves=[[0, 0, 1, 0, 60]]))
+    with h5py.File(folder / "data.hdf5", "w") as file:
+        for name in ("observations", "actions", "rewards", "terminals"):
+            file[name] = np.arange(9) % 5 == 4 if name == "terminals" else np.arange(9, dtype=np.float32)
+    done = expkit("export", "sample_data/run", "-o", "games.parquet", cwd=folder)
+    assert done.returncode == 0, done.stderr
     done = expkit("config", "init", "expkit.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

@@ -115,6 +115,23 @@ def test_the_commands_work_one_after_another(tmp_path, name, least):
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
+def test_what_is_handed_over_is_opened_by_others_and_comes_back(tmp_path):
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    blocks = re.findall(r"```(console|py)\n(.*?)```", between("exchange"), re.S)
+    assert [kind for kind, _ in blocks] == ["console", "py", "console"]
+    for kind, code in blocks:
+        for line in code.splitlines() if kind == "console" else ():
+            command = [sys.executable, "-m", "expkit.commands", *shlex.split(line)[1:]]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+        if kind == "py":
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.splitlines() == re.findall(r"print\(.*\)\s+# (.*)", code)
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", text()):
         assert (ROOT / target).exists(), target

@@ -29,6 +29,7 @@ MODULES = (
     "collectors",
     "shards",
     "runs",
+    "exchange",
     "training",
     "recording",
     "startup",

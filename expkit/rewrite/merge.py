@@ -226,7 +226,7 @@ def merge(
                 sources, part, folder.path / part.name, choice, schema, encoding or Encoding(), revaluation
             )
             written = writing.run(shard_size, on_rows, stop)
-            done.odd_values += _check_result(writing.path)
+            done.odd_values += check_result(writing.path)
             written.path = out / part.name if part.name else out
             done.parts.append(written)
         folder.publish()
@@ -379,7 +379,7 @@ class _Writing:
         return EpisodeEnd(number, time_ns, "interrupted", episode.length, rows=rows, cut=True)
 
 
-def _check_result(path: Path) -> int:
+def check_result(path: Path) -> int:
     """Validate an output run; returns how many errors are about what its rows say, which is what the inputs' rows said.
     Raises CheckFailed for any other."""
     odd, choice = 0, choose_rules()
