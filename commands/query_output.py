@@ -139,8 +139,8 @@ def _elided(text: str, room: int) -> str:
 
 
 def print_json(answer: Answer, most: int | None, told: Mapping[str, Any]) -> int:
-    """One object: schema, runs, query, columns (name, type as Arrow writes it), count (of the rows given), more (whether
-    there are others), rows (objects by column). Returns their number."""
+    """One object: schema, runs, query, columns (name, type as Arrow writes it), count (of the rows given), more (there
+    are others), rows (objects by column). Returns their number."""
     counted = _Counted(answer, most)
     rows = list(_objects(answer.columns, counted))
     columns = [column._asdict() for column in answer.columns]
