@@ -22,7 +22,8 @@ Values = dict[str, float]
 
 # A later part adds its module here.
 MODULES = (
-    "games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "training", "exchange", "recording", "startup",
+    "games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "training", "exchange", "recording",
+    "startup",
 )  # fmt: skip
 
 
