@@ -19,37 +19,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from expkit import yaml12
+from expkit.config_values import BoardSize, Duration, Links, RuleSettings, Size
 from expkit.errors import ConfigError, NotThere, UsageError
 from expkit.units import parse_board_size, parse_duration, parse_size
-
-
-class Size(int):
-    """Bytes; written as `64MiB`, `2GB` or a plain number."""
-
-
-class Duration(float):
-    """Seconds; written as `90s`, `250ms`, `8h` or a plain number."""
-
-
-class BoardSize(str):
-    """A board as `HEIGHTxWIDTH`."""
-
-    __slots__ = ()
-
-
-class Links(tuple[str | dict[str, Any], ...]):
-    """Processors of a pipeline, in order: each a kind, or a mapping of `kind` and its options. As text it is JSON."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        return json.dumps(self)
-
-
-class RuleSettings(dict[str, Any]):
-    """By the id of a rule what holds for it: `off`, a severity, or thresholds, severity among them. Written as such a
-    mapping, or as `value/balance=off,episode/length.factor=8`. What a rule knows is checked where rules are applied."""
-
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -64,10 +36,7 @@ class GameSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     source: Annotated[str, _about("generals, gymnasium:ID, pettingzoo:ID or module:callable", "SOURCE")] = "generals"
     players: Annotated[int, Meta(ge=1, le=16), _about("players of one game")] = 2
     size: Annotated[BoardSize, _about("board as HEIGHTxWIDTH")] = BoardSize("20x20")
-    max_steps: Annotated[
-        Positive | None,
-        _about("steps until a game is truncated, or an environment cut; null: no limit for those"),
-    ] = 500
+    max_steps: Annotated[Positive | None, _about("steps until a game is truncated, or an environment cut")] = 500
     ruleset: Annotated[Literal["generals.io", "go-system"], _about("rules of generals")] = "generals.io"
     seed: Annotated[
         Annotated[int, Meta(ge=0)] | None, _about("every game follows from it; a random one is stored when left out")

@@ -31,7 +31,7 @@ def wrap(
                  the observation; `legal_moves` may be a list of them
     capacity     entries there is room for in a Sequence, nodes and edges in a Graph; more are refused
     players      names, or how many, of an environment that does not say which agents there may be
-    autoreset    of a vector environment whose metadata do not say it: next_step, same_step, disabled
+    autoreset    of a vector environment whose metadata do not say it: next_step, same_step or disabled
     options      of the Recorder: mode, metadata, memory, flush_interval, …
 
     Raises UsageError for what is no such environment, SchemaError for spaces without a form, MissingExtra, and what
@@ -59,6 +59,8 @@ def wrap(
 
         told = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
         mode = autoreset_mode(autoreset if told is None else told, env.num_envs)
+        if autoreset is not None and autoreset_mode(autoreset, env.num_envs) != mode:
+            raise UsageError(f"autoreset {autoreset!r}: the environment's metadata say {mode!r}; leave it out")
         recorder = Recorder(run, layout.schema, num_envs=env.num_envs, autoreset=mode, **options)
         return RecordedVectorEnv(env, recorder, layout, mode)
     from expkit.adapters.gymnasium import RecordedEnv

@@ -23,7 +23,7 @@ Values = dict[str, float]
 # A later part adds its module here.
 MODULES = (
     "games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "training", "exchange", "recording",
-    "startup",
+    "environments", "startup",
 )  # fmt: skip
 
 

@@ -57,6 +57,21 @@ class Peer(ABC):
         """Free what it holds, also where it could not be made ready."""
 
 
+class EnvironmentPeer(Peer):
+    """A recorder of environments, made to record CartPole into the folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @abstractmethod
+    def record(self, steps: int) -> float:
+        """Take so many steps and keep them on the disk; the seconds that took."""
+
+    def nbytes(self) -> int:
+        """On the disk, of the newest recording."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+
+
 class MemoryPeer(Peer):
     """A replay buffer.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ import numpy as np
 
 from expkit.bench.lab import Lab
 from expkit.bench.measure import Effort, Timing, measure
-from expkit.bench.peers.adapter import DiskPeer, MemoryPeer, Peer, row_count
+from expkit.bench.peers.adapter import DiskPeer, EnvironmentPeer, MemoryPeer, Peer, row_count
 from expkit.bench.stage import Trial
+from expkit.bench.stages.environments import STEPS
 from expkit.bench.stages.rings import BATCH, capacity, ring_of
 from expkit.bench.stages.shards import RANDOM_ROWS
 
@@ -29,6 +31,8 @@ DISK_STAGES: dict[str, tuple[str, ...]] = {
     "run/scan-2": ("W", "R"),  # two threads of expkit's, one of theirs
     "shard/random-rows": ("W", "tiny"),
 }
+# With rows of their own.
+ENVIRONMENT_STAGES: dict[str, tuple[str, ...]] = {"record/cartpole": ("",)}
 MOST_BY_ONE = 4096  # rows of a buffer that is filled one by one
 # Of single rows, fewer than expkit reads where a library would take this long for as many.
 SECONDS_OF_A_PASS = 0.25
@@ -46,6 +50,8 @@ class Pass:
 
 def stages_of(peer: type[Peer]) -> dict[str, tuple[str, ...]]:
     """What a kind of library can be measured at, with the workloads."""
+    if issubclass(peer, EnvironmentPeer):
+        return ENVIRONMENT_STAGES
     return MEMORY_STAGES if issubclass(peer, MemoryPeer) else DISK_STAGES
 
 
@@ -53,6 +59,14 @@ def stages_of(peer: type[Peer]) -> dict[str, tuple[str, ...]]:
 def pass_of(kind: type[Peer], lab: Lab, stage: str, workload: str) -> Iterator[Pass]:
     """A library's pass of a stage, ready to be run; what it holds goes afterwards."""
     path = lab.path(kind.name)
+    if issubclass(kind, EnvironmentPeer):
+        recorder = kind(path)
+        try:
+            yield Pass(lambda: recorder.record(STEPS), STEPS, lambda: recorder.nbytes() / STEPS)
+        finally:
+            recorder.close()
+            shutil.rmtree(path, ignore_errors=True)
+        return
     rows = lab.workload(workload).ordered
     if issubclass(kind, MemoryPeer):
         at_once = 1 if stage == "ring/add-1" else BATCH

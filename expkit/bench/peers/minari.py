@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from expkit.bench.peers.adapter import DiskPeer, Rows, row_count, sync_file
+from expkit.bench.peers.adapter import DiskPeer, EnvironmentPeer, Rows, row_count, sync_file
+from expkit.bench.stages.environments import make_environment, play
 
 DATASET = "expkit-bench-v0"
 _ROOT = "MINARI_DATASETS_PATH"
@@ -93,6 +95,35 @@ class MinariDataset(DiskPeer):
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+class MinariCollector(EnvironmentPeer):
+    """Its DataCollector around the environment, and a dataset made of what it collected."""
+
+    name = "minari-collector"
+    distribution = "minari"
+    note = "not compressed; no checksum; no keys"
+
+    def record(self, steps: int) -> float:
+        from minari import DataCollector
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        with _datasets_in(self.folder.resolve()):
+            env = DataCollector(make_environment(), data_format="hdf5")
+            begun = time.perf_counter()
+            play(env, steps)
+            env.create_dataset(DATASET)
+            for file in (self.folder / DATASET).rglob("*"):
+                if file.is_file():
+                    sync_file(file)
+            seconds = time.perf_counter() - begun
+            env.close()
+            del env  # and the folder it would have collected more in
+        return seconds
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _bounds(kind: np.dtype) -> tuple[float, float]:

@@ -11,12 +11,12 @@ from expkit.bench.lab import Lab
 from expkit.bench.measure import FULL, Effort
 from expkit.bench.peers.adapter import DiskPeer, Peer
 from expkit.bench.peers.array_record import GroupsOf1, GroupsOf256
-from expkit.bench.peers.beside import DISK_STAGES, MEMORY_STAGES, measure_beside, pass_of, stages_of
+from expkit.bench.peers.beside import DISK_STAGES, ENVIRONMENT_STAGES, MEMORY_STAGES, measure_beside, pass_of, stages_of
 from expkit.bench.peers.cpprb import CpprbBuffer
 from expkit.bench.peers.h5py import HdfFile
 from expkit.bench.peers.lmdb import LmdbFile
 from expkit.bench.peers.mcap import McapFile
-from expkit.bench.peers.minari import MinariDataset
+from expkit.bench.peers.minari import MinariCollector, MinariDataset
 from expkit.bench.peers.pyarrow import ArrowFile, ParquetFile
 from expkit.bench.peers.stable_baselines3 import Sb3Buffer
 from expkit.bench.peers.torchrl import TorchrlMemmap, TorchrlTensor
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 PEERS: tuple[type[Peer], ...] = (
     CpprbBuffer, TorchrlTensor, TorchrlMemmap, Sb3Buffer,
-    ParquetFile, ArrowFile, GroupsOf256, GroupsOf1, McapFile, LmdbFile, HdfFile, MinariDataset,
+    ParquetFile, ArrowFile, GroupsOf256, GroupsOf1, McapFile, LmdbFile, HdfFile, MinariDataset, MinariCollector,
 )  # fmt: skip
-COMPARED = (*MEMORY_STAGES, *DISK_STAGES)
+COMPARED = (*MEMORY_STAGES, *DISK_STAGES, *ENVIRONMENT_STAGES)
 INSTALL = "install it with: pip install 'expkit[peers]'"
 
 
@@ -117,7 +117,7 @@ def _measured(
 def _cells(found: dict[type[Peer], str], stages: Sequence[str], effort: Effort) -> list[tuple[str, str, type[Peer]]]:
     """(workload, stage, library), so sorted that rows are made once and a trial of expkit's serves all libraries."""
     out: list[tuple[str, str, type[Peer]]] = []
-    for workload in ("W", "R", "noise", "tiny"):
+    for workload in ("W", "R", "noise", "tiny", ""):
         if workload == "noise" and effort.rounds < FULL.rounds:
             continue
         for stage in stages:
