@@ -25,7 +25,7 @@ class EnvLayout:
     """
 
     def __init__(self, observation_space: Any, action_space: Any, *, mask_key: str | None, capacity: int = CAPACITY):
-        self._space, self._action_space = observation_space, action_space
+        self.observation_space, self.action_space = observation_space, action_space
         self.mask_key = mask_key or MASK
         self._mask_seen = _mask_space(observation_space, self.mask_key)
         self._alone: str | None = None
@@ -120,7 +120,7 @@ class EnvLayout:
 
     def _check(self, observation: Any, info: Any, who: str, space: Any = None) -> None:
         self._checked = True
-        space = self._space if space is None else space
+        space = self.observation_space if space is None else space
         of = f" of {who}" if who else ""
         try:
             fits = space.contains(observation)
@@ -207,7 +207,7 @@ def env_metadata(env: Any, layout: EnvLayout) -> dict[str, Any]:
         about["spec"] = {"id": spec.id, "entry_point": str(spec.entry_point), "kwargs": plain(dict(spec.kwargs))}
         if getattr(spec, "max_episode_steps", None) is not None:
             about["spec"]["max_episode_steps"] = spec.max_episode_steps
-    about["observation_space"], about["action_space"] = str(layout._space), str(layout._action_space)
+    about["observation_space"], about["action_space"] = str(layout.observation_space), str(layout.action_space)
     about["versions"] = versions_of(env)
     return about
 

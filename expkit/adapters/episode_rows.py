@@ -47,8 +47,8 @@ class EpisodeRows:
     episode  the number that the open episode is to have, None where the target allots it
     """
 
-    def __init__(self, target: RowTarget, layout: EnvLayout, players: int):
-        self._target, self._layout, self._players = target, layout, players
+    def __init__(self, target: RowTarget, layout: EnvLayout):
+        self._target, self._layout = target, layout
         self._parts: dict[int, _Part] = {}
         self._number: int | None = None
         self._start: tuple[dict[str, int], dict[str, Any]] = ({}, {})

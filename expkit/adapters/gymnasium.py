@@ -21,7 +21,7 @@ class EnvRows:
     """
 
     def __init__(self, target: RowTarget, layout: EnvLayout, resets_itself: bool = False):
-        self.rows = EpisodeRows(target, layout, 1)
+        self.rows = EpisodeRows(target, layout)
         self._layout, self._resets_itself = layout, resets_itself
         self._seen: dict[str, Any] | None = None
         self._over = False

@@ -8,6 +8,7 @@ how many of them count; the others are zero.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -167,13 +168,13 @@ class GroupLayout:
         return self._parts[0].count(self._of(batch)[0])
 
 
-class _Listed:
+class _Listed(ABC):
     """What every layout shares whose batches are tuples of values."""
 
     fields: tuple[Field, ...]
 
-    def columns(self, batch: Any, rows: int) -> Columns:
-        raise NotImplementedError
+    @abstractmethod
+    def columns(self, batch: Any, rows: int) -> Columns: ...
 
     def row(self, value: Any) -> dict[str, Any]:
         return {name: column[0] for name, column in self.columns((value,), 1).items()}

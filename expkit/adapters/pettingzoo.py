@@ -48,8 +48,8 @@ class AECRows:
     gets one more turn, in which nothing is done, and which ends its part.
     """
 
-    def __init__(self, target: RowTarget, layout: EnvLayout, agents: Agents, players: int):
-        self.rows = EpisodeRows(target, layout, players)
+    def __init__(self, target: RowTarget, layout: EnvLayout, agents: Agents):
+        self.rows = EpisodeRows(target, layout)
         self._layout, self.agents = layout, agents
         self._looked: tuple[Any, Any] | None = None  # agent and observation of the newest look
         self._begun = False
@@ -116,9 +116,8 @@ class RecordedAEC(_AECWrapper):
 
     def __init__(self, env: Any, recorder: Any, layout: EnvLayout):
         super().__init__(env)
-        players = len(recorder.players)
         self.recorder = recorder
-        self._rows = AECRows(recorder, layout, Agents(env, players), players)
+        self._rows = AECRows(recorder, layout, Agents(env, len(recorder.players)))
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         self._rows.interrupt(self.env)
@@ -146,8 +145,8 @@ class ParallelRows:
     """Rows of an environment in which all agents act in every step; of one that only looks so, because agents take
     turns within, those of the agent whose turn it was (`infos[agent]["active_agent"]`)."""
 
-    def __init__(self, target: RowTarget, layout: EnvLayout, agents: Agents, players: int):
-        self.rows = EpisodeRows(target, layout, players)
+    def __init__(self, target: RowTarget, layout: EnvLayout, agents: Agents):
+        self.rows = EpisodeRows(target, layout)
         self._layout, self.agents = layout, agents
         self._seen: dict[Any, dict[str, Any]] = {}  # by agent that is in the game
         self._active: Any = None
@@ -221,9 +220,8 @@ class RecordedParallel(_ParallelWrapper):
 
     def __init__(self, env: Any, recorder: Any, layout: EnvLayout):
         super().__init__(env)
-        players = len(recorder.players)
         self.recorder = recorder
-        self._rows = ParallelRows(recorder, layout, Agents(env, players), players)
+        self._rows = ParallelRows(recorder, layout, Agents(env, len(recorder.players)))
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self._rows.interrupt()

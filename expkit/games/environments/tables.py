@@ -101,7 +101,7 @@ class _Turns:
         from expkit.adapters.pettingzoo import AECRows, Agents
 
         self._env, self._layout = env, layout
-        self._rows = AECRows(target, layout, Agents(env, players), players)
+        self._rows = AECRows(target, layout, Agents(env, players))
         self.most_acting = 1
         self.rows = self._rows.rows
         self.is_over = True
@@ -148,7 +148,7 @@ class _AtOnce:
         from expkit.adapters.pettingzoo import Agents, ParallelRows
 
         self._env = env
-        self._rows = ParallelRows(target, layout, Agents(env, players), players)
+        self._rows = ParallelRows(target, layout, Agents(env, players))
         self.most_acting = players
         self.rows = self._rows.rows
         self.is_over = True
