@@ -84,7 +84,8 @@ def print_table(answer: Answer, most: int | None) -> int:
         left_out = ", ".join(titles[len(shown) :])
         output.line((f"not shown: {left_out}", "dim"))
     if counted.more:
-        output.line((f"the first {counted.rows:,} rows; --limit 0 shows all{_total(answer)}", "dim"))
+        first = "the first row" if counted.rows == 1 else f"the first {counted.rows:,} rows"
+        output.line((f"{first}; --limit 0 shows all{_total(answer)}", "dim"))
     return counted.rows
 
 
@@ -138,7 +139,8 @@ def _elided(text: str, room: int) -> str:
 
 
 def print_json(answer: Answer, most: int | None, told: Mapping[str, Any]) -> int:
-    """One object; rows are objects by column. Returns their number."""
+    """One object: schema, runs, query, columns (name, type as Arrow writes it), count (of the rows given), more (there
+    are others), rows (objects by column). Returns their number."""
     counted = _Counted(answer, most)
     rows = list(_objects(answer.columns, counted))
     columns = [column._asdict() for column in answer.columns]

@@ -12,9 +12,11 @@ for epoch in range(3):
 from __future__ import annotations
 
 import os
+import shutil
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -70,8 +72,8 @@ class ExperienceDataset(IterableDataset):
     `multiprocessing_context="spawn"`, as ExperienceLoader does.
 
     columns, rows, where, memory, next_observation  as for `Run.shuffled`; `memory` is of each worker
-    threads           that decode in each worker. Without workers two threads do as well as two workers, since decoding
-                      does not hold Python's lock.
+    threads           that decode in each worker. Decoding does not hold Python's lock, so that threads without workers
+                      are the faster way: rows need not travel between processes. Workers are for work of your own.
     keys              episode, step, player and the like come along, too
     rank, world_size  of this process; of torch.distributed when left out, 0 and 1 where that is not initialised.
                       Setting the epoch is then a collective call, in which rank 0 tells what there is to read.
@@ -263,7 +265,9 @@ class ExperienceLoader:
             return
         self.dataset.begin(self.num_workers)
         if self._loader is None:
-            self._folder = TemporaryDirectory(prefix="expkit-loader-")
+            folder = mkdtemp(prefix="expkit-loader-")
+            self._told = Path(folder, "state.json")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             workers = {"num_workers": self.num_workers, "multiprocessing_context": "spawn", "persistent_workers": True}
             packed = _Packed(self.dataset, self._told)
             self._loader = DataLoader(packed, batch_size=None, **workers, **self._options)
@@ -271,10 +275,6 @@ class ExperienceLoader:
         for worker, layout, piece in self._loader:
             self.dataset.given(worker)
             yield _unpacked(layout, piece)
-
-    @property
-    def _told(self) -> Path:
-        return Path(self._folder.name, "state.json")
 
     def close(self) -> None:
         """End the workers; another reading spawns them again."""
@@ -299,10 +299,11 @@ class _Packed(IterableDataset):
             for name, values in batch.items():
                 layout.append((name, values.dtype.str, values.shape, end))
                 end += -(-values.nbytes // _ALIGN) * _ALIGN
-            piece = np.empty(end, np.uint8)
-            for (_, _, _, at), values in zip(layout, batch.values(), strict=True):
-                piece[at : at + values.nbytes].view(values.dtype).reshape(values.shape)[:] = values
-            yield worker, layout, torch.from_numpy(piece)
+            # Shared from the start, as torch's own collate does it: there is one copy, not two.
+            piece = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(end))
+            for name, values in _unpacked(layout, piece).items():
+                values.numpy()[...] = batch[name]
+            yield worker, layout, piece
 
 
 def _unpacked(layout: Layout, piece: torch.Tensor) -> Tensors:

@@ -38,7 +38,7 @@ class NdjsonFormat:
     name = "ndjson"
     suffixes: tuple[str, ...] = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
     about = "a JSON object a row"
-    carries = Carries()
+    carries = Carries(bits=False)
     compressions: tuple[str, ...] = ("none", "gzip")
 
     def export(self, batches: Iterator[Batch], head: Head, target: Path, options: ExportOptions) -> None:

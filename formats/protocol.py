@@ -28,13 +28,15 @@ TABLE_KEYS = ("episode", "player", *KEY_NAMES[1:])
 
 
 class EpisodeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a run knows of an episode besides its rows. `rows` by player are those that are there."""
+    """What a run knows of an episode besides its rows. `rows` by player are those that are there; `digests` the sums of
+    their hashes, where the rows are exported as they are."""
 
     number: int
     start: EpisodeStart | None = None
     end: EpisodeEnd | None = None
     notes: dict[str, Any] = {}
     rows: dict[str, int] = {}
+    digests: dict[str, int] = {}
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -107,6 +109,7 @@ class Carries:
     players    several players in one output
     keys       policies, versions, time stamps and whatever else every row has
     records    the Head: schema, policy table, episodes' starts, ends and metadata
+    bits       every bit of a value, also which NaN it is
     least_rows  of a player's part of an episode; shorter ones have no place
     """
 
@@ -117,6 +120,7 @@ class Carries:
     players: bool = True
     keys: bool = True
     records: bool = True
+    bits: bool = True
     least_rows: int = 1
 
 

@@ -477,3 +477,16 @@ def test_no_run_and_no_such_run(tmp_path):
         expkit.query([], "SELECT 1")
     with pytest.raises(NotThere, match="no such folder"):
         expkit.query(tmp_path / "nowhere", "SELECT 1")
+
+
+def test_a_part_of_a_run_is_asked_like_a_run(path):
+    with open_run(path) as run:
+        parts = run.split({"train": 0.5, "val": 0.5})
+        counts = [part.query("SELECT count(*) AS n, count(DISTINCT episode) AS e FROM rows").to_pylist()[0] for part in
+                  parts.values()]  # fmt: skip
+        assert sum(count["n"] for count in counts) == len(run)
+        assert [count["e"] for count in counts] == [len(part.episodes()) for part in parts.values()]
+        labels = expkit.query(list(parts.values()), "SELECT DISTINCT run FROM episodes ORDER BY run").to_pylist()
+        assert [row["run"] for row in labels] == [f"{path} (train)", f"{path} (val)"]
+        for part in parts.values():
+            part.close()

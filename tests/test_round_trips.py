@@ -57,7 +57,7 @@ def test_the_sample_run_comes_back(tmp_path: Path, name: str) -> None:
     out = _out(tmp_path, name)
     assert _write(SAMPLE, name, out) == []
     done = import_recording(out, tmp_path / "back")
-    assert (done.format, done.episodes, done.players) == (name, 4, 3)
+    assert (done.format, done.episodes, done.players, done.notes) == (name, 4, 3, ())
     _assert_same(SAMPLE, tmp_path / "back")
 
 
@@ -65,8 +65,25 @@ def test_the_sample_run_comes_back(tmp_path: Path, name: str) -> None:
 def test_a_hard_run_comes_back(tmp_path: Path, name: str) -> None:
     run = write_hard(tmp_path / "run")
     assert _write(run, name, _out(tmp_path, name)) == []
-    import_recording(_out(tmp_path, name), tmp_path / "back")
+    notes = import_recording(_out(tmp_path, name), tmp_path / "back").notes
+    assert not [note for note in notes if "not those that were exported" in note]
     _assert_same(run, tmp_path / "back")
+
+
+def test_a_value_that_changed_since_the_export_is_told(tmp_path: Path) -> None:
+    """Also where the format has no checksums of its own."""
+    import pyarrow.feather as feather
+
+    run = write_plain(tmp_path / "run")
+    _write(run, "arrow", tmp_path / "a.arrow")
+    table = feather.read_table(tmp_path / "a.arrow")
+    actions = table["action"].to_pylist()
+    actions[7] += 1
+    at = table.schema.get_field_index("action")
+    changed = table.set_column(at, table.schema.field(at), [actions])
+    feather.write_feather(changed, str(tmp_path / "b.arrow"))
+    notes = import_recording(tmp_path / "b.arrow", tmp_path / "back").notes
+    assert notes == ("the rows of 1 of 20 players' episodes are not those that were exported",)
 
 
 @pytest.mark.parametrize("name", BACK)

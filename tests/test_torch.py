@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +191,11 @@ def test_what_cannot_be_read_is_refused_at_once(path, tmp_path):
     with pytest.raises(UsageError, match="shuffle is not for this loader"):
         ExperienceLoader(ExperienceDataset(path), shuffle=True)
     assert len(joined(list(ExperienceDataset(str(path.parent / "ru*"))))["action"]) == len(rows_of(path))
+
+
+def test_without_pytorch_one_line_says_what_to_install():
+    code = "import sys; sys.modules['torch'] = None\nimport expkit.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1].endswith(
+        "expkit.torch needs torch; install it with: pip install 'expkit[torch]'"
+    )

@@ -22,7 +22,7 @@ Values = dict[str, float]
 
 # A later part adds its module here.
 MODULES = (
-    "games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "exchange", "recording",
+    "games", "serializers", "rings", "hand_over", "collectors", "shards", "runs", "training", "exchange", "recording",
     "environments", "startup",
 )  # fmt: skip
 

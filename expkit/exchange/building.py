@@ -24,6 +24,8 @@ from expkit.runs.layout import RunInfo
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.schema import Schema
 
+_U64 = (1 << 64) - 1
+
 
 class RunBuilder:
     """A context manager; `add` batches, then `finish`. Without that nothing is left behind.
@@ -54,6 +56,7 @@ class RunBuilder:
         self._waiting: dict[int, int] = {}
         self._last_step: dict[tuple[int, int], int] = {}
         self._rows: dict[int, dict[int, int]] = {}  # by episode without an end yet: rows by player
+        self._digests: dict[tuple[int, int], int] = {}
         self._ends: dict[int, EpisodeEnd] = {}
         self._ended: set[int] = set()
         self._writer: RunWriter | None = None
@@ -108,6 +111,12 @@ class RunBuilder:
             self._waiting[player] = self._waiting.get(player, 0) + count
             while self._waiting[player] >= self._block_rows:
                 self._write(player, self._block_rows)
+
+    def differing(self) -> tuple[int, int]:
+        """Of how many players' episodes the rows are not those whose digests `records` name, and of how many it names
+        one."""
+        named = {(n, int(p)): digest for n, record in self._records.items() for p, digest in record.digests.items()}
+        return sum(self._digests.get(key) != digest for key, digest in named.items()), len(named)
 
     def end(self, ends: Iterable[EpisodeEnd]) -> None:
         """How episodes ended that `records` does not name; no row of theirs comes after."""
@@ -169,7 +178,8 @@ class RunBuilder:
         self._writer.ledger.produced[player] += count
         self._writer.append(block, starts=starts, last_rows=int(stored["is_last"].sum()))
         complete = []
-        for number, (rows, _) in block.episodes.items():
+        for number, (rows, digest) in block.episodes.items():
+            self._digests[number, player] = (self._digests.get((number, player), 0) + digest) & _U64
             known = self._rows.setdefault(number, {})
             known[player] = known.get(player, 0) + rows
             if self._is_complete(number, known):

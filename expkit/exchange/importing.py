@@ -122,6 +122,9 @@ def _restored(recorded: Recorded, head: Head, source: Path, run: Path, format: F
         for batch in batches:
             builder.add(batch)
         odd = builder.finish()
+        changed, of = builder.differing() if format.carries.bits else (0, 0)
+    if changed:
+        notes.append(f"the rows of {changed:,} of {of:,} players' episodes are not those that were exported")
     return Restored(builder.rows, builder.last_rows, builder.episodes, len(info.players), odd, notes)
 
 

@@ -111,6 +111,10 @@ def plan_export(sources: Sources, format: Format, asked: Asked) -> ExportPlan:
     info = sources.runs[0].info if alone else sources.describe({})
     out = ExportPlan(format, asked, sources, [], notes=list(sources.notes))
     keys = list(zip(segments.run.tolist(), segments.episode.tolist(), strict=True))
+    digests: dict[int, dict[str, int]] = {}
+    if alone and asked.where is None and asked.rows == "all" and schema == sources.runs[0].schema:
+        for (number, player), (_, digest) in sources.segments.sums().items():
+            digests.setdefault(number, {})[str(player)] = digest
     for name, numbers in parts.items():
         order = {key: rank for rank, key in enumerate(numbers)}
         ranks = np.array([order.get(key, -1) for key in keys], np.int64)
@@ -118,7 +122,9 @@ def plan_export(sources: Sources, format: Format, asked: Asked) -> ExportPlan:
         head = Head(
             schema=schema,
             run=_described(info, sources, name),
-            episodes=[_record(sources, key, episodes[key], number) for key, number in numbers.items()],
+            episodes=[
+                _record(sources, key, episodes[key], number, digests.get(number, {})) for key, number in numbers.items()
+            ],
             rows=asked.rows,
             filtered=asked.where is not None,
             shuffled=asked.shuffle is not None,
@@ -180,7 +186,9 @@ def _described(info: RunInfo, sources: Sources, part: str) -> dict[str, object]:
     }
 
 
-def _record(sources: Sources, key: tuple[int, int], episode: Episode, number: int) -> EpisodeRecord:
+def _record(
+    sources: Sources, key: tuple[int, int], episode: Episode, number: int, digests: dict[str, int]
+) -> EpisodeRecord:
     start, end, run = episode.start, episode.end, sources.runs[key[0]]
     if start is not None and (number != episode.number or len(sources.runs) > 1):
         origin = start.origin or Origin(run.id, episode.number)
@@ -190,4 +198,4 @@ def _record(sources: Sources, key: tuple[int, int], episode: Episode, number: in
     if end is not None:
         end = msgspec.structs.replace(end, episode=number)
     rows = {str(player): count for player, count in sorted(episode.rows.items())}
-    return EpisodeRecord(number, start, end, episode.notes, rows)
+    return EpisodeRecord(number, start, end, episode.notes, rows, digests)

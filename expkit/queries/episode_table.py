@@ -97,7 +97,7 @@ def _columns(run: Run, names: list[str], threads: int) -> dict[str, Any]:
             tell = _OF_RECORDS[name]
             out[name] = pa.array([tell(episode, player) for episode, player in pairs], SCHEMA.field(name).type)
     if arrow.RUN in names:
-        out[arrow.RUN] = pa.DictionaryArray.from_arrays(np.zeros(len(pairs), np.int32), [str(run.path)])
+        out[arrow.RUN] = pa.DictionaryArray.from_arrays(np.zeros(len(pairs), np.int32), [run.label])
     if "episode" in names:
         out["episode"] = pa.array(numbers)
     if "player" in names:

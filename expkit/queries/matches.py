@@ -120,7 +120,7 @@ class Matches(Answer):
                 return listed
             return [value if there else None for value, there in zip(listed, valid.tolist(), strict=True)]
         if name == "run":
-            return [str(run.path)] * rows
+            return [run.label] * rows
         if name == "policy_name":
             names = dict(enumerate(policy.name for policy in run.policies))
             return [names.get(policy) for policy in batch["policy"].tolist()]

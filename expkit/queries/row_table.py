@@ -112,7 +112,7 @@ class RunRows:
 
     def __init__(self, run: Run, rows: Rows):
         self.run, self._rows = run, rows
-        self.label = str(run.path)
+        self.label = run.label
         self._names = list(dict.fromkeys(policy.name for policy in run.policies))
         self._places = np.array([self._names.index(policy.name) for policy in run.policies], np.int32)
         listed = [_readable(field) for field in arrow.arrow_schema(run.schema, rows=rows, lists=True)]

@@ -59,7 +59,8 @@ class EpisodeBook:
         self._counter = before
         self._finished = _Finished(episode_number(writer, 0), before)
         self._held: set[int] = set()
-        self._game, self._players, self._config_digest = game, players, config_digest
+        self._game, self._config_digest = game, config_digest
+        self._everybody = list(range(players))
 
     def allot(self) -> int:
         """The number of the next episode that nobody chose a number for."""
@@ -93,16 +94,13 @@ class EpisodeBook:
     def begin(self, number: int, seeds: Mapping[str, int], metadata: Mapping[str, Any]) -> EpisodeStart:
         """Open an episode. Raises SchemaError for metadata that no file can hold."""
         check_json(f"episode {number}: metadata", metadata)
-        start = self.start_record(number, seeds, metadata, time.time_ns())
+        start = self.start_record(number, dict(seeds), dict(metadata), time.time_ns())
         self.open[number] = OpenEpisode()
         return start
 
-    def start_record(
-        self, number: int, seeds: Mapping[str, int], metadata: Mapping[str, Any], now: int
-    ) -> EpisodeStart:
-        """What is written of an episode before its rows."""
-        players = list(range(self._players))
-        return EpisodeStart(number, now, players, self._game, self._config_digest, dict(seeds), dict(metadata))
+    def start_record(self, number: int, seeds: dict[str, int], metadata: dict[str, Any], now: int) -> EpisodeStart:
+        """What is written of an episode before its rows; it keeps what it is given."""
+        return EpisodeStart(number, now, self._everybody, self._game, self._config_digest, seeds, metadata)
 
     def refuse_ended(self, number: int, player: int) -> None:
         """Raises SchemaError when the player's part of the episode is complete, or its rows come another way."""

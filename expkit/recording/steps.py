@@ -23,6 +23,7 @@ from expkit.rows import RowFactory
 from expkit.schema import Field, Schema
 
 _NOTHING: tuple[dict[str, int], dict[str, Any]] = ({}, {})
+_NO_OUTCOME: dict[str, float | None] = {"0": None}  # of a single player
 _HOW: tuple[Ended, ...] = ("interrupted", "terminated", "truncated")
 
 
@@ -74,6 +75,7 @@ class StepRecording:
         self._unclaimed = np.zeros(both)  # rewards of players that had no action yet
         self._begun = np.zeros(table.envs, bool)  # whether the open episode has rows
         self._ready = np.zeros(table.envs, bool)  # whether there is an episode that can be stepped
+        self._places = [{"env_index": env} for env in range(table.envs)]
         self._every = np.arange(players * table.envs)
         self._all_live = self._all_begun = self._is_reset = False
         # Whether there ever were any: most recordings do without, and each costs a microsecond where episodes end.
@@ -204,7 +206,7 @@ class StepRecording:
         waiting = ~self._ready
         if stepped is not None:
             waiting &= _any_player(stepped)  # the others were left alone
-        if not waiting.any():
+        if not np.count_nonzero(waiting):
             return None
         if not self._is_reset:
             raise UsageError("step before reset; give rec.reset(observation=...) what the environment's reset returned")
@@ -239,9 +241,9 @@ class StepRecording:
         fresh = _any_player(acting) & ~self._begun
         for env in fresh.nonzero()[0].tolist():
             number = self._book.allot()
-            seeds, metadata = self._told.pop(env, _NOTHING)
+            seeds, metadata = _NOTHING if not self._told else self._told.pop(env, _NOTHING)
             if self._vector:
-                metadata = {"env_index": env, **metadata}
+                metadata = {**self._places[env], **metadata} if metadata else self._places[env]
             starts.append(self._book.start_record(number, seeds, metadata, now))
             self._book.hold(number)
             self._number[:, env] = number
@@ -267,6 +269,15 @@ class StepRecording:
         """The ends of the environments' episodes, whose rows are all written."""
         out = []
         envs = (over & self._begun).nonzero()[0]
+        if len(self._rows) == 1 and not (self._has_outcomes or self._holds):
+            # The same as below, in a third of the time: of a vector some environment ends in nearly every step.
+            told = zip(
+                self._number[0, envs].tolist(), self._rows[0, envs].tolist(), self._how[0, envs].tolist(), strict=True
+            )
+            for number, count, one in told:
+                self._book.finish(number)
+                out.append(EpisodeEnd(number, now, _HOW[one], count - 1, _NO_OUTCOME, {"0": count}))
+            return out
         rows, how = self._rows[:, envs].T.tolist(), self._how[:, envs].T.tolist()
         for place, number in enumerate(self._number[0, envs].tolist()):
             self._book.finish(number)
@@ -286,7 +297,7 @@ class StepRecording:
     def _cut(self, which: np.ndarray, now: int) -> list[EpisodeEnd]:
         """Last rows of the episodes that are open in these environments, and their ends."""
         envs = which & self._begun & self._ready
-        if not envs.any():
+        if not np.count_nonzero(envs):
             return []
         players = self._live & envs & (self._rows > 0)
         self._time[...] = now
@@ -311,7 +322,7 @@ class StepRecording:
             self._unclaimed *= others
         if self._has_outcomes:
             self._outcome[:, which] = np.nan
-        self._all_begun, self._all_live = False, bool(self._live.all())
+        self._all_begun, self._all_live = False, np.count_nonzero(self._live) == self._live.size
 
     def _check_idle(self, acting: np.ndarray, done: np.ndarray) -> None:
         """Raises UsageError where a reward or an end comes for a row that was not held."""

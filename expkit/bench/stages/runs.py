@@ -39,7 +39,7 @@ def write_run(path: Path, work: Workload, copies: int = COPIES) -> None:
             recorder.collector.writer.rotate()
 
 
-def _run_of(lab: Lab, workload: str) -> tuple[Workload, Run, int]:
+def run_of(lab: Lab, workload: str) -> tuple[Workload, Run, int]:
     """The workload, a run of its rows, and how many transitions it holds."""
     work, path = lab.workload(workload), lab.path("run")
     write_run(path, work)
@@ -47,7 +47,7 @@ def _run_of(lab: Lab, workload: str) -> tuple[Workload, Run, int]:
     return work, run, run.steps
 
 
-def _close(run: Run) -> None:
+def close_run(run: Run) -> None:
     run.close()
     shutil.rmtree(run.path, ignore_errors=True)
 
@@ -58,7 +58,7 @@ def _scan_all(run: Run, threads: int = 1) -> None:
 
 
 def _scan(lab: Lab, workload: str, threads: int) -> Trial:
-    work, run, rows = _run_of(lab, workload)
+    work, run, rows = run_of(lab, workload)
     reference = BlockFile(lab.path("reference"))
     reference.write(work.ordered)
 
@@ -67,7 +67,7 @@ def _scan(lab: Lab, workload: str, threads: int) -> Trial:
             pass
 
     def close() -> None:
-        _close(run)
+        close_run(run)
         reference.path.unlink()
 
     scan = partial(_scan_all, run, threads)
@@ -99,7 +99,7 @@ def scan_2(lab: Lab, workload: str) -> Trial:
     clock="thread",
 )
 def shuffled(lab: Lab, workload: str) -> Trial:
-    work, run, rows = _run_of(lab, workload)
+    work, run, rows = run_of(lab, workload)
     epoch = [0]
 
     def run_epoch() -> None:
@@ -109,7 +109,7 @@ def shuffled(lab: Lab, workload: str) -> Trial:
             raise RuntimeError(f"an epoch had {count} rows of {rows}")
 
     limit = partial(_scan_all, run)
-    return Trial(run_epoch, rows, rows * work.row_bytes, limit, close=lambda: _close(run))
+    return Trial(run_epoch, rows, rows * work.row_bytes, limit, close=lambda: close_run(run))
 
 
 @stage(
@@ -120,7 +120,7 @@ def shuffled(lab: Lab, workload: str) -> Trial:
     clock="thread",
 )
 def sample(lab: Lab, workload: str) -> Trial:
-    work, run, rows = _run_of(lab, workload)
+    work, run, rows = run_of(lab, workload)
     rng = np.random.default_rng(0)
 
     return Trial(
@@ -129,7 +129,7 @@ def sample(lab: Lab, workload: str) -> Trial:
         nbytes=SAMPLE * work.row_bytes,
         limit=partial(_scan_all, run),
         limit_rows=rows,
-        close=lambda: _close(run),
+        close=lambda: close_run(run),
     )
 
 
@@ -142,7 +142,7 @@ def sample(lab: Lab, workload: str) -> Trial:
     steady=False,
 )
 def validate(lab: Lab, workload: str) -> Trial:
-    work, run, rows = _run_of(lab, workload)
+    work, run, rows = run_of(lab, workload)
 
     def check() -> None:
         findings = [finding for finding in validate_run(run) if finding.severity == "error"]
@@ -150,7 +150,7 @@ def validate(lab: Lab, workload: str) -> Trial:
             raise RuntimeError(str(findings[0]))
 
     limit = partial(_scan_all, run, 2)
-    return Trial(check, rows, rows * work.row_bytes, limit, close=lambda: _close(run))
+    return Trial(check, rows, rows * work.row_bytes, limit, close=lambda: close_run(run))
 
 
 @stage(
@@ -175,4 +175,4 @@ def validate_quick(lab: Lab, workload: str) -> Trial:
         for _ in validate_run(run, "quick"):
             pass
 
-    return Trial(check, EMPTY_SHARDS, run.bytes, close=lambda: _close(run), repeatable=False)
+    return Trial(check, EMPTY_SHARDS, run.bytes, close=lambda: close_run(run), repeatable=False)
