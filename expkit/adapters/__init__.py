@@ -6,4 +6,6 @@
     episode_rows      an episode as rows: an action is held until what it caused is known
     gymnasium, vector, pettingzoo   single, vector, AEC and Parallel environments; they alone import these libraries
     wrapping          `expkit.wrap`
+
+All of it is imported where it is used, for these libraries are extras.
 """
