@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import DryRun, Force, Json, RunInputs, expand_runs
+from expkit.commands.options import Columns, DryRun, Force, Json, Representation, RunInputs, Where, expand_runs
 from expkit.errors import UsageError
 from expkit.units import format_size
 
@@ -37,26 +37,13 @@ def export(
             help="parquet, arrow, npz, hdf5, minari, csv, ndjson, huggingface, yours; from OUT's suffix when left out.",
         ),
     ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option("--where", metavar="CONDITION", help="Only rows for which this is true, like 'reward > 0'."),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--columns", metavar="A,B", help="Only these fields or groups; keys and reward always stay."),
-    ] = None,
+    where: Where = None,
+    columns: Columns = None,
     rows: Annotated[
         str | None,
         typer.Option("--rows", metavar="all|transitions", help="With final observations as rows, or without."),
     ] = None,
-    representation: Annotated[
-        str | None,
-        typer.Option(
-            "--representation",
-            metavar="NAME",
-            help="Boards as planes, planes-uint8, flat, yours; refused where rows lack it.",
-        ),
-    ] = None,
+    representation: Representation = None,
     split: Annotated[
         str | None,
         typer.Option("--split", metavar="A=.9,B=.1", help="An output for each part, all rows of a game in the same."),

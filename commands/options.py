@@ -64,6 +64,22 @@ RewardColumn = Annotated[
     list[str] | None,
     typer.Option("--reward-column", metavar="NAME=REWARD", help="One more column of rewards, reward/NAME."),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", metavar="CONDITION", help="Only rows for which this is true, like 'reward > 0'."),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--columns", metavar="A,B", help="Only these fields or groups; keys and reward always stay."),
+]
+Representation = Annotated[
+    str | None,
+    typer.Option(
+        "--representation",
+        metavar="NAME",
+        help="Boards as planes, planes-uint8(army_scale=255), flat, yours; refused where rows lack it.",
+    ),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings from this YAML or JSON file.")
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from expkit.commands.merge_report import merge_runs
-from expkit.commands.options import DryRun, Force, Json, Reward, RewardColumn, RunInputs
+from expkit.commands.options import Columns, DryRun, Force, Json, Representation, Reward, RewardColumn, RunInputs, Where
 
 EXAMPLES = (
     ("expkit rewrite sample_data/run -o runs/won --where won --force", "whole games, of who won them"),
@@ -27,26 +27,13 @@ EXAMPLES = (
 def rewrite(
     runs: RunInputs,
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The run folder to make.")],
-    where: Annotated[
-        str | None,
-        typer.Option("--where", metavar="CONDITION", help="Only rows for which this is true, like 'reward > 0'."),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--columns", metavar="A,B", help="Only these fields or groups; keys and reward always stay."),
-    ] = None,
+    where: Where = None,
+    columns: Columns = None,
     split: Annotated[
         str | None,
         typer.Option("--split", metavar="A=.9,B=.1", help="A run for each part, all players of a game in the same."),
     ] = None,
-    representation: Annotated[
-        str | None,
-        typer.Option(
-            "--representation",
-            metavar="NAME",
-            help="Boards as planes, planes-uint8(army_scale=255), flat, yours; refused where rows lack it.",
-        ),
-    ] = None,
+    representation: Representation = None,
     reward: Reward = None,
     reward_column: RewardColumn = None,
     dedupe: Annotated[

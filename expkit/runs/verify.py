@@ -76,11 +76,14 @@ def _compare_chosen(rewards: RewardReader, episode: Episode) -> Difference | Non
     return min(found, key=lambda one: (one.step, one.player), default=None)
 
 
+def _without_start(episode: Episode) -> Verified:
+    return Verified(episode, 0, Difference(episode.number, 0, 0, "start", "no start record", "needs its seeds"))
+
+
 def verify_episode(run: Run, episode: Episode, source: GameSource, config: Any, seed: int) -> Verified:
     """Re-simulate one episode with the recorded actions of all players and compare each row on the way."""
     if episode.start is None:
-        difference = Difference(episode.number, 0, 0, "start", "no start record", "needs its seeds")
-        return Verified(episode, 0, difference)
+        return _without_start(episode)
     tables = {player: run.rows(episode.number, player) for player in sorted(episode.rows)}
     if not tables:
         return Verified(episode, 0, None)
@@ -125,8 +128,7 @@ def verify_whole_episode(run: Run, episode: Episode, source: GameSource, config:
     """Play one episode again with the recorded actions, then compare all rows: for games of which each row tells of
     turns of others too."""
     if episode.start is None:
-        difference = Difference(episode.number, 0, 0, "start", "no start record", "needs its seeds")
-        return Verified(episode, 0, difference)
+        return _without_start(episode)
     tables = {player: run.rows(episode.number, player) for player in sorted(episode.rows)}
     if not tables:
         return Verified(episode, 0, None)
