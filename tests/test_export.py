@@ -220,7 +220,7 @@ def test_hugging_face_folder_is_laid_out_as_its_hub_says(tmp_path: Path) -> None
 
 
 def test_a_split_is_by_episode_and_that_of_rewrite(tmp_path: Path) -> None:
-    from expkit.rewrite.filter import part_of
+    from expkit.reading.split import part_of
 
     run, split = write_plain(tmp_path / "run"), {"train": 0.6, "val": 0.4}
     write(run, tmp_path / "sets.npz", split=split)

@@ -120,7 +120,8 @@ def bytes_in(path):
 
 
 def active_bytes(path):
-    return sum(shard.path.stat().st_size for shard in list_shards(path) if shard.active)
+    found = (shard.path for shard in list_shards(path) if shard.active)
+    return sum(one.stat().st_size for one in found if one.exists())
 
 
 def test_killed_and_gone_on_with_again_and_again(tmp_path):

@@ -171,9 +171,9 @@ MUTANTS = {
     ),
     "prunes-one-more": Mutant(
         "maintenance",
-        "expkit.runs.prune:plan_prune",
-        "chosen = set(plan.episodes)",
-        "chosen = set(plan.episodes[1:])",
+        "expkit.runs.prune:_plan",
+        "len(episodes), set(episodes)",
+        "len(episodes), set(episodes[1:])",
         "faults/test_kills_of_maintenance.py::test_maintenance_killed_at_any_moment[prune]",
     ),
     "loses-a-row": Mutant(

@@ -504,14 +504,14 @@ def said() -> str:
 
 
 def test_a_run_is_what_a_model_says_after_any_operations(unthreaded, tell):
-    play(25, start=1)
-    assert operations.total() >= 800
+    play(8, start=1)
+    assert operations.total() >= 250
     tell(said())
 
 
 @pytest.mark.slow
 def test_longer(unthreaded, tell):
-    play(400, start=2)
+    play(200, start=2)
     tell(said())
 
 
