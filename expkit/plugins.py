@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +32,12 @@ def load_callable(spec: str, what: str = "policy") -> Callable[..., Any]:
 
 
 def number_of(node: ast.expr) -> float | int | None:
-    """The number that an expression is, with its sign, else None."""
+    """The number that an expression is, with its sign, else None; infinite for an integer beyond what a float holds."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = number_of(node.operand)
         return None if value is None else -value if isinstance(node.op, ast.USub) else value
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return node.value
+        return node.value if node.value <= sys.float_info.max else math.inf
     return None
 
 
