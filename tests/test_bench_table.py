@@ -45,6 +45,18 @@ def test_the_report_of_the_repository_is_of_the_stages_there_are():
     assert measured == registered, f"measure them anew: {ANEW}"
 
 
+def test_training_recording_and_exchange_have_a_part_of_their_own():
+    kept = read_report(ROOT / f".ci/{table.FIGURES}.json")
+    made = table.markdown(kept, table.FIGURES_ANEW)
+    if os.environ.get("EXPKIT_UPDATE_README"):
+        table.replace_part(README, made, table.FIGURES)
+    assert table.part_of(README, table.FIGURES) == made
+    stages = choose(load_stages(), table.FIGURES_STAGES, "quick")
+    registered = [(one.name, name, one.title, one.limit) for one in stages for name in one.workloads]
+    measured = [(one.stage, one.workload, one.title, one.limit) for one in kept.stages]
+    assert measured == registered, f"measure them anew: {table.FIGURES_ANEW}"
+
+
 def cells(text):
     """The tables of a text, a list of rows of cells each."""
     out = [[]]

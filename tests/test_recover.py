@@ -581,7 +581,7 @@ def kill_recoveries(killed, folder, kills, tell):
 
 
 def test_a_recovery_can_be_killed_and_run_again(tmp_path, killed, tell):
-    kill_recoveries(killed, tmp_path, 2, tell)
+    kill_recoveries(killed, tmp_path, 1, tell)
 
 
 def test_the_command_says_what_was_lost(tmp_path, run):

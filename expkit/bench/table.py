@@ -24,16 +24,22 @@ from expkit.errors import NotThere, UsageError
 
 PART = "bench"  # between the lines <!-- bench --> and <!-- end bench -->
 REGENERATE = "expkit bench --suite {suite}{peers} --save-baseline .ci/bench.json --readme README.md"
+# Stages that the quick suite leaves out and the README shows, in a part and a report of their own.
+FIGURES = "figures"
+FIGURES_STAGES = ("training", "record/cartpole", "export", "import")
+FIGURES_ANEW = f"expkit bench --stage {' --stage '.join(FIGURES_STAGES)} --peers --save-baseline .ci/{FIGURES}.json"
 _NONE = "–"
 
 
-def markdown(report: Report) -> str:
-    """Both tables, the machine and how to make them anew; ends with a newline."""
+def markdown(report: Report, anew: str = "") -> str:
+    """Both tables, the machine and how to make them anew, by the command `anew` if not by that of a whole suite; ends
+    with a newline."""
     parts = [_stages(report.stages)]
     if report.peers:
         parts.append("The same work by other libraries, on the same rows; **bold** where expkit is the slower one.\n")
         parts.append(_peers(report))
-    parts.append(_origin(report))
+    whole = REGENERATE.format(suite=report.suite, peers=" --peers" if report.peers else "")
+    parts.append(_origin(report, anew or whole))
     return "\n".join(parts)
 
 
@@ -100,13 +106,12 @@ def in_order(report: Report) -> list[PeerResult]:
     return sorted(report.peers, key=place)
 
 
-def _origin(report: Report) -> str:
+def _origin(report: Report, anew: str) -> str:
     return (
         f"Measured on {format_date(report.created)} on {format_machine(report.machine)} "
         f"({', '.join(format_limits(report.machine))}), {format_versions(report.machine)}. A ratio is a stage's rows a "
         "second by those of what stands beside it, in the same minute on the same rows; seconds are processor time "
-        "where one thread works without waiting, else wall time. Made by "
-        f"`{REGENERATE.format(suite=report.suite, peers=' --peers' if report.peers else '')}`.\n"
+        f"where one thread works without waiting, else wall time. Made by `{anew}`.\n"
     )
 
 
