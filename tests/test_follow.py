@@ -146,3 +146,16 @@ def test_a_closed_run_is_given_and_ends_at_once_and_it_can_be_stopped(tmp_path):
         assert len(list(following)) == 1
         with pytest.raises(UsageError, match="where"):
             run.follow(where="reward >")
+
+
+def test_two_runs_are_followed_together_until_both_have_ended(tmp_path):
+    children = [recording(tmp_path / name, episodes) for name, episodes in (("a", 6), ("b", 25))]
+    with open_run([tmp_path / "a", tmp_path / "b"]) as runs:
+        batches = list(runs.follow(["action"], poll=0.05))
+    assert [child.wait(60) for child in children] == [0, 0]
+    for place, episodes in enumerate((6, 25)):
+        mine = [batch for batch in batches if batch["run"][0] == place]
+        assert all((batch["run"] == place).all() for batch in mine)
+        assert len(once(keys(mine))) == episodes * 2 * 60
+    with open_run([tmp_path / "a", tmp_path / "b"]) as runs:
+        assert len(keys(runs.follow(where="step < 10"))) == (6 + 25) * 2 * 10

@@ -1,9 +1,10 @@
-"""The rows of a run that is being recorded, as they come."""
+"""The rows of runs that are being recorded, as they come."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,35 +48,39 @@ class _Given:
 
 
 def follow(
-    run: Run,
+    runs: Sequence[Run],
     columns: Sequence[str] | None,
     rows: Rows,
     where: str | Predicate | None,
     poll: float,
     stop: Callable[[], bool] | None,
-) -> Iterator[Batch]:
-    """See `Run.follow`."""
+) -> Iterator[tuple[int, Batch]]:
+    """The place among `runs` and a batch of one of them, see `Run.follow`: those of all runs in turns, until no
+    recorder of any is at work."""
     from expkit.runs.read import Run
 
-    given = _Given()
-    decoder = run.decoder(columns)
-    with Run(run.path) as view:
+    given = [_Given() for _ in runs]
+    decoders = [run.decoder(columns) for run in runs]
+    with ExitStack() as opened:
+        views = [opened.enter_context(Run(run.path)) for run in runs]
         while True:
-            ended = not view.live_writers  # before the files were listed, so that nothing comes after them
-            selection = None if where is None else view.selection(where)
-            for block in _new_blocks(view, given):
-                new = given.take(block)
-                wanted = rows_wanted(block, rows, None, selection)
-                if new is not None:
-                    wanted = wanted[new[wanted]]
-                if len(wanted):
-                    yield decoder.make([Piece.of(block, wanted, np.arange(len(wanted)))])
-                if stop is not None and stop():
-                    return
+            ended = not any(view.live_writers for view in views)  # before the files were listed: nothing comes after
+            for place, view in enumerate(views):
+                selection = None if where is None else view.selection(where)
+                for block in _new_blocks(view, given[place]):
+                    new = given[place].take(block)
+                    wanted = rows_wanted(block, rows, None, selection)
+                    if new is not None:
+                        wanted = wanted[new[wanted]]
+                    if len(wanted):
+                        yield place, decoders[place].make([Piece.of(block, wanted, np.arange(len(wanted)))])
+                    if stop is not None and stop():
+                        return
             if ended or (stop is not None and stop()):
                 return
             time.sleep(poll)
-            view.refresh()
+            for view in views:
+                view.refresh()
 
 
 def _new_blocks(view: Run, given: _Given) -> Iterator[VisibleBlock]:

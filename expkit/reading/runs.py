@@ -6,7 +6,7 @@ import dataclasses
 import glob
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.formats.shard.read import ShardReader
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
 from expkit.reading.readable import Readable
-from expkit.runs.batches import Batch
+from expkit.runs.batches import Batch, Rows
 from expkit.runs.entries import Episode
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import is_run
@@ -241,6 +241,26 @@ class Runs(Readable):
         """See `Run.split`."""
         parts = [run.split(fractions) for run in self.runs]
         return {name: Runs([part[name] for part in parts]) for name in fractions}
+
+    def follow(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        rows: Rows = "transitions",
+        where: str | Predicate | None = None,
+        poll: float = 0.2,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[Batch]:
+        """See `Run.follow`: of all runs in turns, until no recorder of any is at work. `run` is the place in `paths`,
+        and `policy` the row of that run's own table: a table of all would change as tables grow."""
+        from expkit.reading.follow import follow
+
+        if where is not None:
+            self.selection(where)
+        return (
+            {**batch, "run": np.full(len(batch["step"]), place, np.uint16)}
+            for place, batch in follow(self.runs, columns, rows, where, poll, stop)
+        )
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """See `Run.load_into`: of all runs, one after another."""

@@ -321,7 +321,7 @@ class Run(RunFiles):
 
         if where is not None:
             self.selection(where)
-        return follow(self, columns, rows, where, poll, stop)
+        return (batch for _, batch in follow([self], columns, rows, where, poll, stop))
 
     def load_into(self, buffer: ExperienceBuffer) -> int:
         """Add all rows of the buffer's player, last rows included, in the order they were recorded; returns how many.
