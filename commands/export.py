@@ -70,15 +70,13 @@ def export(
     json: Json = False,
 ) -> None:
     """Write rows for other tools: Parquet, NumPy, HDF5, Minari, CSV."""
-    from expkit.commands.progress import Progress
-    from expkit.commands.signals import finish_first
+    from expkit.commands.whole_output import whole_output
     from expkit.exchange.export import check_compression, check_output_path
     from expkit.exchange.export import export as write
     from expkit.exchange.plan import Asked, plan_export
     from expkit.exchange.registry import find_format, format_of
     from expkit.parallel import cores
     from expkit.rewrite.change import Change
-    from expkit.rewrite.engine import Stopped
     from expkit.rewrite.filter import parse_split
     from expkit.rewrite.sources import Sources
     from expkit.units import parse_size
@@ -110,22 +108,11 @@ def export(
         if dry_run:
             _tell_plan(out, plan, json)
             return
-        done = 0
-        with finish_first() as request, Progress(f"writing {out} · ^C leaves nothing behind") as progress:
-
-            def show(count: int) -> None:
-                nonlocal done
-                done += count
-                progress.update(done, plan.rows)
-
-            try:
-                result = write(
-                    plan, out, options, force=force, card=card, licence=licence, threads=threads or max(2, cores()),
-                    on_rows=show, stop=lambda: bool(request),
-                )  # fmt: skip
-            except Stopped:
-                output.note("expkit export: stopped; nothing was written")
-                raise typer.Exit(request.exit_code) from None
+        with whole_output("export", f"writing {out}", plan.rows) as asking:
+            result = write(
+                plan, out, options, force=force, card=card, licence=licence, threads=threads or max(2, cores()),
+                on_rows=asking.on_rows, stop=asking.stop,
+            )  # fmt: skip
     if json:
         output.write_json(_as_json(result))
     else:

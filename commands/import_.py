@@ -32,27 +32,14 @@ def import_(
     json: Json = False,
 ) -> None:
     """Import recordings of other programs, and exports, into a run. Of games player names are never kept."""
-    from expkit.commands.progress import Progress
-    from expkit.commands.signals import finish_first
+    from expkit.commands.whole_output import whole_output
     from expkit.importing import import_recording, source_format
-    from expkit.rewrite.engine import Stopped
 
     name = source_format(source, format)
-    done_rows = 0
-    with finish_first() as request, Progress(f"importing {source} · ^C leaves nothing behind") as progress:
-
-        def show(rows: int) -> None:
-            nonlocal done_rows
-            done_rows += rows
-            progress.update(done_rows)
-
-        try:
-            done = import_recording(
-                source, run, format=name, state=state, force=force, on_rows=show, stop=lambda: bool(request)
-            )
-        except Stopped:
-            output.note("expkit import: stopped; nothing was written")
-            raise typer.Exit(request.exit_code) from None
+    with whole_output("import", f"importing {source}") as asking:
+        done = import_recording(
+            source, run, format=name, state=state, force=force, on_rows=asking.on_rows, stop=asking.stop
+        )
     if json:
         output.write_json({"schema": "expkit.import/1", **asdict(done)})
         return

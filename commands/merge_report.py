@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from expkit.commands import output
 from expkit.commands.options import expand_runs
 from expkit.errors import UsageError
@@ -34,10 +32,8 @@ def merge_runs(
     json: bool,
 ) -> None:
     """Do it, print the result, exit."""
-    from expkit.commands.progress import Progress
-    from expkit.commands.signals import finish_first
+    from expkit.commands.whole_output import whole_output
     from expkit.rewrite.change import describe_changes
-    from expkit.rewrite.engine import Stopped
     from expkit.rewrite.merge import merge, plan_merge
     from expkit.rewrite.new_folder import check_free
     from expkit.rewrite.sources import Sources
@@ -53,19 +49,8 @@ def merge_runs(
             rewards = _reward_changes(sources, plan, choice)
             _tell_plan(verb, out, plan, describe_changes(sources, schema), rewards, json)
             return
-        done = 0
-        with finish_first() as request, Progress(f"writing {out} · ^C leaves nothing behind") as progress:
-
-            def show(rows: int) -> None:
-                nonlocal done
-                done += rows
-                progress.update(done, plan.rows)
-
-            try:
-                result = merge(sources, plan, out, choice, force=force, on_rows=show, stop=lambda: bool(request))
-            except Stopped:
-                output.note(f"expkit {verb}: stopped; nothing was written")
-                raise typer.Exit(request.exit_code) from None
+        with whole_output(verb, f"writing {out}", plan.rows) as asking:
+            result = merge(sources, plan, out, choice, force=force, on_rows=asking.on_rows, stop=asking.stop)
     if json:
         output.write_json(_as_json(verb, result))
     else:

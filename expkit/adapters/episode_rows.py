@@ -6,7 +6,8 @@ whose end may come in the turns of others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 from expkit.adapters.environment import EnvLayout
@@ -177,3 +178,11 @@ class EpisodeRows:
         if len(totals) < 2 or not ended or self._illegal or abs(sum(totals)) > 1e-6 * max(map(abs, totals), default=0):
             return {}
         return {player: part.total for player, part in self._parts.items()}
+
+
+def close_recorded(env: Any, recorder: Any, interrupt: Callable[[], None]) -> None:
+    """End the open episode by `interrupt`, then close the run, then the environment, whichever of these fails."""
+    with ExitStack() as closing:
+        closing.callback(env.close)
+        closing.callback(recorder.close)
+        interrupt()

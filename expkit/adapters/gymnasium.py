@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from expkit.adapters.environment import EnvLayout, plain, space_seed
-from expkit.adapters.episode_rows import EpisodeRows, RowTarget
+from expkit.adapters.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.errors import UsageError
 from expkit.extras import require
 
@@ -93,11 +93,7 @@ class RecordedEnv(_Wrapper):
         return result
 
     def close(self) -> None:
-        try:
-            self._rows.interrupt()
-        finally:
-            self.recorder.close()
-            self.env.close()
+        close_recorded(self.env, self.recorder, self._rows.interrupt)
 
 
 def resets_itself(env: Any) -> bool:

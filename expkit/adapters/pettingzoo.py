@@ -4,12 +4,13 @@ there may be; never by the order in which agents come."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from expkit.adapters.environment import EnvLayout, agents_of, space_seed
-from expkit.adapters.episode_rows import EpisodeRows, RowTarget
+from expkit.adapters.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.adapters.gymnasium import episode_metadata
 from expkit.errors import SchemaError, UsageError
 from expkit.extras import require
@@ -134,11 +135,7 @@ class RecordedAEC(_AECWrapper):
         self._rows.step(self.env, action)
 
     def close(self) -> None:
-        try:
-            self._rows.interrupt(self.env)
-        finally:
-            self.recorder.close()
-            self.env.close()
+        close_recorded(self.env, self.recorder, partial(self._rows.interrupt, self.env))
 
 
 class ParallelRows:
@@ -236,11 +233,7 @@ class RecordedParallel(_ParallelWrapper):
         return result
 
     def close(self) -> None:
-        try:
-            self._rows.interrupt()
-        finally:
-            self.recorder.close()
-            self.env.close()
+        close_recorded(self.env, self.recorder, self._rows.interrupt)
 
 
 def agents_seeds(env: Any, agents: Agents, seed: int | None) -> dict[str, int]:

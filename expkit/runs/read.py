@@ -242,17 +242,10 @@ class Run(RunFiles):
 
     def row(self, episode: int, player: int, step: int) -> dict[str, np.ndarray]:
         """One row, every column; arrays without a leading axis. Raises NotThere, ShardError."""
-        segments = self.index.find(episode, player)
-        for s in segments.tolist():
-            first, count = int(self.index.first_row[s]), int(self.index.rows[s])
-            if int(self.index.first_step[s]) > step:
-                continue
-            reader, block = self.reader(int(self.index.shard[s])), int(self.index.block[s])
-            steps = reader.read_block(block, ["step"], slice(first, first + count))["step"]
-            at = np.flatnonzero(steps == step)
-            if len(at):
-                stored = reader.read_rows(block, np.array([first + int(at[0])]), stored_names(self.schema, None))
-                return {name: values[0] for name, values in self._logical(stored, player).items()}
+        numbers = self._numbers(episode, player, step)
+        if numbers[0] >= 0:
+            batch = self.decoder().make(list(self.timeline.pieces(numbers)))
+            return {name: values[0] for name, values in batch.items()}
         have = self.rows(episode, player, ["step"])["step"]
         raise NotThere(
             f"{self.path}: episode {episode} player {player} has no step {step}; it has steps {have[0]} to {have[-1]}"
@@ -278,12 +271,14 @@ class Run(RunFiles):
         """Where rows are by their addresses."""
         return Addresses(self.timeline)
 
+    def _numbers(self, episode: int, player: int, step: int) -> np.ndarray:
+        """int64 (1,): the number of one row in the timeline, -1 where it is not there. Raises ShardError."""
+        keys = np.array([episode], np.uint64), np.array([player], np.int64), np.array([step], np.int64)
+        return self.addresses.numbers(*keys)
+
     def locate(self, episode: int, player: int, step: int) -> tuple[str, int]:
         """(shard name, block number) of a row. Raises NotThere, ShardError."""
-        address = (
-            np.array([part], kind) for part, kind in ((episode, np.uint64), (player, np.int64), (step, np.int64))
-        )
-        numbers = self.addresses.numbers(*address)
+        numbers = self._numbers(episode, player, step)
         if numbers[0] < 0:
             raise NotThere(f"{self.path}: no row at episode {episode} player {player} step {step}")
         place = next(self.timeline.pieces(numbers))
