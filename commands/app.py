@@ -94,7 +94,7 @@ class VerbCommand(typer.core.TyperCommand):
     examples: tuple[tuple[str, str], ...] = ()
 
     def invoke(self, ctx: Any) -> Any:
-        from expkit import logs
+        from expkit.system import logs
 
         now = session.current()
         logs.set_up(now.verbosity, now.log_format, now.quiet)

@@ -10,7 +10,7 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import DryRun, Json, RunPath, expand_runs
 from expkit.errors import UsageError
-from expkit.units import format_size, parse_size
+from expkit.system.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from expkit.rewrite.compact import Compacted

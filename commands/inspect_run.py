@@ -17,7 +17,7 @@ from expkit.runs.summary import (
     distributions,
     summarize,
 )
-from expkit.units import format_count, format_duration, format_size
+from expkit.system.units import format_count, format_duration, format_size
 
 _SHARDS_SHOWN = 8
 

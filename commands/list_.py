@@ -11,7 +11,7 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import Json, complete_runs, near
 from expkit.errors import ExpkitError, NewerFormat, NotThere
-from expkit.units import format_duration, format_size
+from expkit.system.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from expkit.runs.read import Run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from expkit.commands import output
 from expkit.commands.options import expand_runs
 from expkit.errors import UsageError
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

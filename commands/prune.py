@@ -13,7 +13,7 @@ from expkit.commands import output
 from expkit.commands.options import ConfigFile, DryRun, Json, RunPath, Yes, expand_runs
 from expkit.config import resolve
 from expkit.errors import UsageError
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 if TYPE_CHECKING:
     from expkit.runs.prune import PrunePlan

@@ -130,6 +130,6 @@ def _say_written(out: Path, chosen: str, rows: int, told: dict[str, Any], json: 
         body = {"schema": "expkit.query/1", **told, "count": rows, "output": out, "format": chosen, "bytes": size}
         output.write_json(body)
     elif not session.current().quiet:
-        from expkit.units import format_size
+        from expkit.system.units import format_size
 
         output.line((str(out), "bold"), f": {rows:,} rows, {format_size(size)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from expkit.commands import output, session
-from expkit.files import DiskErrors, unlink_quietly
+from expkit.system.files import DiskErrors, unlink_quietly
 
 if TYPE_CHECKING:
     from expkit.queries.answer import Answer, Column

@@ -15,7 +15,7 @@ from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColum
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
 from expkit.errors import UsageError
-from expkit.units import format_count, format_duration, format_size
+from expkit.system.units import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
     from expkit.collect import session

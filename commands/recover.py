@@ -77,7 +77,7 @@ def recover(
 
 
 def _print(report: RecoveryReport, dry_run: bool, code: int) -> None:
-    from expkit.units import format_size
+    from expkit.system.units import format_size
 
     for finding in report.findings[:_SHOWN]:
         output.line(("ERROR ", "bold red"), f"{finding.rule} ", (finding.where, "bold"), f": {finding.message}")

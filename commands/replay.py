@@ -12,7 +12,7 @@ import typer
 from expkit.commands import output, session
 from expkit.commands.options import Episode, Json, RunPath, Step, one_run
 from expkit.errors import NotThere, UsageError
-from expkit.units import parse_rate
+from expkit.system.units import parse_rate
 
 if TYPE_CHECKING:
     from expkit.runs.playback import Moment, Playback

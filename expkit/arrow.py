@@ -27,8 +27,8 @@ import msgspec
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.extras import require
 from expkit.schema import KEYS, Field, Schema
+from expkit.system.extras import require
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from expkit import yaml12
 from expkit.config_values import BoardSize, Duration, Links, RuleSettings, Size
 from expkit.errors import ConfigError, NotThere, UsageError
-from expkit.units import parse_board_size, parse_duration, parse_size
+from expkit.system.units import parse_board_size, parse_duration, parse_size
 
 Positive = Annotated[int, Meta(ge=1)]
 

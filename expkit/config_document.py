@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from expkit.config import SECTIONS, SETTINGS, BoardSize, Config, Duration, Links, RuleSettings, Size, expected
-from expkit.units import format_size, parse_size
+from expkit.system.units import format_size, parse_size
 
 
 def written(value: Any) -> str:

@@ -35,7 +35,7 @@ from expkit.runs.prune import make_room
 from expkit.runs.resume import begin_run, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, Sync, check_same, create_run
 from expkit.schema import Schema
-from expkit.units import parse_duration, parse_size
+from expkit.system.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from expkit.pipeline.chain import Pipeline

@@ -16,8 +16,8 @@ import zstandard
 
 from expkit.arrow import arrow_schema, batch_from_arrow, record_batch
 from expkit.errors import SchemaError, ShardError
-from expkit.extras import require
 from expkit.formats.protocol import HEAD_KEY, Batch, Carries, ExportOptions, Head, Recorded
+from expkit.system.extras import require
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,10 +9,10 @@ from typing import Any
 
 from expkit.arrow import arrow_schema, record_batch
 from expkit.errors import ShardError
-from expkit.extras import require
 from expkit.formats.arrow_ipc import head_of, left_out, one_line, parts, with_head
 from expkit.formats.protocol import Batch, Carries, ExportOptions, Head, Recorded
 from expkit.formats.several import gathered
+from expkit.system.extras import require
 
 _READ_ROWS = 16_384
 _LOOK_ROWS = 256

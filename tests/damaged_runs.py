@@ -9,12 +9,12 @@ import numpy as np
 
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import ShardError
-from expkit.files import Disk
 from expkit.formats.shard import BlockEncoder, ShardReader
 from expkit.runs.layout import RunInfo
 from expkit.runs.read import open_run
 from expkit.runs.write import RunWriter, create_run
 from expkit.schema import Field, Schema
+from expkit.system.files import Disk
 
 TINY = Schema([Field("board", "u1", (3,), "observation"), Field("action", "i2", belongs="action")])
 Key = tuple[int, int, int]

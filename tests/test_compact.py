@@ -29,7 +29,6 @@ import expkit.rewrite.layout as layout
 from expkit import Field, Recorder, Schema, open_run
 from expkit.episodes import EpisodeStart
 from expkit.errors import Busy, CheckFailed, NoSpace, ShardError
-from expkit.files import Disk, using
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.write import ShardWriter
 from expkit.rewrite.compact import compact
@@ -44,6 +43,7 @@ from expkit.runs.read import Run
 from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, ShardLimits, create_run
+from expkit.system.files import Disk, using
 
 
 def expkit(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,6 @@ from written_runs import VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
 from expkit import Field, Recorder, Schema, open_run
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NoSpace, OutputExists, SchemaError, ShardError, UsageError
-from expkit.files import using
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.rewrite import merge as merging
 from expkit.rewrite.compact import compact
@@ -35,6 +34,7 @@ from expkit.runs.read import Run
 from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, create_run
+from expkit.system.files import using
 
 Row = dict[str, Any]
 

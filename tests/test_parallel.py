@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expkit.parallel import cores, in_order
+from expkit.system.parallel import cores, in_order
 
 
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 5))

@@ -16,7 +16,6 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.commands.verbs import EXIT_CODES
 from expkit.episodes import episode_number
 from expkit.errors import Busy, CheckFailed, SchemaError
-from expkit.files import Disk, using
 from expkit.formats.shard.read import ShardReader
 from expkit.runs.counters import Ledger, read_ledger
 from expkit.runs.generation import Generation
@@ -25,6 +24,7 @@ from expkit.runs.locks import lock_writer
 from expkit.runs.manifest import read_manifest
 from expkit.runs.resume import close_dead_writer, next_episode, take_writer
 from expkit.runs.summary import balance
+from expkit.system.files import Disk, using
 
 EXPKIT = [sys.executable, "-m", "expkit.commands"]
 SMALL = ("--size", "10x10", "--max-steps", "60", "--num-envs", "4", "--seed", "11")
@@ -293,7 +293,7 @@ def test_beside_a_live_recorder_one_more_writer_joins(tmp_path):
 CRASHING = """
 import os, signal, sys, time
 from expkit import Field, Recorder, Schema
-from expkit.files import Disk, using
+from expkit.system.files import Disk, using
 class Frozen(Disk):
     def write(self, handle, pieces):
         time.sleep(600)

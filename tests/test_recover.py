@@ -19,7 +19,6 @@ from faults.disk import FaultyDisk
 from written_runs import flip_bit
 
 from expkit.errors import Busy, CheckFailed, ExpkitError, NotThere, OutputExists
-from expkit.files import using
 from expkit.formats.shard import ShardReader, ShardWriter, copy_block
 from expkit.formats.shard.layout import ENVELOPE
 from expkit.runs.counters import PAGE, read_ledger
@@ -32,6 +31,7 @@ from expkit.runs.summary import balance
 from expkit.runs.superseding import ranges_of
 from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter
+from expkit.system.files import using
 
 EXPKIT = [sys.executable, "-m", "expkit.commands"]
 SAMPLE = Path(__file__).resolve().parent.parent / "sample_data/damaged"

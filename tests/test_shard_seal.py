@@ -8,9 +8,9 @@ from shard_rows import BOARD, CARTPOLE, TINY, rows_of, write_shard
 
 from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import NoSpace, NotThere, ShardError
-from expkit.files import Disk, using
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_shard, copy_block, seal_shard
 from expkit.formats.shard.layout import FILE_HEADER
+from expkit.system.files import Disk, using
 
 FIRST = 1 << 48
 ENDS = [EpisodeEnd(FIRST + game, 10, "interrupted", 3) for game in range(4)]

@@ -3,7 +3,7 @@
 import pytest
 
 from expkit.errors import UsageError
-from expkit.units import (
+from expkit.system.units import (
     format_count,
     format_duration,
     format_size,

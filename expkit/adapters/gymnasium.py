@@ -7,7 +7,7 @@ from typing import Any
 from expkit.adapters.environment import EnvLayout, plain, space_seed
 from expkit.adapters.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.errors import UsageError
-from expkit.extras import require
+from expkit.system.extras import require
 
 gymnasium = require("gymnasium", "gym", "recording a Gymnasium environment")
 

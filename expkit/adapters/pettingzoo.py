@@ -13,7 +13,7 @@ from expkit.adapters.environment import EnvLayout, agents_of, space_seed
 from expkit.adapters.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.adapters.gymnasium import episode_metadata
 from expkit.errors import SchemaError, UsageError
-from expkit.extras import require
+from expkit.system.extras import require
 
 utils = require("pettingzoo.utils", "zoo", "recording a PettingZoo environment")
 

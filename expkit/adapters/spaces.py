@@ -9,8 +9,8 @@ import numpy as np
 from expkit.adapters import layouts
 from expkit.adapters.layouts import Entries, Layout
 from expkit.errors import SchemaError
-from expkit.extras import require
 from expkit.schema import DTYPES, Belongs, Field
+from expkit.system.extras import require
 
 spaces = require("gymnasium.spaces", "gym", "a schema of spaces")
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from expkit.adapters.environment import EnvLayout, space_seed
 from expkit.adapters.gymnasium import episode_metadata
-from expkit.extras import require
 from expkit.recording.autoreset import Autoreset
+from expkit.system.extras import require
 
 gymnasium = require("gymnasium", "gym", "recording a Gymnasium environment")
 

@@ -15,7 +15,7 @@ import zstandard
 
 from expkit import __version__
 from expkit.bench.lab import Lab
-from expkit.parallel import cores
+from expkit.system.parallel import cores
 
 
 class Machine(msgspec.Struct):

@@ -8,7 +8,7 @@ import yaml
 
 from expkit.formats.protocol import FolderFormat
 from expkit.schema import Field
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 if TYPE_CHECKING:
     from expkit.exchange.export import Exported

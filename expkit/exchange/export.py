@@ -14,14 +14,14 @@ from expkit.exchange.card import dataset_card
 from expkit.exchange.plan import ExportPlan, PartPlan
 from expkit.exchange.rows import StoredRows, batches, stored_blocks
 from expkit.exchange.shuffle import shuffled
-from expkit.files import DiskErrors, disk, make_folder, remove_tree
 from expkit.formats.protocol import Batch, ExportOptions, FolderFormat, Part, rows_of
 from expkit.formats.several import Cutter
-from expkit.parallel import ahead
 from expkit.rewrite.engine import Stopped
 from expkit.runs.guard import free_bytes
 from expkit.runs.layout import is_run
-from expkit.units import format_size
+from expkit.system.files import DiskErrors, disk, make_folder, remove_tree
+from expkit.system.parallel import ahead
+from expkit.system.units import format_size
 
 _SPARE = 16 << 20
 _HASH_BYTES = 1 << 20

@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from expkit.errors import UsageError
-from expkit.extras import require
-from expkit.parallel import cores
 from expkit.queries.episode_table import EpisodeRows
 from expkit.queries.row_table import RowTable, Table
 from expkit.queries.sql_errors import explain
 from expkit.runs.read import Run
-from expkit.units import parse_size
+from expkit.system.extras import require
+from expkit.system.parallel import cores
+from expkit.system.units import parse_size
 
 MEMORY = "1GiB"
 _BATCH_ROWS = 8192

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from expkit import arrow
-from expkit.extras import require
 from expkit.predicates import EpisodeTable
 from expkit.queries.filters import columns_in
 from expkit.queries.row_table import NAMES, POLICY_NAME, RunRows, Table
@@ -20,6 +19,7 @@ from expkit.runs import batches
 from expkit.runs.batches import BatchDecoder
 from expkit.runs.entries import Episode
 from expkit.runs.read import Run
+from expkit.system.extras import require
 
 pa = require("pyarrow", "sql", "SQL")
 

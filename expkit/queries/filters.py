@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from expkit import arrow
-from expkit.extras import require
 from expkit.formats.shard.blocks import BlockInfo, Statistics
 from expkit.reading.selection import Selection
 from expkit.runs.batches import Batch
 from expkit.runs.superseding import VisibleBlock
+from expkit.system.extras import require
 
 if TYPE_CHECKING:
     from expkit.queries.row_table import RunRows

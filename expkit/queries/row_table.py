@@ -13,13 +13,13 @@ import numpy as np
 
 from expkit import arrow
 from expkit.errors import SchemaError
-from expkit.extras import require
 from expkit.formats.shard.blocks import Statistics
 from expkit.queries.filters import PushedFilter, columns_in
 from expkit.reading.selection import Selection
 from expkit.runs import batches
 from expkit.runs.batches import Batch, BatchDecoder, Rows
 from expkit.runs.read import Run
+from expkit.system.extras import require
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset

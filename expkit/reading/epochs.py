@@ -17,7 +17,6 @@ import numpy as np
 
 from expkit.errors import CheckFailed, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
-from expkit.parallel import in_order
 from expkit.runs.batches import (
     PIECE_BYTES,
     PIECE_FRAMES,
@@ -29,6 +28,7 @@ from expkit.runs.batches import (
     rows_wanted,
 )
 from expkit.runs.superseding import VisibleBlock
+from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:
     from expkit.reading.readable import Readable

@@ -22,7 +22,7 @@ from expkit.runs.batches import BatchDecoder, Rows, stored_names
 from expkit.runs.index import RunIndex
 from expkit.runs.superseding import VisibleBlock
 from expkit.schema import Schema
-from expkit.units import parse_size
+from expkit.system.units import parse_size
 
 if TYPE_CHECKING:
     import pyarrow

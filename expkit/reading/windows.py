@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from expkit.errors import NotThere, UsageError
-from expkit.parallel import in_order
 from expkit.reading.selection import Selection
 from expkit.runs.batches import BATCH_BYTES, Batch, BatchDecoder, Rows
+from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:
     from expkit.reading.readable import Readable

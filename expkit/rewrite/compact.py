@@ -17,7 +17,6 @@ import numpy as np
 
 from expkit.errors import Busy, NoSpace, NotThere
 from expkit.formats.shard.encode import BlockEncoder
-from expkit.parallel import cores, in_order
 from expkit.rewrite.compact_plan import MADE_BY, CompactPlan, OutputShard, plan_compact
 from expkit.rewrite.engine import Stopped, Work
 from expkit.rewrite.gather import Gatherer
@@ -32,7 +31,8 @@ from expkit.runs.locks import live_writers, without_readers
 from expkit.runs.read import Run
 from expkit.runs.requests import request_rotation
 from expkit.runs.superseding import ranges_of
-from expkit.units import format_size
+from expkit.system.parallel import cores, in_order
+from expkit.system.units import format_size
 
 _SPARE = 16 << 20  # bytes to be free beyond what a shard is estimated to take
 

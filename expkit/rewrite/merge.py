@@ -38,7 +38,7 @@ from expkit.runs.read import Run
 from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.schema import Schema
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 _SPARE = 16 << 20  # bytes to be free beyond what the output is estimated to take
 

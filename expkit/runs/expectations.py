@@ -14,7 +14,7 @@ from expkit.errors import UsageError
 from expkit.runs.finding import Finding
 from expkit.runs.read import Run
 from expkit.runs.summary import Balance, balance, has_winner
-from expkit.units import format_size, parse_size
+from expkit.system.units import format_size, parse_size
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,

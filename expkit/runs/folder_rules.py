@@ -14,7 +14,7 @@ from expkit.runs.finding import Finding
 from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, SHARDS_DIR, ShardPath, list_shards, read_run_info
 from expkit.runs.manifest import is_damaged
 from expkit.runs.read import Run
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 _KNOWN_FOLDER = re.compile(r"w(0|[1-9]\d{0,8})|g[1-9]\d{0,8}")

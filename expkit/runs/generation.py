@@ -20,7 +20,6 @@ import numpy as np
 
 from expkit.episodes import WRITER_BITS
 from expkit.errors import NoSpace, ShardError
-from expkit.files import DiskErrors, disk, make_folder, unlink_quietly
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
 from expkit.runs.entries import annotation
@@ -39,6 +38,7 @@ from expkit.runs.read import Run
 from expkit.runs.superseding import Superseding, removed_rows
 from expkit.runs.write import shard_header
 from expkit.schema import Schema
+from expkit.system.files import DiskErrors, disk, make_folder, unlink_quietly
 
 
 class Generation:

@@ -30,8 +30,8 @@ import yaml
 from expkit import __version__
 from expkit.episodes import PolicyInfo
 from expkit.errors import CheckFailed, NotThere, SchemaError
-from expkit.files import DiskErrors, disk, write_atomic
 from expkit.schema import Schema
+from expkit.system.files import DiskErrors, disk, write_atomic
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.json"

@@ -17,12 +17,12 @@ import numpy as np
 
 from expkit.errors import ShardError
 from expkit.formats.shard.layout import FRAME_ROWS
-from expkit.parallel import in_order
 from expkit.pipeline import Chain, ColumnBatch
 from expkit.pipeline.stretches import stretches
 from expkit.reading.epochs import Epoch, beginning
 from expkit.runs import batches
 from expkit.runs.batches import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
+from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:
     from expkit.reading.readable import Readable

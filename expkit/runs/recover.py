@@ -19,7 +19,6 @@ from typing import Any
 
 from expkit.episodes import WRITER_BITS, EpisodeEnd
 from expkit.errors import Busy, CheckFailed, NotThere, OutputExists
-from expkit.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
@@ -51,6 +50,7 @@ from expkit.runs.salvage_file import salvage
 from expkit.runs.superseding import next_shard_number
 from expkit.runs.validate import validate_run
 from expkit.runs.write import shard_header
+from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 
 Progress = Callable[[int], None]
 

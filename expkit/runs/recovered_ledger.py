@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from expkit.files import DiskErrors, disk
 from expkit.runs.counters import Ledger, read_ledger, restore_header
 from expkit.runs.layout import COUNTERS_FILE
 from expkit.runs.quarantine import quarantine_file
 from expkit.runs.recovery_plan import RunSurvey
+from expkit.system.files import DiskErrors, disk
 
 
 def restore_ledger(path: Path, survey: RunSurvey) -> None:

@@ -23,7 +23,6 @@ import numpy as np
 
 from expkit.episodes import WRITER_BITS, EpisodeEnd, episode_number
 from expkit.errors import Busy, CheckFailed, NewerFormat, NotThere, OutputExists, ShardError
-from expkit.files import DiskErrors, disk, make_folder, remove_tree
 from expkit.formats.shard.layout import FILE_HEADER, MAX_JSON, RECORD_MAGIC
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.seal import seal_shard
@@ -45,6 +44,7 @@ from expkit.runs.locks import Lock, ReaderLock, taking_turns
 from expkit.runs.manifest import read_manifest, update_manifest
 from expkit.runs.superseding import claim_writer, next_shard_number, removed_rows, shards_of, superseded_by
 from expkit.runs.write import check_output, make_run, shard_header
+from expkit.system.files import DiskErrors, disk, make_folder, remove_tree
 
 # A file without a whole record that is longer than a header can be is looked at by recovery, not thrown away.
 _LONGEST_HEADER = FILE_HEADER.size + MAX_JSON

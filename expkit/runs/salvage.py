@@ -35,11 +35,11 @@ from expkit.formats.shard.layout import (
 )
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader, block_info
 from expkit.formats.shard.records import Footer, RecordFile
-from expkit.parallel import cores, in_order
 from expkit.runs.episode_rules import Segments, segments_of
 from expkit.runs.layout import ShardPath
 from expkit.runs.salvage_block import NEEDED, BlockPlan, Columns, plan_block
 from expkit.schema import Schema
+from expkit.system.parallel import cores, in_order
 
 Key = tuple[int, int]  # episode, player
 # What a writer that was killed, or a seal that was, leaves at the end of an active file.

@@ -25,7 +25,6 @@ import numpy as np
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
-from expkit.parallel import cores
 from expkit.rules.registry import RuleChoice, choose_rules
 from expkit.rules.rows import RunFacts
 from expkit.runs.episode_rules import EpisodeRules
@@ -39,6 +38,7 @@ from expkit.runs.seams import Seams, WholeEpisodes
 from expkit.runs.summary import Balance, balance, listed_rows
 from expkit.runs.superseding import visible_block
 from expkit.runs.traits import traits_of
+from expkit.system.parallel import cores
 
 Level = Literal["quick", "full"]
 QUICK = ("file", "run", "ledger")  # families that `quick` looks at

@@ -21,7 +21,6 @@ import numpy as np
 from expkit import __version__
 from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import BufferClosed, Busy, CheckFailed, NotThere, OutputExists, SchemaError
-from expkit.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.write import ShardWriter
 from expkit.runs.counters import Ledger
@@ -44,6 +43,7 @@ from expkit.runs.requests import pending_rotations
 from expkit.runs.reserve import keep_reserve
 from expkit.runs.superseding import claim_writer, next_shard_number
 from expkit.schema import Schema
+from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 
 Sync = Literal["none", "interval", "block"]
 

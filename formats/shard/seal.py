@@ -16,7 +16,6 @@ from zlib import crc32
 
 from expkit.episodes import EpisodeEnd
 from expkit.errors import NotThere, ShardError
-from expkit.files import DiskErrors, disk
 from expkit.formats.shard.check import check_block, check_records
 from expkit.formats.shard.layout import (
     FILE_HEADER,
@@ -32,6 +31,7 @@ from expkit.formats.shard.layout import (
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.records import RecordFile
 from expkit.formats.shard.write import ShardWriter
+from expkit.system.files import DiskErrors, disk
 
 SEALED = "sealed"
 _WINDOW = 1 << 20

@@ -12,7 +12,6 @@ import msgspec
 
 from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import NoSpace, OutputExists, ShardError, WriteFailed
-from expkit.files import disk, write_all
 from expkit.formats.shard.blocks import parse_head
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.layout import (
@@ -34,6 +33,7 @@ from expkit.formats.shard.layout import (
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord
 from expkit.formats.shard.records import RecordFile
 from expkit.schema import Schema
+from expkit.system.files import disk, write_all
 
 _EPISODES_PER_RECORD = 1024
 

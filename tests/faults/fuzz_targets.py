@@ -42,7 +42,6 @@ import expkit.formats.shard.blocks as limits
 from expkit import Recorder, open_run
 from expkit.config import load_file, resolve
 from expkit.errors import CheckFailed, ConfigError, NewerFormat, NotThere, ShardError, UsageError
-from expkit.files import Disk, using
 from expkit.formats.shard import RowHasher, ShardReader, check_shard, copy_block, seal_shard
 from expkit.predicates import EpisodeTable, parse
 from expkit.runs.compare import compare_runs
@@ -55,6 +54,7 @@ from expkit.runs.recover import recover
 from expkit.runs.resume import close_dead_writer, next_episode
 from expkit.runs.summary import balance, distributions, listed_rows, removed_by_player, summarize
 from expkit.runs.validate import Level, validate_run
+from expkit.system.files import Disk, using
 
 CORPUS = Path(__file__).parent / "corpus"
 # A block may take 2 GiB by the format: so that a bound on memory can be seen, as much as these 16 MiB here.

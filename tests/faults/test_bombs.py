@@ -32,7 +32,7 @@ from expkit.runs.manifest import is_damaged, read_manifest
 from expkit.runs.summary import listed_rows, removed_by_player
 from expkit.runs.validate import validate_run
 from expkit.schema import Field, Schema
-from expkit.units import parse_duration, parse_size
+from expkit.system.units import parse_duration, parse_size
 
 HEADER = pack_file_header({"schema": TINY.to_builtins()})
 

@@ -30,7 +30,6 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.collect.direct import DirectCollector
 from expkit.episodes import WRITER_BITS
 from expkit.errors import Busy
-from expkit.files import using
 from expkit.formats.shard import ShardReader
 from expkit.rewrite.compact import compact
 from expkit.rewrite.merge import Choice, merge, plan_merge
@@ -42,6 +41,7 @@ from expkit.runs.read import Run
 from expkit.runs.recover import recover, recover_into
 from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
+from expkit.system.files import using
 
 SCHEMA = Schema([Field("observation", "u4", (3,), "observation"), Field("action", "u2", belongs="action")])
 PLAYERS = 2

@@ -17,7 +17,7 @@ from expkit.games.generals.schema import generals_schema
 from expkit.games.protocol import Resimulator
 from expkit.rewards import RewardColumns
 from expkit.schema import Schema
-from expkit.units import parse_board_size
+from expkit.system.units import parse_board_size
 
 DEFAULT_MAX_STEPS = 500  # where the settings name no limit, for a game of generals needs one
 
