@@ -239,12 +239,12 @@ def _csv_cell(value: Any) -> Any:
 
 
 def _write_parquet(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
-    from expkit.arrow import write_parquet
+    from expkit.row.arrow import write_parquet
 
     write_parquet(file, *counted.record_batches())
 
 
 def _write_arrow(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
-    from expkit.arrow import write_stream
+    from expkit.row.arrow import write_stream
 
     write_stream(file, *counted.record_batches())

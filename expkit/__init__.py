@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from expkit.errors import ExpkitError
     from expkit.queries import query
     from expkit.recorder import Recorder
+    from expkit.row.schema import Field, Schema
     from expkit.runs.read import Run, open_run
-    from expkit.schema import Field, Schema
 
 __all__ = ["ExpkitError", "Field", "Recorder", "Run", "Schema", "__version__", "open_run", "query", "wrap"]
 
 _HOME = {
     "ExpkitError": "expkit.errors",
-    "Field": "expkit.schema",
+    "Field": "expkit.row.schema",
     "Recorder": "expkit.recorder",
     "Run": "expkit.runs.read",
-    "Schema": "expkit.schema",
+    "Schema": "expkit.row.schema",
     "open_run": "expkit.runs.read",
     "query": "expkit.queries",
     "wrap": "expkit.adapters.wrapping",

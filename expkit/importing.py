@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expkit.episodes import PolicyInfo
 from expkit.errors import NotThere, UsageError
 from expkit.recorder import Mode, Recorder
+from expkit.row.episodes import PolicyInfo
 
 GIOR = "gior"
 

@@ -30,7 +30,7 @@ from expkit.formats.protocol import (
     rows_of,
     tree_path,
 )
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 from expkit.system.extras import require
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from expkit.formats.protocol import (
     tree_path,
 )
 from expkit.formats.several import joined
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 from expkit.system.extras import require
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 SCHEMA = Schema(
     [

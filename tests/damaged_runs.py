@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import ShardError
 from expkit.formats.shard import BlockEncoder, ShardReader
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.row.schema import Field, Schema
 from expkit.runs.layout import RunInfo
 from expkit.runs.read import open_run
 from expkit.runs.write import RunWriter, create_run
-from expkit.schema import Field, Schema
 from expkit.system.files import Disk
 
 TINY = Schema([Field("board", "u1", (3,), "observation"), Field("action", "i2", belongs="action")])

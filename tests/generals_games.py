@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.games.generals import EpisodeCounter, Generals, GeneralsConfig
-from expkit.layout import BlockLayout, RowSink
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.layout import BlockLayout, RowSink
 
 Tables = list[dict[str, np.ndarray]]
 

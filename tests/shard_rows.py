@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import ShardError
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, copy_block
-from expkit.schema import Field, Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.schema import Field, Schema
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, write_boards, write_vectors
 
-from expkit import Field, Recorder, Schema, arrow, open_run
+from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import SchemaError
 from expkit.queries import ask
-from expkit.schema import DTYPES
+from expkit.row import arrow
+from expkit.row.schema import DTYPES
 
 EVERY_KIND = Schema(
     [

@@ -14,7 +14,7 @@ from expkit.bench.memory_profile import profile_memory
 from expkit.bench.stage import Stage, Trial
 from expkit.buffers.ring import BlockRing
 from expkit.commands import main
-from expkit.layout import BlockLayout
+from expkit.row.layout import BlockLayout
 
 HELD = 8 << 20
 

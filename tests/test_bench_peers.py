@@ -18,8 +18,8 @@ from expkit.bench.results import Report
 from expkit.bench.stage import load_stages
 from expkit.bench.workloads import Workload
 from expkit.errors import MissingExtra, UsageError
-from expkit.layout import RowSink
-from expkit.schema import Field, Schema
+from expkit.row.layout import RowSink
+from expkit.row.schema import Field, Schema
 
 # What a library warns of on import is no fault of ours.
 pytestmark = pytest.mark.filterwarnings("default")

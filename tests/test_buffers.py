@@ -17,8 +17,8 @@ from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.buffers.ring import BlockRing
 from expkit.buffers.spill import SpillBuffer
 from expkit.errors import BufferClosed, Busy, NotThere, SchemaError, UsageError, WriteFailed
-from expkit.layout import BlockLayout
-from expkit.schema import Field, Schema
+from expkit.row.layout import BlockLayout
+from expkit.row.schema import Field, Schema
 
 LAYOUT = BlockLayout(SCHEMA, 8)
 Make = Callable[[], Any]

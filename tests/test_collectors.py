@@ -10,12 +10,12 @@ from expkit import Field, Schema, open_run
 from expkit.buffers.budget import Plan
 from expkit.collect.background import BackgroundCollector
 from expkit.collect.direct import DirectCollector
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import BufferClosed, NoSpace, WriteFailed
 from expkit.formats.shard.blocks import parse_head
 from expkit.formats.shard.layout import KIND_BLOCK, KIND_EPISODES, unpack_json
 from expkit.formats.shard.records import RecordFile
-from expkit.layout import BlockLayout
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.layout import BlockLayout
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
 from expkit.runs.write import RunWriter, create_run

@@ -27,7 +27,6 @@ from written_runs import VECTOR_SCHEMA, flip_bit, write_boards
 import expkit.rewrite.compact as compacting
 import expkit.rewrite.layout as layout
 from expkit import Field, Recorder, Schema, open_run
-from expkit.episodes import EpisodeStart
 from expkit.errors import Busy, CheckFailed, NoSpace, ShardError
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.write import ShardWriter
@@ -35,6 +34,7 @@ from expkit.rewrite.compact import compact
 from expkit.rewrite.compact_plan import plan_compact
 from expkit.rewrite.layout import Encoding, cut_shards, plan_blocks
 from expkit.rewrite.segments import Segments
+from expkit.row.episodes import EpisodeStart
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, list_shards, new_run_id, shard_file
 from expkit.runs.locks import maintenance

@@ -12,10 +12,10 @@ from written_runs import flip_bit, write_boards, write_vectors
 
 from expkit import Field, Schema, open_run
 from expkit.commands import main
-from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import UsageError
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.formats.shard.layout import ENVELOPE
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.compare import compare_runs
 from expkit.runs.layout import RunInfo
 from expkit.runs.write import RunWriter, create_run

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expkit.episodes import EpisodeStart
 from expkit.errors import ConfigError
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay
+from expkit.row.episodes import EpisodeStart
 
 PLAIN, CITY, GENERAL, MOUNTAIN = range(4)
 

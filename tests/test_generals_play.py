@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from generals_games import Tables, play_episodes, tables_of
 
-from expkit.episodes import episode_number
 from expkit.errors import UsageError
 from expkit.games.generals import EpisodeCounter, Generals, GeneralsConfig
-from expkit.layout import RowSink
-from expkit.schema import Field, Schema
+from expkit.row.episodes import episode_number
+from expkit.row.layout import RowSink
+from expkit.row.schema import Field, Schema
 
 SMALL = GeneralsConfig(players=3, height=8, width=9, max_steps=90)
 

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference_generals import Rules, SlowGenerals
 
-from expkit.episodes import EpisodeStart
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay
+from expkit.row.episodes import EpisodeStart
 
 UP, DOWN, LEFT, RIGHT = range(4)
 

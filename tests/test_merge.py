@@ -20,7 +20,6 @@ from test_superseding import all_rows
 from written_runs import VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
 
 from expkit import Field, Recorder, Schema, open_run
-from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NoSpace, OutputExists, SchemaError, ShardError, UsageError
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.rewrite import merge as merging
@@ -28,6 +27,7 @@ from expkit.rewrite.compact import compact
 from expkit.rewrite.engine import Stopped
 from expkit.rewrite.merge import Choice, Merged, merge, plan_merge
 from expkit.rewrite.sources import Sources
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.layout import RunInfo, find_runs, list_shards, new_run_id
 from expkit.runs.prune import Retention, prune
 from expkit.runs.read import Run

@@ -17,7 +17,6 @@ from test_merge import join
 from written_runs import VECTOR_SCHEMA
 
 from expkit import Field, Schema, open_run
-from expkit.episodes import EpisodeStart
 from expkit.errors import GameError, SchemaError, ShardError, UsageError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay
@@ -25,6 +24,7 @@ from expkit.games.generals.schema import generals_schema
 from expkit.rewrite.change import Change
 from expkit.rewrite.merge import merge, plan_merge
 from expkit.rewrite.sources import Sources
+from expkit.row.episodes import EpisodeStart
 from expkit.runs.read import Run
 from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run

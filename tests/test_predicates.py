@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from predicate_twin import truth
 from shard_rows import BOARD
 
-from expkit.episodes import EpisodeEnd, PolicyInfo
 from expkit.errors import ExpkitError, UsageError
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter
 from expkit.formats.shard.blocks import Statistics
@@ -32,8 +31,9 @@ from expkit.predicates.tree import (
     Truth,
     Within,
 )
+from expkit.row.episodes import EpisodeEnd, PolicyInfo
+from expkit.row.schema import Field, Schema
 from expkit.runs.entries import Episode
-from expkit.schema import Field, Schema
 
 FIRST = 1 << 48
 SCHEMA = Schema(

@@ -14,7 +14,7 @@ from reading_twin import all_rows
 from expkit import Recorder, Schema, open_run
 from expkit.errors import NotThere, UsageError
 from expkit.reading.prioritized import PrioritizedSampler, StalenessSampler, SumTree
-from expkit.schema import Field
+from expkit.row.schema import Field
 
 KEYS = ("episode", "player", "step")
 

@@ -14,9 +14,9 @@ import pytest
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.commands.verbs import EXIT_CODES
-from expkit.episodes import episode_number
 from expkit.errors import Busy, CheckFailed, SchemaError
 from expkit.formats.shard.read import ShardReader
+from expkit.row.episodes import episode_number
 from expkit.runs.counters import Ledger, read_ledger
 from expkit.runs.generation import Generation
 from expkit.runs.layout import list_shards, read_run_info

@@ -17,9 +17,9 @@ from expkit import open_run
 from expkit.config import load_file, resolve
 from expkit.errors import SchemaError, UsageError
 from expkit.games.generals import EpisodeCounter, Generals, GeneralsConfig, generals_schema
-from expkit.layout import RowSink
 from expkit.rewards import RewardColumns
 from expkit.rewrite.merge import Choice
+from expkit.row.layout import RowSink
 from expkit.runs.compare import compare_runs
 from expkit.runs.read import Run
 from expkit.runs.validate import validate_run

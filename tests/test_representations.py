@@ -21,7 +21,7 @@ from expkit import open_run
 from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.schema import generals_schema
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 from expkit.serialize.representations import (
     CHANNELS,
     BytePlanesRepresentation,

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expkit.episodes import EpisodeStart
 from expkit.errors import GameError
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.engine import EpisodeCounter, Generals
 from expkit.games.generals.resimulate import GeneralsReplay
 from expkit.games.protocol import Resimulator
-from expkit.layout import BlockLayout, RowSink
+from expkit.row.episodes import EpisodeStart
+from expkit.row.layout import BlockLayout, RowSink
 
 ROWS = 2000
 

@@ -18,7 +18,7 @@ from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.rewards import Potential, RewardColumns, RewardFunction, find_reward, parse_reward, reward_names
 from expkit.rewards.potential import PotentialReward
 from expkit.rewards.weighted import DOCUMENTED
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 NAN = float("nan")
 BOARDS = ("state/army", "state/owner", "state/terrain")

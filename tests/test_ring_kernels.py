@@ -19,8 +19,8 @@ from expkit.kernels import ring as words
 from expkit.kernels.atomics import atomic_add, compare_and_swap, load_acquire, store_release
 from expkit.kernels.gather import gather_rows
 from expkit.kernels.ring_add import REFUSED, put, ring_add, ring_add_rows, ring_publish, ring_row
-from expkit.layout import BlockLayout
-from expkit.schema import Field, Schema
+from expkit.row.layout import BlockLayout
+from expkit.row.schema import Field, Schema
 
 LAYOUT = BlockLayout(SCHEMA, 8)
 

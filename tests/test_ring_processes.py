@@ -15,7 +15,7 @@ from test_ring_stress import SCHEMA, Stress
 
 from expkit.buffers.ring import BlockRing, control_words
 from expkit.errors import UsageError
-from expkit.layout import BlockLayout
+from expkit.row.layout import BlockLayout
 
 ARENA = 1 << 16
 SPAWN = multiprocessing.get_context("spawn")

@@ -21,8 +21,8 @@ from expkit.buffers.spill import SpillBuffer
 from expkit.errors import NotThere
 from expkit.kernels import kernel
 from expkit.kernels.ring_add import ring_add
-from expkit.layout import BlockLayout
-from expkit.schema import Field, Schema
+from expkit.row.layout import BlockLayout
+from expkit.row.schema import Field, Schema
 
 SCHEMA = Schema([Field("producer", "u4"), Field("counter", "u8"), Field("checksum", "u8")])
 PRODUCER_AT, COUNTER_AT = 28, 32  # byte offsets in a packed row, behind 28 bytes of keys

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from expkit.errors import SchemaError
-from expkit.layout import BlockLayout, aligned_empty
-from expkit.rows import RowFactory
-from expkit.schema import Field, Schema
+from expkit.row.factory import RowFactory
+from expkit.row.layout import BlockLayout, aligned_empty
+from expkit.row.schema import Field, Schema
 
 SCHEMA = Schema(
     [

@@ -6,7 +6,6 @@ from generals_games import play_episodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expkit.episodes import EpisodeStart
 from expkit.errors import GameError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay, replay_rewards
@@ -14,6 +13,7 @@ from expkit.games.generals.source import GeneralsSource
 from expkit.kernels.generals_check import HIDDEN, TOLD, VISION, fog_faults, mask_faults
 from expkit.kernels.generals_state import FOG, MOUNTAIN, OBSTACLE, UNKNOWN
 from expkit.kernels.same_rows import keep_unchanged
+from expkit.row.episodes import EpisodeStart
 from expkit.serialize.visibility import under_fog, visible_tiles
 
 FAST = settings(max_examples=80, deadline=None)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from expkit.errors import SchemaError
-from expkit.schema import DTYPES, KEY_NAMES, Field, Schema
+from expkit.row.schema import DTYPES, KEY_NAMES, Field, Schema
 
 
 def test_standard_fields_are_appended_once():

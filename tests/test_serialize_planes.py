@@ -17,8 +17,8 @@ from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.schema import generals_schema
 from expkit.kernels import planes as kernel_planes
-from expkit.layout import BlockLayout, aligned_empty
-from expkit.schema import Field, Schema
+from expkit.row.layout import BlockLayout, aligned_empty
+from expkit.row.schema import Field, Schema
 from expkit.serialize import representations
 from expkit.serialize.representations import (
     CHANNELS,

@@ -28,7 +28,7 @@ from expkit.formats.shard.layout import (
     pack_json,
     pack_trailer,
 )
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 
 @pytest.fixture(scope="module")

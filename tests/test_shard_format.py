@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shard_rows import BOARD, CARTPOLE, GOLDEN, GOLDEN_FILES, TINY, rows_of, same_bits, write_shard
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import NoSpace, NotThere, OutputExists, SchemaError, ShardError, WriteFailed
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_shard
 from expkit.formats.shard.pool import ArrayPool
-from expkit.schema import DTYPES, Field, Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.schema import DTYPES, Field, Schema
 
 
 @st.composite

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from shard_rows import BOARD, CARTPOLE, TINY, rows_of, write_shard
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import NoSpace, NotThere, ShardError
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_shard, copy_block, seal_shard
 from expkit.formats.shard.layout import FILE_HEADER
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.system.files import Disk, using
 
 FIRST = 1 << 48

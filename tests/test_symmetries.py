@@ -18,12 +18,12 @@ from recorded_games import record_games
 from written_runs import VECTOR_SCHEMA, write_vectors
 
 from expkit import open_run
-from expkit.episodes import EpisodeStart
 from expkit.errors import SchemaError, UsageError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay
 from expkit.games.generals.schema import generals_schema
-from expkit.schema import Field, Schema
+from expkit.row.episodes import EpisodeStart
+from expkit.row.schema import Field, Schema
 from expkit.serialize.board_fields import BoardFields
 from expkit.serialize.representations import find_representation
 from expkit.serialize.symmetries import (

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from written_runs import BOARD_SCHEMA, TILES, VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
 
 from expkit import Field, Recorder, Schema, open_run
-from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.formats.shard.layout import ENVELOPE
 from expkit.formats.shard.read import ShardReader
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.rules.values import is_legal
 from expkit.runs.finding import Finding
 from expkit.runs.generation import Generation

@@ -14,7 +14,7 @@ from expkit.adapters.layouts import Columns, FixedLayout
 from expkit.adapters.masks import MASK, as_mask, is_legal, mask_key_in
 from expkit.adapters.spaces import CAPACITY, layout_of, spaces
 from expkit.errors import SchemaError, UsageError
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 
 class EnvLayout:

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.host import host_array
-from expkit.schema import TEXT, Belongs, Field
+from expkit.row.host import host_array
+from expkit.row.schema import TEXT, Belongs, Field
 
 Columns = dict[str, np.ndarray]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.host import host_array
+from expkit.row.host import host_array
 
 MASK = "action_mask"
 # What environments call a list of legal actions, in place of a mask.

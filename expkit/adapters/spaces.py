@@ -9,7 +9,7 @@ import numpy as np
 from expkit.adapters import layouts
 from expkit.adapters.layouts import Entries, Layout
 from expkit.errors import SchemaError
-from expkit.schema import DTYPES, Belongs, Field
+from expkit.row.schema import DTYPES, Belongs, Field
 from expkit.system.extras import require
 
 spaces = require("gymnasium.spaces", "gym", "a schema of spaces")

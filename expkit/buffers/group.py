@@ -12,7 +12,7 @@ from expkit.buffers.ring import BlockRing, Claimed, control_words
 from expkit.buffers.spill import SpillBuffer
 from expkit.buffers.waiting import Doorbell
 from expkit.errors import BufferClosed, NotThere, UsageError
-from expkit.layout import BlockLayout, aligned_empty
+from expkit.row.layout import BlockLayout, aligned_empty
 
 
 class PlayerBuffers:

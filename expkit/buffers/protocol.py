@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 Overflow = Literal["block", "drop-oldest", "drop-newest", "spill"]
 OVERFLOWS: tuple[str, ...] = get_args(Overflow)

@@ -18,7 +18,7 @@ from expkit.buffers.snapshot import Choice, copy_rows, copy_spilled
 from expkit.buffers.waiting import Doorbell
 from expkit.errors import Busy, NotThere, UsageError
 from expkit.kernels import ring as words
-from expkit.layout import BlockLayout, aligned_empty
+from expkit.row.layout import BlockLayout, aligned_empty
 
 if TYPE_CHECKING:
     from expkit.buffers.spill import SpillBuffer

@@ -14,7 +14,7 @@ import numpy as np
 
 from expkit.kernels import ring as words
 from expkit.kernels.gather import gather_rows
-from expkit.layout import BlockLayout
+from expkit.row.layout import BlockLayout
 
 if TYPE_CHECKING:
     from expkit.buffers.ring import BlockRing

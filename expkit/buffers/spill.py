@@ -20,7 +20,7 @@ from expkit.buffers.claim import Claimed, concatenate
 from expkit.buffers.protocol import CAUSES, Batch, BufferStats, causes_of
 from expkit.buffers.rows import RowForm
 from expkit.errors import BufferClosed, NotThere, WriteFailed
-from expkit.layout import BlockLayout, aligned_empty
+from expkit.row.layout import BlockLayout, aligned_empty
 
 _HEADER = struct.Struct("<4sIqI")  # magic, rows, bytes that follow, crc32 of them
 _MAGIC = b"spil"

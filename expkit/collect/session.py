@@ -24,12 +24,12 @@ from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import ShardedFeed
 from expkit.collect.warm import warm_kernels
 from expkit.config import Config
-from expkit.episodes import EpisodeEnd, PolicyInfo, episode_number
 from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
-from expkit.layout import RowSink
 from expkit.rewards.columns import GAME, RewardColumns
+from expkit.row.episodes import EpisodeEnd, PolicyInfo, episode_number
+from expkit.row.layout import RowSink
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.layout import RunInfo, new_run_id, read_run_info
 from expkit.runs.prune import make_room

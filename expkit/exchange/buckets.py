@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 from expkit.system.files import DiskErrors
 
 BUCKET_BYTES = 128 << 20

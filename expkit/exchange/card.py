@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from expkit.formats.protocol import FolderFormat
-from expkit.schema import Field
+from expkit.row.schema import Field
 from expkit.system.units import format_size
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from expkit.episodes import Origin
 from expkit.errors import UsageError
 from expkit.formats.protocol import EpisodeRecord, Format, Head, RowKind, Shards
 from expkit.reading.split import part_of
@@ -16,6 +15,7 @@ from expkit.rewrite.filter import narrowed
 from expkit.rewrite.merge import Choice, wanted_segments
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
+from expkit.row.episodes import Origin
 from expkit.runs.entries import Episode
 from expkit.runs.layout import RunInfo
 

@@ -16,7 +16,7 @@ from expkit.rewrite.filter import Where
 from expkit.rewrite.gather import Gatherer
 from expkit.rewrite.layout import BlockPlan, cut_shards, plan_blocks
 from expkit.rewrite.sources import Sources
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 from expkit.system.parallel import ahead, in_order
 
 # The players of some so many rows' episodes come one after the other: as near as decoding frames twice allows.

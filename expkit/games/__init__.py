@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from expkit.config import GameSettings
-    from expkit.episodes import EpisodeStart
     from expkit.games.protocol import Game, Resimulator
     from expkit.rewards import RewardColumns
-    from expkit.schema import Schema
+    from expkit.row.episodes import EpisodeStart
+    from expkit.row.schema import Schema
 
 
 class GameSource(Protocol):

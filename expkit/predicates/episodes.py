@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 
-from expkit.episodes import Ended
+from expkit.row.episodes import Ended
 from expkit.runs.entries import Episode
 
 ENDED: tuple[str, ...] = get_args(Ended)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from expkit import arrow
 from expkit.predicates import EpisodeTable
 from expkit.queries.filters import columns_in
 from expkit.queries.row_table import NAMES, POLICY_NAME, RunRows, Table
+from expkit.row import arrow
 from expkit.runs import batches
 from expkit.runs.batches import BatchDecoder
 from expkit.runs.entries import Episode

@@ -10,10 +10,10 @@ import numpy as np
 from expkit.errors import SchemaError
 from expkit.predicates import Predicate, parse
 from expkit.queries.answer import Answer, Column
+from expkit.row.schema import KEY_NAMES
 from expkit.runs import batches
 from expkit.runs.batches import Batch, BatchDecoder
 from expkit.runs.read import Run
-from expkit.schema import KEY_NAMES
 from expkit.system.parallel import cores
 
 OPTION = "QUERY"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from expkit import arrow
 from expkit.errors import SchemaError
 from expkit.formats.shard.blocks import Statistics
 from expkit.queries.filters import PushedFilter, columns_in
 from expkit.reading.selection import Selection
+from expkit.row import arrow
 from expkit.runs import batches
 from expkit.runs.batches import Batch, BatchDecoder, Rows
 from expkit.runs.read import Run

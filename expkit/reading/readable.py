@@ -17,11 +17,11 @@ from expkit.reading.next_observation import NextObservations
 from expkit.reading.selection import Selection
 from expkit.reading.timeline import Timeline
 from expkit.reading.windows import Windows
+from expkit.row.schema import Schema
 from expkit.runs import batches
 from expkit.runs.batches import BatchDecoder, Rows, stored_names
 from expkit.runs.index import RunIndex
 from expkit.runs.superseding import VisibleBlock
-from expkit.schema import Schema
 from expkit.system.units import parse_size
 
 if TYPE_CHECKING:
@@ -165,14 +165,14 @@ class Readable(ABC):
         threads: int = 1,
         where: str | Predicate | None = None,
     ) -> pyarrow.RecordBatchReader:
-        """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see `expkit.arrow` for
+        """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see `expkit.row.arrow` for
         their columns. Of several runs `run`, the path, comes first; ragged fields are lists of what counts.
 
         columns  keys, fields or groups of fields, in the order given, and nothing else; all when left out
 
         The rest as for `scan`. Raises UsageError, SchemaError, MissingExtra; the stream raises ShardError.
         """
-        from expkit import arrow
+        from expkit.row import arrow
 
         labels = self.run_labels
         shape = arrow.arrow_schema(self.schema, columns, rows=rows, run=labels is not None, lists=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, episode_number
 from expkit.errors import SchemaError
-from expkit.rows import Progress
+from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, episode_number
+from expkit.row.factory import Progress
 
 COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer counts
 

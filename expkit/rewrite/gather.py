@@ -13,8 +13,8 @@ from expkit.formats.shard.encode import WIDE_BYTES
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
 from expkit.rewrite.layout import BlockPlan
+from expkit.row.schema import Column
 from expkit.runs.read import Run
-from expkit.schema import Column
 from expkit.serialize.conversion import Conversion
 
 Rows = dict[str, np.ndarray]

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart, Origin
 from expkit.errors import CheckFailed, NoSpace
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.reading.split import part_of
@@ -30,6 +29,8 @@ from expkit.rewrite.new_folder import NewFolder
 from expkit.rewrite.revalue import Revaluation, unknown_note
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, Origin
+from expkit.row.schema import Schema
 from expkit.rules.registry import choose_rules
 from expkit.runs.counters import FILTERED
 from expkit.runs.entries import Episode
@@ -37,7 +38,6 @@ from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.read import Run
 from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, ShardLimits, create_run
-from expkit.schema import Schema
 from expkit.system.units import format_size
 
 _SPARE = 16 << 20  # bytes to be free beyond what the output is estimated to take

@@ -15,8 +15,8 @@ from expkit.errors import NotThere, ShardError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
+from expkit.row.schema import KEY_NAMES, Schema
 from expkit.runs.superseding import VisibleBlock
-from expkit.schema import KEY_NAMES, Schema
 from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 
 def align(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from expkit.episodes import Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
+from expkit.row.episodes import Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.layout import RunInfo, moment
 
 

@@ -22,11 +22,11 @@ from expkit.formats.shard.check import cannot_open, check_block, check_records
 from expkit.formats.shard.digest import RowHasher
 from expkit.formats.shard.layout import Finding as FileFinding
 from expkit.formats.shard.read import ShardReader
+from expkit.row.schema import Schema
 from expkit.runs.finding import Finding, Severity
 from expkit.runs.glance import is_sound_at_a_glance
 from expkit.runs.layout import SHARD_SUFFIX
 from expkit.runs.row_rules import Columns, RowRules, Verdict
-from expkit.schema import Schema
 from expkit.system.parallel import in_order
 
 

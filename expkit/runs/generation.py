@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from expkit.episodes import WRITER_BITS
 from expkit.errors import NoSpace, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.episodes import WRITER_BITS
+from expkit.row.schema import Schema
 from expkit.runs.entries import annotation
 from expkit.runs.layout import (
     MANIFEST_FILE,
@@ -37,7 +38,6 @@ from expkit.runs.manifest import ShardCounts, update_manifest
 from expkit.runs.read import Run
 from expkit.runs.superseding import Superseding, removed_rows
 from expkit.runs.write import shard_header
-from expkit.schema import Schema
 from expkit.system.files import DiskErrors, disk, make_folder, unlink_quietly
 
 

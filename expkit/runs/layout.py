@@ -28,9 +28,9 @@ from typing import Any
 import yaml
 
 from expkit import __version__
-from expkit.episodes import PolicyInfo
 from expkit.errors import CheckFailed, NotThere, SchemaError
-from expkit.schema import Schema
+from expkit.row.episodes import PolicyInfo
+from expkit.row.schema import Schema
 from expkit.system.files import DiskErrors, disk, write_atomic
 
 RUN_FILE = "run.yaml"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from expkit.episodes import MOST_ROWS
+from expkit.row.episodes import MOST_ROWS
 from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME
 from expkit.runs.locks import taking_turns
 from expkit.system.files import write_atomic

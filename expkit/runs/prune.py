@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from expkit.episodes import WRITER_BITS
 from expkit.errors import Busy, NoSpace
+from expkit.row.episodes import WRITER_BITS
 from expkit.runs.entries import Episode
 from expkit.runs.generation import Generation, carried, complete_episodes, episodes_in, inherit, sweep
 from expkit.runs.guard import free_bytes, shards_bytes

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from expkit.buffers.protocol import Batch, ExperienceBuffer
-from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
 from expkit.reading.addresses import Addresses
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.row.schema import KEY_NAMES, Schema
 from expkit.runs.batches import Rows, stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, annotation, info_from_header
@@ -27,7 +28,6 @@ from expkit.runs.gaps import Gaps
 from expkit.runs.layout import RunInfo, read_run_info
 from expkit.runs.manifest import read_manifest
 from expkit.runs.run_files import RunFiles
-from expkit.schema import KEY_NAMES, Schema
 
 if TYPE_CHECKING:
     from expkit.reading.runs import Runs

@@ -17,11 +17,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from expkit.episodes import WRITER_BITS, EpisodeEnd
 from expkit.errors import Busy, CheckFailed, NotThere, OutputExists
 from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.episodes import WRITER_BITS, EpisodeEnd
 from expkit.runs.finding import Finding
 from expkit.runs.generation import carried, sweep
 from expkit.runs.layout import (

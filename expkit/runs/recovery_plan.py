@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
+from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.counters import DROP_CAUSES, PlayerLedger, WriterLedger, read_behind_header, read_ledger
 from expkit.runs.entries import info_from_header
 from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, list_shards, read_run_info

@@ -21,12 +21,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from expkit.episodes import WRITER_BITS, EpisodeEnd, episode_number
 from expkit.errors import Busy, CheckFailed, NewerFormat, NotThere, OutputExists, ShardError
 from expkit.formats.shard.layout import FILE_HEADER, MAX_JSON, RECORD_MAGIC
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.seal import seal_shard
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.episodes import WRITER_BITS, EpisodeEnd, episode_number
 from expkit.runs.counters import Ledger, WriterLedger, read_ledger
 from expkit.runs.layout import (
     LOCKS_DIR,

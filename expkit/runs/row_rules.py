@@ -11,12 +11,12 @@ import numpy as np
 
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.digest import RowHasher, sum_by_run
+from expkit.row.schema import KEY_NAMES, Schema
 from expkit.rules.registry import ActiveRule, RuleChoice
 from expkit.rules.rows import Rows
 from expkit.rules.rule import Violation
 from expkit.runs.episode_rules import Segments, segments_of
 from expkit.runs.finding import Finding
-from expkit.schema import KEY_NAMES, Schema
 
 _NEEDED = {"episode", "step", "is_first", "is_last"}
 _KEYS = ("episode", "step", "is_last")

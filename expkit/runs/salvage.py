@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo, parse_head
 from expkit.formats.shard.check import check_records
@@ -35,10 +34,11 @@ from expkit.formats.shard.layout import (
 )
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader, block_info
 from expkit.formats.shard.records import Footer, RecordFile
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.schema import Schema
 from expkit.runs.episode_rules import Segments, segments_of
 from expkit.runs.layout import ShardPath
 from expkit.runs.salvage_block import NEEDED, BlockPlan, Columns, plan_block
-from expkit.schema import Schema
 from expkit.system.parallel import cores, in_order
 
 Key = tuple[int, int]  # episode, player

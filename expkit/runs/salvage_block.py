@@ -22,7 +22,7 @@ from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.layout import Finding
 from expkit.formats.shard.read import ShardReader
 from expkit.kernels.bits import CONSTANT
-from expkit.schema import Column
+from expkit.row.schema import Column
 
 Columns = dict[str, np.ndarray]
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import ShardError
 from expkit.formats.shard.digest import RowHasher
 from expkit.formats.shard.encode import BlockEncoder
@@ -17,9 +16,10 @@ from expkit.formats.shard.layout import KIND_DROPS, KIND_EPISODES, KIND_META
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader
 from expkit.formats.shard.records import RecordFile
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.schema import Schema
 from expkit.runs.salvage import Record, ShardSurvey, record_of
 from expkit.runs.salvage_block import mend_block
-from expkit.schema import Schema
 
 
 def salvage(

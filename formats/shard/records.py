@@ -37,7 +37,7 @@ from expkit.formats.shard.layout import (
     parse_envelope,
     unpack_json,
 )
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 _WINDOW = 1 << 20
 _PROGRAM_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")  # nothing else of an unknown file is repeated

@@ -14,7 +14,6 @@ from os import PathLike
 from typing import Any, BinaryIO
 from zlib import crc32
 
-from expkit.episodes import EpisodeEnd
 from expkit.errors import NotThere, ShardError
 from expkit.formats.shard.check import check_block, check_records
 from expkit.formats.shard.layout import (
@@ -31,6 +30,7 @@ from expkit.formats.shard.layout import (
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.records import RecordFile
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.episodes import EpisodeEnd
 from expkit.system.files import DiskErrors, disk
 
 SEALED = "sealed"

@@ -14,9 +14,9 @@ from promises import report
 from recordings import SCHEMA, record_on, record_parts
 from shard_rows import rows_of
 
-from expkit.episodes import EpisodeStart
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.row.episodes import EpisodeStart
 from expkit.runs.counters import Ledger, read_ledger
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import COUNTERS_FILE, RunInfo, new_run_id

@@ -28,12 +28,12 @@ from written_runs import flip_bit
 import expkit.recorder
 from expkit import Field, Recorder, Schema, open_run
 from expkit.collect.direct import DirectCollector
-from expkit.episodes import WRITER_BITS
 from expkit.errors import Busy
 from expkit.formats.shard import ShardReader
 from expkit.rewrite.compact import compact
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.sources import Sources
+from expkit.row.episodes import WRITER_BITS
 from expkit.runs.compare import compare_runs
 from expkit.runs.layout import list_shards
 from expkit.runs.prune import Retention, prune

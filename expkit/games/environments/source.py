@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 
 from expkit.config import GameSettings
-from expkit.episodes import EpisodeStart
 from expkit.errors import GameError, UsageError
 from expkit.games import SIMULTANEOUS
 from expkit.games.environments.make import make_environment
 from expkit.games.protocol import Game, Resimulator
 from expkit.rewards import RewardColumns
-from expkit.schema import Schema
+from expkit.row.episodes import EpisodeStart
+from expkit.row.schema import Schema
 
 
 class EnvironmentConfig(msgspec.Struct, frozen=True):

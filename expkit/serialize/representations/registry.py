@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import ConfigError, UsageError
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 from expkit.serialize.representations.flat import FlatRepresentation
 from expkit.serialize.representations.planes import (
     BytePlanesRepresentation,

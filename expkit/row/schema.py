@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.host import host_array
+from expkit.row.host import host_array
 
 Belongs = Literal["observation", "action", "step"]
 

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from expkit.schema import Column, Schema
+from expkit.row.schema import Column, Schema
 
 ALIGN = 64  # a cache line, and the width of an AVX-512 register
 

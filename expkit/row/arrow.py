@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.schema import KEYS, Field, Schema
+from expkit.row.schema import KEYS, Field, Schema
 from expkit.system.extras import require
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.host import host_array
-from expkit.schema import KEY_NAMES, Column, Schema
+from expkit.row.host import host_array
+from expkit.row.schema import KEY_NAMES, Column, Schema
 
 
 @dataclass(slots=True)

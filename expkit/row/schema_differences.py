@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 
 class SchemaDifference(NamedTuple):
