@@ -11,8 +11,8 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.options import ConfigFile, DryRun, Json, RunPath, Yes, expand_runs
-from expkit.config import resolve
 from expkit.errors import UsageError
+from expkit.settings.config import resolve
 from expkit.system.units import format_size
 
 if TYPE_CHECKING:

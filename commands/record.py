@@ -19,7 +19,7 @@ from expkit.system.units import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
     from expkit.collect import session
-    from expkit.config import Config, Resolved
+    from expkit.settings.config import Config, Resolved
 
 EXAMPLES = (
     ("expkit record --rows 20000 -o runs/a --force", "20,000 rows of generals, hunter against hunter"),
@@ -115,7 +115,7 @@ def record(
     json: Json = False,
 ) -> None:
     """Play live games and record every player's experience into a run."""
-    from expkit.config import resolve
+    from expkit.settings.config import resolve
 
     flags: dict[str, Any] = {
         "source": source, "rows": rows, "episodes": episodes, "duration": duration, "forever": forever,

@@ -145,8 +145,8 @@ def validate(
 
 def _choose(rules: str | None, rule_settings: str | None, config: Path | None) -> RuleChoice:
     """The rules that apply by flags, variables, a settings file and defaults."""
-    from expkit.config import resolve
     from expkit.rules.registry import choose_rules
+    from expkit.settings.config import resolve
 
     resolved = resolve({"rules": rules, "rule_settings": rule_settings}, config)
     for warning in resolved.warnings:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from expkit.collect.session import Session
-from expkit.config import resolve
+from expkit.settings.config import resolve
 
 SMALL = {"size": "8x9", "players": 3, "max_steps": 90, "num_envs": 3, "seed": 5, "min_free": "0", "threads": 1}
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expkit import yaml12
 from expkit.commands.config import check_names
-from expkit.config import SECTIONS, SETTINGS, Config, Duration, Origin, Size, expected, load_file, resolve
-from expkit.config_document import default_yaml, json_schema, written
 from expkit.errors import ConfigError, ExpkitError, NotThere
+from expkit.settings import yaml12
+from expkit.settings.config import SECTIONS, SETTINGS, Config, Duration, Origin, Size, expected, load_file, resolve
+from expkit.settings.document import default_yaml, json_schema, written
 
 ROOT = Path(__file__).parent.parent
 

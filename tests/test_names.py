@@ -18,7 +18,7 @@ from expkit.buffers.memory import MemoryBuffer
 from expkit.buffers.ring import BlockRing
 from expkit.buffers.spill import SpillBuffer
 from expkit.commands.verbs import VERBS
-from expkit.config import SETTINGS
+from expkit.settings.config import SETTINGS
 
 ROOT = Path(__file__).parent.parent
 # Where expkit speaks with other libraries, or of how games are played inside, their words are the right ones.

@@ -18,14 +18,14 @@ from pipeline_runs import WHOLE, by_key, joined, write
 
 from expkit import Field, Recorder, open_run
 from expkit.collect.session import Session
-from expkit.config import Config, Links, links_of, resolve
-from expkit.config_document import json_schema
 from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.formats.shard import ShardReader
 from expkit.pipeline import Chain, processor, processor_names
 from expkit.pipeline.kinds import built_in
 from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
+from expkit.settings.config import Config, Links, links_of, resolve
+from expkit.settings.document import json_schema
 
 ROW_BY_ROW = [
     {"kind": "sanitize", "nan": "quarantine", "infinite": "reject", "dtype": {"observation/board": "f2"}},

@@ -15,10 +15,10 @@ from recorded_games import importable
 from expkit import Run, open_run
 from expkit.collect.game_settings import fitted_settings
 from expkit.collect.session import Result, Session
-from expkit.config import resolve
 from expkit.errors import MissingExtra, UsageError
 from expkit.games import find_source
 from expkit.runs.verify import verify_run
+from expkit.settings.config import resolve
 
 CARTPOLE, CONNECT_FOUR = "gymnasium:CartPole-v1", "pettingzoo:classic/connect_four_v3"
 ROCK_PAPER_SCISSORS = "pettingzoo:classic/rps_v2"

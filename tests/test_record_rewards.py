@@ -14,7 +14,6 @@ from test_merge import join
 from test_rewrite_rewards import COLUMNS, by_the_twins, careless, same, stored
 
 from expkit import open_run
-from expkit.config import load_file, resolve
 from expkit.errors import SchemaError, UsageError
 from expkit.games.generals import EpisodeCounter, Generals, GeneralsConfig, generals_schema
 from expkit.rewards import RewardColumns
@@ -24,6 +23,7 @@ from expkit.runs.compare import compare_runs
 from expkit.runs.read import Run
 from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
+from expkit.settings.config import load_file, resolve
 
 ASKED = {
     "reward": COLUMNS.texts["reward"],

@@ -135,7 +135,7 @@ def _in_own_process(step: Callable[[Path, int], Values], path: Path, size: int) 
 def record_rows(path: Path, rows: int) -> Values:
     """Two hunters on 20x20, as `expkit record --rows N` plays and writes them."""
     from expkit.collect.session import Session
-    from expkit.config import resolve
+    from expkit.settings.config import resolve
 
     settings = resolve({"rows": rows, "seed": 1, "min_free": "0"}, None).config
     session = Session(settings, path)

@@ -23,7 +23,6 @@ from expkit.collect.continued import check_continued
 from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import ShardedFeed
 from expkit.collect.warm import warm_kernels
-from expkit.config import Config
 from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
@@ -36,6 +35,7 @@ from expkit.runs.prune import make_room
 from expkit.runs.resume import begin_run, check_resumable, is_begun, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, check_output, check_same, create_run
 from expkit.serialize.representations import checked_convert, parse_representation
+from expkit.settings.config import Config
 
 if TYPE_CHECKING:
     from expkit.pipeline.blocks import BlockPipeline

@@ -17,11 +17,11 @@ from expkit.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from expkit.config import GameSettings
     from expkit.games.protocol import Game, Resimulator
     from expkit.rewards import RewardColumns
     from expkit.row.episodes import EpisodeStart
     from expkit.row.schema import Schema
+    from expkit.settings.config import GameSettings
 
 
 class GameSource(Protocol):

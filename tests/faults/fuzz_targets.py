@@ -40,7 +40,6 @@ from written_runs import VECTOR_SCHEMA
 
 import expkit.formats.shard.blocks as limits
 from expkit import Recorder, open_run
-from expkit.config import load_file, resolve
 from expkit.errors import CheckFailed, ConfigError, NewerFormat, NotThere, ShardError, UsageError
 from expkit.formats.shard import RowHasher, ShardReader, check_shard, copy_block, seal_shard
 from expkit.predicates import EpisodeTable, parse
@@ -54,6 +53,7 @@ from expkit.runs.recover import recover
 from expkit.runs.resume import close_dead_writer, next_episode
 from expkit.runs.summary import balance, distributions, listed_rows, removed_by_player, summarize
 from expkit.runs.validate import Level, validate_run
+from expkit.settings.config import load_file, resolve
 from expkit.system.files import Disk, using
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -406,7 +406,7 @@ def run_settings(data: bytes) -> None:
 
 
 def settings_seeds() -> Iterator[bytes]:
-    from expkit.config_document import default_yaml
+    from expkit.settings.document import default_yaml
 
     yield b"Y" + default_yaml().encode()
     yield b"Y{game: {players: 3, size: 20x20}, shards: {size: 64MiB, age: 1h}, recording: {rows: 0x10}}"

@@ -14,7 +14,6 @@ from test_shard_damage import bomb
 from written_runs import write_vectors
 
 from expkit import open_run
-from expkit.config import resolve
 from expkit.errors import CheckFailed, ConfigError, ShardError, UsageError
 from expkit.formats.shard import ShardReader, check_shard
 from expkit.formats.shard.layout import (
@@ -32,6 +31,7 @@ from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import is_damaged, read_manifest
 from expkit.runs.summary import listed_rows, removed_by_player
 from expkit.runs.validate import validate_run
+from expkit.settings.config import resolve
 from expkit.system.units import parse_duration, parse_size
 
 HEADER = pack_file_header({"schema": TINY.to_builtins()})

@@ -11,7 +11,7 @@ import mutants
 import pytest
 from promises import PROMISES, REPORT, TESTS, read_report, report, table, told
 
-from expkit.config import OTHER_VARIABLES, SETTINGS
+from expkit.settings.config import OTHER_VARIABLES, SETTINGS
 
 SPEC = TESTS.parent / "formats" / "shard" / "SPEC.md"
 SECTION = re.compile(r"(?<=## Promises\n\n).*?(?=\n## |\Z)", re.S)

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.config import GameSettings
 from expkit.errors import GameError, UsageError
 from expkit.games import SIMULTANEOUS
 from expkit.games.environments.make import make_environment
@@ -17,6 +16,7 @@ from expkit.games.protocol import Game, Resimulator
 from expkit.rewards import RewardColumns
 from expkit.row.episodes import EpisodeStart
 from expkit.row.schema import Schema
+from expkit.settings.config import GameSettings
 
 
 class EnvironmentConfig(msgspec.Struct, frozen=True):

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.config import GameSettings
 from expkit.errors import GameError
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.engine import EpisodeCounter, Generals
@@ -17,6 +16,7 @@ from expkit.games.protocol import Resimulator
 from expkit.rewards import RewardColumns
 from expkit.row.episodes import EpisodeStart
 from expkit.row.schema import Schema
+from expkit.settings.config import GameSettings
 from expkit.system.units import parse_board_size
 
 DEFAULT_MAX_STEPS = 500  # where the settings name no limit, for a game of generals needs one

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.config import SECTIONS, SETTINGS, BoardSize, Config, Duration, Links, RuleSettings, Size, expected
+from expkit.settings.config import SECTIONS, SETTINGS, BoardSize, Config, Duration, Links, RuleSettings, Size, expected
 from expkit.system.units import format_size, parse_size
 
 

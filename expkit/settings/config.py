@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 from msgspec import Meta, Struct
 
-from expkit import yaml12
-from expkit.config_values import BoardSize, Duration, Links, RuleSettings, Size
 from expkit.errors import ConfigError, NotThere, UsageError
+from expkit.settings import yaml12
+from expkit.settings.values import BoardSize, Duration, Links, RuleSettings, Size
 from expkit.system.units import parse_board_size, parse_duration, parse_size
 
 Positive = Annotated[int, Meta(ge=1)]
