@@ -1,4 +1,4 @@
-"""The slow, obvious twin of expkit.adapters.layouts: one value at a time, one entry at a time."""
+"""The slow, obvious twin of expkit.spaces.layouts: one value at a time, one entry at a time."""
 
 from __future__ import annotations
 

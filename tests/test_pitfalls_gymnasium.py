@@ -14,8 +14,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import expkit
-from expkit.adapters.spaces import layout_of
 from expkit.errors import SchemaError, UsageError
+from expkit.spaces.spaces import layout_of
 
 
 class Counting(gym.Env):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from reference_spaces import reference_row
 
 from expkit import Field, Schema, open_run
-from expkit.adapters.spaces import layout_of
 from expkit.errors import SchemaError, UsageError
 from expkit.recorder import Recorder
+from expkit.spaces.spaces import layout_of
 
 CAPACITY = 100
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from expkit.adapters.environment import EnvLayout, plain, space_seed
-from expkit.adapters.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.errors import UsageError
+from expkit.spaces.environment import EnvLayout, plain, space_seed
+from expkit.spaces.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.system.extras import require
 
 gymnasium = require("gymnasium", "gym", "recording a Gymnasium environment")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.environment import EnvLayout, agents_of, space_seed
-from expkit.adapters.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.adapters.gymnasium import episode_metadata
 from expkit.errors import SchemaError, UsageError
+from expkit.spaces.environment import EnvLayout, agents_of, space_seed
+from expkit.spaces.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.system.extras import require
 
 utils = require("pettingzoo.utils", "zoo", "recording a PettingZoo environment")

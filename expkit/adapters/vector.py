@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.environment import EnvLayout, space_seed
 from expkit.adapters.gymnasium import episode_metadata
 from expkit.recording.autoreset import Autoreset
+from expkit.spaces.environment import EnvLayout, space_seed
 from expkit.system.extras import require
 
 gymnasium = require("gymnasium", "gym", "recording a Gymnasium environment")

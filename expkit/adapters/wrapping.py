@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from expkit.adapters.environment import agents_of, env_layout, env_metadata, is_multi_agent, is_turn_based
 from expkit.errors import UsageError
 from expkit.games import SIMULTANEOUS
 from expkit.recorder import Recorder
 from expkit.recording.autoreset import autoreset_mode
+from expkit.spaces.environment import agents_of, env_layout, env_metadata, is_multi_agent, is_turn_based
 
 
 def wrap(

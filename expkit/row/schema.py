@@ -288,7 +288,7 @@ class Schema:
 
         Raises SchemaError for a space without such a form, MissingExtra.
         """
-        from expkit.adapters.environment import EnvLayout
+        from expkit.spaces.environment import EnvLayout
 
         return EnvLayout(observation_space, action_space, mask_key=action_mask, capacity=capacity).schema
 
@@ -296,7 +296,7 @@ class Schema:
     def from_env(cls, env: Any, *, action_mask: str | None = None, capacity: int = 64) -> Schema:
         """As `from_space`, of a Gymnasium environment, single or vectorised, or of PettingZoo's AEC or Parallel one,
         whose agents have to have equal spaces."""
-        from expkit.adapters.environment import env_layout
+        from expkit.spaces.environment import env_layout
 
         return env_layout(env, mask_key=action_mask, capacity=capacity).schema
 

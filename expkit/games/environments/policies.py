@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.environment import EnvLayout
-from expkit.adapters.masks import MASK
 from expkit.errors import UsageError
 from expkit.games.environments.tables import Turn
+from expkit.spaces.environment import EnvLayout
+from expkit.spaces.masks import MASK
 from expkit.system.plugins import load_callable
 
 Decision = tuple[int, int, Turn]  # episode, step, whose turn it is

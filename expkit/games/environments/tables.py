@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from expkit.adapters.environment import EnvLayout, is_multi_agent, is_turn_based
-from expkit.adapters.episode_rows import EpisodeRows, RowTarget
+from expkit.spaces.environment import EnvLayout, is_multi_agent, is_turn_based
+from expkit.spaces.episode_rows import EpisodeRows, RowTarget
 
 
 class Turn(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
-from expkit.adapters.environment import EnvLayout
+from expkit.spaces.environment import EnvLayout
 
 
 class RowTarget(Protocol):

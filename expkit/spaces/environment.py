@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.layouts import Columns, FixedLayout
-from expkit.adapters.masks import MASK, as_mask, is_legal, mask_key_in
-from expkit.adapters.spaces import CAPACITY, layout_of, spaces
 from expkit.errors import SchemaError, UsageError
 from expkit.row.schema import Field, Schema
+from expkit.spaces.layouts import Columns, FixedLayout
+from expkit.spaces.masks import MASK, as_mask, is_legal, mask_key_in
+from expkit.spaces.spaces import CAPACITY, layout_of, spaces
 
 
 class EnvLayout:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters import layouts
-from expkit.adapters.layouts import Entries, Layout
 from expkit.errors import SchemaError
 from expkit.row.schema import DTYPES, Belongs, Field
+from expkit.spaces import layouts
+from expkit.spaces.layouts import Entries, Layout
 from expkit.system.extras import require
 
 spaces = require("gymnasium.spaces", "gym", "a schema of spaces")
