@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from expkit.adapters.wrapping import wrap
     from expkit.errors import ExpkitError
     from expkit.queries import query
     from expkit.recorder import Recorder
     from expkit.row.schema import Field, Schema
     from expkit.runs.read import Run, open_run
+    from expkit.wrapping.wrap import wrap
 
 __all__ = ["ExpkitError", "Field", "Recorder", "Run", "Schema", "__version__", "open_run", "query", "wrap"]
 
@@ -29,7 +29,7 @@ _HOME = {
     "Schema": "expkit.row.schema",
     "open_run": "expkit.runs.read",
     "query": "expkit.queries",
-    "wrap": "expkit.adapters.wrapping",
+    "wrap": "expkit.wrapping.wrap",
 }
 
 

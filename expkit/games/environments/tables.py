@@ -63,7 +63,7 @@ def _seeds(env_seed: int, action_seeds: Mapping[int, int]) -> dict[str, int]:
 
 class _Single:
     def __init__(self, env: Any, target: RowTarget, layout: EnvLayout):
-        from expkit.adapters.gymnasium import EnvRows
+        from expkit.wrapping.gymnasium import EnvRows
 
         self._env, self._layout = env, layout
         self._rows = EnvRows(target, layout)
@@ -98,7 +98,7 @@ class _Turns:
     """An AEC environment; the turns of agents that are out are taken at once."""
 
     def __init__(self, env: Any, target: RowTarget, layout: EnvLayout, players: int):
-        from expkit.adapters.pettingzoo import AECRows, Agents
+        from expkit.wrapping.pettingzoo import AECRows, Agents
 
         self._env, self._layout = env, layout
         self._rows = AECRows(target, layout, Agents(env, players))
@@ -145,7 +145,7 @@ class _AtOnce:
     """A Parallel environment."""
 
     def __init__(self, env: Any, target: RowTarget, layout: EnvLayout, players: int):
-        from expkit.adapters.pettingzoo import Agents, ParallelRows
+        from expkit.wrapping.pettingzoo import Agents, ParallelRows
 
         self._env = env
         self._rows = ParallelRows(target, layout, Agents(env, players))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.gymnasium import episode_metadata
 from expkit.recording.autoreset import Autoreset
 from expkit.spaces.environment import EnvLayout, space_seed
 from expkit.system.extras import require
+from expkit.wrapping.gymnasium import episode_metadata
 
 gymnasium = require("gymnasium", "gym", "recording a Gymnasium environment")
 

@@ -41,7 +41,7 @@ def wrap(
     metadata = {"environment": env_metadata(env, layout), **options.pop("metadata", {})}
     source = options.pop("source", None)
     if is_multi_agent(env):
-        from expkit.adapters.pettingzoo import RecordedAEC, RecordedParallel, takes_turns_within
+        from expkit.wrapping.pettingzoo import RecordedAEC, RecordedParallel, takes_turns_within
 
         names: Sequence[str] | int | None = [str(agent) for agent in agents_of(env)] or players
         if names is None:
@@ -55,7 +55,7 @@ def wrap(
     source = source or f"gymnasium:{metadata['environment']['name']}"
     options |= {"players": players or 1, "source": source, "metadata": metadata}
     if hasattr(env, "single_observation_space"):
-        from expkit.adapters.vector import RecordedVectorEnv
+        from expkit.wrapping.vector import RecordedVectorEnv
 
         told = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
         mode = autoreset_mode(autoreset if told is None else told, env.num_envs)
@@ -63,6 +63,6 @@ def wrap(
             raise UsageError(f"autoreset {autoreset!r}: the environment's metadata say {mode!r}; leave it out")
         recorder = Recorder(run, layout.schema, num_envs=env.num_envs, autoreset=mode, **options)
         return RecordedVectorEnv(env, recorder, layout, mode)
-    from expkit.adapters.gymnasium import RecordedEnv
+    from expkit.wrapping.gymnasium import RecordedEnv
 
     return RecordedEnv(env, Recorder(run, layout.schema, **options), layout)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.gymnasium import episode_metadata
 from expkit.errors import SchemaError, UsageError
 from expkit.spaces.environment import EnvLayout, agents_of, space_seed
 from expkit.spaces.episode_rows import EpisodeRows, RowTarget, close_recorded
 from expkit.system.extras import require
+from expkit.wrapping.gymnasium import episode_metadata
 
 utils = require("pettingzoo.utils", "zoo", "recording a PettingZoo environment")
 
