@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from expkit.batches.decode import Batch, Rows, check_batch_size
 from expkit.errors import UsageError
 from expkit.reading import epochs
 from expkit.reading.epochs import EpochState, PinnedShard, manifest_of
 from expkit.row.schema import KEY_NAMES
-from expkit.runs.batches import Batch, Rows, check_batch_size
 from expkit.runs.read import open_run
 from expkit.system.extras import require
 from expkit.system.units import parse_size

@@ -69,7 +69,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 @pytest.mark.parametrize("links", [ROW_BY_ROW, WHOLE, [*ROW_BY_ROW, *WHOLE]], ids=["rows", "whole", "both"])
 @pytest.mark.parametrize("which", ["path", "gappy"])
 def test_every_way_of_reading_gives_the_rows_of_one_batch(request, monkeypatch, links, which):
-    monkeypatch.setattr("expkit.runs.processed.BATCH_BYTES", 6000)  # waves of a few episodes each
+    monkeypatch.setattr("expkit.batches.processed.BATCH_BYTES", 6000)  # waves of a few episodes each
     with open_run(request.getfixturevalue(which)) as run:
         assert len(run.shards) > 2
         expected = at_once(run, links)
@@ -192,7 +192,7 @@ def test_no_more_than_a_wave_is_in_memory(tmp_path, monkeypatch):
         for episode in range(100):
             seen = rng.random((200, 256), np.float32)
             recorder.add_batch(episode=episode, step=steps, observation=seen, value=seen[:, 0], reward=seen[:, 1])
-    monkeypatch.setattr("expkit.runs.processed.BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr("expkit.batches.processed.BATCH_BYTES", 1 << 20)
     with open_run(tmp_path / "run") as run:
         POOL.forget()
         for read in (partial(run.scan, pipeline=["gae"]), partial(run.shuffled, pipeline=["gae"], memory="1MiB")):

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from expkit.batches import decode as batches
+from expkit.batches.decode import BatchDecoder
 from expkit.predicates import EpisodeTable
 from expkit.queries.filters import columns_in
 from expkit.queries.row_table import NAMES, POLICY_NAME, RunRows, Table
 from expkit.row import arrow
-from expkit.runs import batches
-from expkit.runs.batches import BatchDecoder
 from expkit.runs.entries import Episode
 from expkit.runs.read import Run
 from expkit.system.extras import require

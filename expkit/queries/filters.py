@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from expkit.batches.decode import Batch
+from expkit.batches.selection import Selection
 from expkit.formats.shard.blocks import BlockInfo, Statistics
-from expkit.reading.selection import Selection
 from expkit.row import arrow
-from expkit.runs.batches import Batch
 from expkit.runs.superseding import VisibleBlock
 from expkit.system.extras import require
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from expkit.batches import decode as batches
+from expkit.batches.decode import Batch, BatchDecoder
 from expkit.errors import SchemaError
 from expkit.predicates import Predicate, parse
 from expkit.queries.answer import Answer, Column
 from expkit.row.schema import KEY_NAMES
-from expkit.runs import batches
-from expkit.runs.batches import Batch, BatchDecoder
 from expkit.runs.read import Run
 from expkit.system.parallel import cores
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from expkit.batches import decode as batches
+from expkit.batches.decode import Batch, BatchDecoder, Rows
+from expkit.batches.selection import Selection
 from expkit.errors import SchemaError
 from expkit.formats.shard.blocks import Statistics
 from expkit.queries.filters import PushedFilter, columns_in
-from expkit.reading.selection import Selection
 from expkit.row import arrow
-from expkit.runs import batches
-from expkit.runs.batches import Batch, BatchDecoder, Rows
 from expkit.runs.read import Run
 from expkit.system.extras import require
 

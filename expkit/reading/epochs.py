@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from expkit.errors import CheckFailed, UsageError
-from expkit.formats.shard.layout import FRAME_ROWS
-from expkit.runs.batches import (
+from expkit.batches.decode import (
     PIECE_BYTES,
     PIECE_FRAMES,
     Batch,
@@ -27,12 +25,14 @@ from expkit.runs.batches import (
     check_batch_size,
     rows_wanted,
 )
+from expkit.errors import CheckFailed, UsageError
+from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.runs.superseding import VisibleBlock
 from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:
+    from expkit.batches.selection import Selection
     from expkit.reading.readable import Readable
-    from expkit.reading.selection import Selection
 
 
 class PinnedShard(NamedTuple):

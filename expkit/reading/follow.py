@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from expkit.batches.decode import Batch, Piece, Rows, rows_wanted
 from expkit.errors import NotThere
 from expkit.predicates import Predicate
-from expkit.runs.batches import Batch, Piece, Rows, rows_wanted
 from expkit.runs.superseding import VisibleBlock
 
 if TYPE_CHECKING:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from expkit.batches import decode as batches
+from expkit.batches.decode import BatchDecoder, Rows, stored_names
+from expkit.batches.next_observation import NextObservations
+from expkit.batches.selection import Selection
+from expkit.batches.timeline import Timeline
+from expkit.batches.windows import Windows
 from expkit.errors import UsageError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate, parse
 from expkit.reading import epochs
 from expkit.reading.epochs import Epoch, EpochState, PinnedShard
-from expkit.reading.next_observation import NextObservations
-from expkit.reading.selection import Selection
-from expkit.reading.timeline import Timeline
-from expkit.reading.windows import Windows
 from expkit.row.schema import Schema
-from expkit.runs import batches
-from expkit.runs.batches import BatchDecoder, Rows, stored_names
 from expkit.runs.index import RunIndex
 from expkit.runs.superseding import VisibleBlock
 from expkit.system.units import parse_size
@@ -147,8 +147,8 @@ class Readable(ABC):
         """
         selection = None if where is None else self.selection(where)
         if pipeline is not None:
+            from expkit.batches import processed
             from expkit.pipeline import as_chain
-            from expkit.runs import processed
 
             _refuse_next(next_observation)
             chain = as_chain(pipeline, self.schema)
@@ -212,8 +212,8 @@ class Readable(ABC):
         batches, for several ranks, and to be taken up again. Raises UsageError, SchemaError, ShardError.
         """
         if pipeline is not None:
+            from expkit.batches import processed
             from expkit.pipeline import as_chain
-            from expkit.runs import processed
 
             _refuse_next(next_observation)
             chain, budget = as_chain(pipeline, self.schema), parse_size(memory)

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from expkit.batches.decode import Batch, Rows
 from expkit.buffers.protocol import ExperienceBuffer
 from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.formats.shard.read import ShardReader
@@ -22,7 +23,6 @@ from expkit.reading.readable import Readable
 from expkit.row.episodes import PolicyInfo
 from expkit.row.schema import Schema
 from expkit.row.schema_differences import schema_differences
-from expkit.runs.batches import Batch, Rows
 from expkit.runs.entries import Episode
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import is_run

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
+from expkit.batches.addresses import Addresses
+from expkit.batches.decode import Rows, stored_names
 from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
-from expkit.reading.addresses import Addresses
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.row.schema import KEY_NAMES, Schema
-from expkit.runs.batches import Rows, stored_names
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, annotation, info_from_header
 from expkit.runs.gaps import Gaps

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from expkit.batches.decode import Batch, BatchDecoder, Piece
 from expkit.formats.shard.pool import POOL
 from expkit.rewards.protocol import NEXT
-from expkit.runs.batches import Batch, BatchDecoder, Piece
 
 if TYPE_CHECKING:
     from expkit.reading.readable import Readable

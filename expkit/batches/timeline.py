@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from expkit.batches.decode import BatchDecoder, Piece, Rows
 from expkit.errors import NotThere
-from expkit.runs.batches import BatchDecoder, Piece, Rows
 
 if TYPE_CHECKING:
     from expkit.reading.readable import Readable

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from expkit.batches import decode as batches
+from expkit.batches.decode import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
 from expkit.errors import ShardError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.pipeline import Chain, ColumnBatch
 from expkit.pipeline.stretches import stretches
 from expkit.reading.epochs import Epoch, beginning
-from expkit.runs import batches
-from expkit.runs.batches import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
 from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:
+    from expkit.batches.selection import Selection
     from expkit.reading.readable import Readable
-    from expkit.reading.selection import Selection
 
 
 def scan(

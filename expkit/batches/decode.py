@@ -20,8 +20,8 @@ from expkit.runs.superseding import VisibleBlock
 from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:
+    from expkit.batches.selection import Selection
     from expkit.reading.readable import Readable
-    from expkit.reading.selection import Selection
 
 Rows = Literal["transitions", "all"]
 Batch = dict[str, np.ndarray]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from expkit.reading.timeline import Timeline
+from expkit.batches.timeline import Timeline
 
 _STEP_BITS = 32
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from expkit.batches.decode import BATCH_BYTES, Batch, BatchDecoder, Rows
+from expkit.batches.selection import Selection
 from expkit.errors import NotThere, UsageError
-from expkit.reading.selection import Selection
-from expkit.runs.batches import BATCH_BYTES, Batch, BatchDecoder, Rows
 from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:
