@@ -59,9 +59,9 @@ def compact(
 
 
 def _plan_only(path: Path, encoding: Encoding, size: int, json: bool) -> None:
+    from expkit.reading.run import open_run
     from expkit.rewrite.compact_plan import plan_compact
     from expkit.rewrite.sources import settle
-    from expkit.runs.read import open_run
 
     with open_run(path) as run:
         plan = plan_compact(run, settle(run), encoding, size)

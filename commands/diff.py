@@ -15,8 +15,8 @@ from expkit.commands.options import Json, complete_runs, is_shard, one_run
 from expkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from expkit.reading.run import Run
     from expkit.runs.compare import Comparison, Difference
-    from expkit.runs.read import Run
 
 EXAMPLES = (
     ("expkit diff sample_data/run sample_data/run", "a run and its copy, compacted or not: equal"),

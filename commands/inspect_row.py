@@ -9,9 +9,9 @@ import numpy as np
 from expkit.commands import output
 from expkit.errors import NotThere
 from expkit.games.generals import draw
+from expkit.reading.run import Run
 from expkit.row.schema import TEXT, Field
 from expkit.runs.entries import Episode
-from expkit.runs.read import Run
 
 _BOARD_FIELDS = ("army", "owner", "terrain", "visible")
 

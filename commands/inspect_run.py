@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from expkit.commands import output
 from expkit.commands.distributions import distribution_as_json, percent, show_distributions
 from expkit.commands.list_ import STATE_STYLES
-from expkit.runs.read import Run
-from expkit.runs.summary import (
+from expkit.reading.run import Run
+from expkit.reading.summary import (
     Balance,
     Distributions,
     Summary,

@@ -50,9 +50,9 @@ def prune(
     limits = _limits(flags, config)
     if not limits:
         raise UsageError("nothing says what is to go; give --max-total, --max-age, --keep-episodes or --min-free")
+    from expkit.reading.run import open_run
     from expkit.runs.prune import Retention, plan_prune
     from expkit.runs.prune import prune as prune_run
-    from expkit.runs.read import open_run
 
     retention = Retention(**limits)
     runs = expand_runs([run])

@@ -15,8 +15,8 @@ from expkit.errors import NotThere, UsageError
 from expkit.system.units import parse_rate
 
 if TYPE_CHECKING:
+    from expkit.reading.run import Run
     from expkit.runs.playback import Moment, Playback
-    from expkit.runs.read import Run
 
 EXAMPLES = (
     ("expkit replay sample_data/run", "watch it; keys are shown below the board"),

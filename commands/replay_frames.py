@@ -10,8 +10,8 @@ from expkit.commands import output
 from expkit.commands.contract import printable
 from expkit.commands.inspect_row import counted, keys_as_json, move_of
 from expkit.games.generals import draw
+from expkit.reading.run import Run
 from expkit.runs.playback import Frame, Playback
-from expkit.runs.read import Run
 
 Line = list[output.Piece]
 _NAME_ROOM = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from expkit.commands import output
 from expkit.commands.progress import Progress
-from expkit.runs.read import Run
+from expkit.reading.run import Run
 from expkit.runs.verify import Difference
 from expkit.runs.verify import verify_run as verify_episodes
 

@@ -15,11 +15,11 @@ from expkit.errors import CheckFailed, NewerFormat, NotThere, UsageError
 
 if TYPE_CHECKING:
     from expkit.commands.validate_report import Checked, Limit
+    from expkit.reading.run import Run
     from expkit.rules.registry import RuleChoice
     from expkit.rules.rule import Severity
     from expkit.runs.expectations import Expectation
     from expkit.runs.finding import Finding
-    from expkit.runs.read import Run
     from expkit.runs.validate import Level
 
 EXAMPLES = (
@@ -192,8 +192,8 @@ def _check(
     target: Path, level: Level, threads: int, choice: RuleChoice, expectations: list[Expectation], limit: Limit
 ) -> Checked:
     from expkit.commands.validate_report import Checked
+    from expkit.reading.run import open_run
     from expkit.runs.finding import Finding
-    from expkit.runs.read import open_run
     from expkit.runs.validate import validate_shard
 
     one = Checked(target)

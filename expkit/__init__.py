@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from expkit.errors import ExpkitError
     from expkit.queries import query
+    from expkit.reading.run import Run, open_run
     from expkit.recorder import Recorder
     from expkit.row.schema import Field, Schema
-    from expkit.runs.read import Run, open_run
     from expkit.wrapping.wrap import wrap
 
 __all__ = ["ExpkitError", "Field", "Recorder", "Run", "Schema", "__version__", "open_run", "query", "wrap"]
@@ -25,9 +25,9 @@ _HOME = {
     "ExpkitError": "expkit.errors",
     "Field": "expkit.row.schema",
     "Recorder": "expkit.recorder",
-    "Run": "expkit.runs.read",
+    "Run": "expkit.reading.run",
     "Schema": "expkit.row.schema",
-    "open_run": "expkit.runs.read",
+    "open_run": "expkit.reading.run",
     "query": "expkit.queries",
     "wrap": "expkit.wrapping.wrap",
 }

@@ -26,14 +26,14 @@ from expkit.batches.decode import Batch, Rows, check_batch_size
 from expkit.errors import UsageError
 from expkit.reading import epochs
 from expkit.reading.epochs import EpochState, PinnedShard, manifest_of
+from expkit.reading.run import open_run
 from expkit.row.schema import KEY_NAMES
-from expkit.runs.read import open_run
 from expkit.system.extras import require
 from expkit.system.units import parse_size
 
 if TYPE_CHECKING:
+    from expkit.reading.run import Run
     from expkit.reading.runs import Runs
-    from expkit.runs.read import Run
 
 require("torch", "torch", "expkit.torch")
 

@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 import numpy as np
 from pipeline_runs import by_key, joined
 
-from expkit.runs.read import Run
+from expkit.reading.run import Run
 
 Rows = dict[str, np.ndarray]
 

@@ -13,7 +13,7 @@ from test_compact import expkit
 
 from expkit import open_run
 from expkit.errors import NotThere, SchemaError
-from expkit.runs.read import Run
+from expkit.reading.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, flip_bit
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import NotThere, ShardError, UsageError
 from expkit.formats.shard import ShardReader
+from expkit.reading.run import Run
 from expkit.rewrite.compact import compact
 from expkit.runs.prune import Retention, prune
-from expkit.runs.read import Run
 from expkit.runs.validate import validate_run
 
 SCHEMA = Schema(
@@ -166,7 +166,7 @@ def test_rewritten_and_pruned_runs(path, tmp_path):
 
 
 def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("expkit.runs.run_files.OPEN_READERS", 2)
+    monkeypatch.setattr("expkit.reading.run_files.OPEN_READERS", 2)
     with Recorder(tmp_path / "run", VECTOR_SCHEMA, min_free=0) as recorder:
         for episode in range(9):
             steps = np.arange(10 + episode)

@@ -30,6 +30,8 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import Busy, CheckFailed, NoSpace, ShardError
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.write import ShardWriter
+from expkit.reading.run import Run
+from expkit.reading.summary import balance
 from expkit.rewrite.compact import compact
 from expkit.rewrite.compact_plan import plan_compact
 from expkit.rewrite.layout import Encoding, cut_shards, plan_blocks
@@ -39,8 +41,6 @@ from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, list_shards, new_run_id, shard_file
 from expkit.runs.locks import maintenance
 from expkit.runs.prune import Retention, prune
-from expkit.runs.read import Run
-from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.files import Disk, using

@@ -192,7 +192,7 @@ def test_fields_in_another_order_are_the_same_rows(tmp_path):
 
 
 def test_more_runs_than_files_may_be_open(paths, monkeypatch):
-    monkeypatch.setattr("expkit.runs.run_files.OPEN_READERS", 3)
+    monkeypatch.setattr("expkit.reading.run_files.OPEN_READERS", 3)
     expected = each(paths)
     with open_run(paths) as run:
         assert_same(by_run(named(run, joined(list(run.shuffled(16, memory=5000, threads=2))))), expected)

@@ -22,6 +22,8 @@ from written_runs import VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import CheckFailed, NoSpace, OutputExists, SchemaError, ShardError, UsageError
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.reading.run import Run
+from expkit.reading.summary import balance
 from expkit.rewrite import merge as merging
 from expkit.rewrite.compact import compact
 from expkit.rewrite.engine import Stopped
@@ -30,8 +32,6 @@ from expkit.rewrite.sources import Sources
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.layout import RunInfo, find_runs, list_shards, new_run_id
 from expkit.runs.prune import Retention, prune
-from expkit.runs.read import Run
-from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, create_run
 from expkit.system.files import using

@@ -21,11 +21,11 @@ from expkit.errors import GameError, SchemaError, ShardError, UsageError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay
 from expkit.games.generals.schema import generals_schema
+from expkit.reading.run import Run
 from expkit.rewrite.change import Change
 from expkit.rewrite.merge import merge, plan_merge
 from expkit.rewrite.sources import Sources
 from expkit.row.episodes import EpisodeStart
-from expkit.runs.read import Run
 from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
 from expkit.serialize.padding import Padding

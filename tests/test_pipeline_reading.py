@@ -18,8 +18,8 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import ConfigError, SchemaError, ShardError, UsageError
 from expkit.formats.shard.pool import POOL
 from expkit.pipeline import Chain, ColumnBatch, processor
+from expkit.reading.run import Run
 from expkit.rewrite.compact import compact
-from expkit.runs.read import Run
 
 ROW_BY_ROW = [{"kind": "sanitize", "nan": "reject"}, {"kind": "filter", "where": "action != 3 or is_last"}]
 GAPS = {"kind": "filter", "where": "step % 11 != 5"}

@@ -22,7 +22,7 @@ from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.formats.shard import ShardReader
 from expkit.pipeline import Chain, processor, processor_names
 from expkit.pipeline.kinds import built_in
-from expkit.runs.summary import balance
+from expkit.reading.summary import balance
 from expkit.runs.validate import validate_run
 from expkit.settings.config import Config, Links, links_of, resolve
 from expkit.settings.document import json_schema

@@ -19,12 +19,12 @@ from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, write_boards, write_vector
 
 from expkit import Recorder
 from expkit.errors import Busy, NotThere
+from expkit.reading.run import open_run
+from expkit.reading.summary import balance
 from expkit.runs.generation import Generation
 from expkit.runs.guard import shards_bytes
 from expkit.runs.layout import ACTIVE_SUFFIX, ShardPath, list_shards
 from expkit.runs.prune import PrunePlan, Retention, plan_prune, prune
-from expkit.runs.read import open_run
-from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 
 

@@ -16,6 +16,7 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.commands.verbs import EXIT_CODES
 from expkit.errors import Busy, CheckFailed, SchemaError
 from expkit.formats.shard.read import ShardReader
+from expkit.reading.summary import balance
 from expkit.row.episodes import episode_number
 from expkit.runs.counters import Ledger, read_ledger
 from expkit.runs.generation import Generation
@@ -23,7 +24,6 @@ from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer
 from expkit.runs.manifest import read_manifest
 from expkit.runs.resume import close_dead_writer, next_episode, take_writer
-from expkit.runs.summary import balance
 from expkit.system.files import Disk, using
 
 EXPKIT = [sys.executable, "-m", "expkit.commands"]

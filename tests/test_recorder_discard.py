@@ -13,9 +13,9 @@ import pytest
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import SchemaError
+from expkit.reading.summary import balance
 from expkit.rewrite.compact import compact
 from expkit.runs.locks import maintenance
-from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 
 SCHEMA = Schema([Field("observation", "f4", (2,), "observation"), Field("action", "i8", belongs="action")])

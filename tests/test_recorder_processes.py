@@ -12,7 +12,7 @@ import textwrap
 import numpy as np
 
 from expkit import Field, Recorder, Schema, open_run
-from expkit.runs.summary import balance
+from expkit.reading.summary import balance
 from expkit.runs.validate import validate_run
 
 SCHEMA = Schema([Field("observation", "f4", (4,), "observation"), Field("action", "i8", belongs="action")])

@@ -18,11 +18,11 @@ from written_runs import VECTOR_SCHEMA, write_boards, write_vectors
 import expkit.rewrite.layout as layout
 from expkit import Recorder, open_run
 from expkit.errors import OutputExists, SchemaError, ShardError, UsageError
+from expkit.reading.run import Run
+from expkit.reading.summary import balance
 from expkit.rewrite.filter import narrowed, parse_split
 from expkit.rewrite.merge import Choice, plan_merge
 from expkit.rewrite.sources import Sources
-from expkit.runs.read import Run
-from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
 

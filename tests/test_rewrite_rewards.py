@@ -19,13 +19,13 @@ from written_runs import write_vectors
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import GameError, SchemaError, UsageError
 from expkit.importing import import_recording
+from expkit.reading.run import Run
 from expkit.rewards import RewardColumns
 from expkit.rewrite.merge import Choice
 from expkit.rewrite.revalue import Revaluation, changes
 from expkit.rewrite.sources import Sources
 from expkit.runs import states_again
 from expkit.runs.layout import read_run_info
-from expkit.runs.read import Run
 from expkit.runs.recorded_games import RecordedGames
 from expkit.runs.rewards import RewardReader
 from expkit.runs.validate import validate_run

@@ -14,8 +14,8 @@ from expkit import open_run
 from expkit.errors import ShardError, UsageError
 from expkit.formats.shard.read import ShardReader
 from expkit.predicates import parse
+from expkit.reading.run import Run
 from expkit.runs.prune import Retention, prune
-from expkit.runs.read import Run
 
 CONDITIONS = [
     "reward > 0.5 and player == 1",

@@ -15,8 +15,8 @@ import expkit
 from expkit.errors import NewerFormat, ShardError
 from expkit.formats.shard import ShardReader, ShardWriter, check_shard, seal_shard
 from expkit.formats.shard.layout import FILE_HEADER, pack_file_header
+from expkit.reading.run import open_run
 from expkit.runs.glance import is_sound_at_a_glance
-from expkit.runs.read import open_run
 from expkit.runs.validate import validate_shard
 
 

@@ -12,9 +12,9 @@ from reading_twin import all_rows, assert_same, stretches, with_next
 
 from expkit import open_run
 from expkit.errors import NotThere, UsageError
+from expkit.reading.run import Run
 from expkit.rewrite.compact import compact
 from expkit.runs.prune import Retention, prune
-from expkit.runs.read import Run
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from expkit.reading.readable import Readable
+from expkit.reading.run import Run
 from expkit.reading.runs import Runs, found_runs
-from expkit.runs.read import Run
 
 if TYPE_CHECKING:
     import pyarrow

@@ -12,7 +12,7 @@ from expkit.errors import UsageError
 from expkit.queries.episode_table import EpisodeRows
 from expkit.queries.row_table import RowTable, Table
 from expkit.queries.sql_errors import explain
-from expkit.runs.read import Run
+from expkit.reading.run import Run
 from expkit.system.extras import require
 from expkit.system.parallel import cores
 from expkit.system.units import parse_size

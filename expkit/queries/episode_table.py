@@ -16,9 +16,9 @@ from expkit.batches.decode import BatchDecoder
 from expkit.predicates import EpisodeTable
 from expkit.queries.filters import columns_in
 from expkit.queries.row_table import NAMES, POLICY_NAME, RunRows, Table
+from expkit.reading.run import Run
 from expkit.row import arrow
 from expkit.runs.entries import Episode
-from expkit.runs.read import Run
 from expkit.system.extras import require
 
 pa = require("pyarrow", "sql", "SQL")

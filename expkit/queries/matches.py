@@ -12,8 +12,8 @@ from expkit.batches.decode import Batch, BatchDecoder
 from expkit.errors import SchemaError
 from expkit.predicates import Predicate, parse
 from expkit.queries.answer import Answer, Column
+from expkit.reading.run import Run
 from expkit.row.schema import KEY_NAMES
-from expkit.runs.read import Run
 from expkit.system.parallel import cores
 
 OPTION = "QUERY"

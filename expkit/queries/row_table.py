@@ -17,8 +17,8 @@ from expkit.batches.selection import Selection
 from expkit.errors import SchemaError
 from expkit.formats.shard.blocks import Statistics
 from expkit.queries.filters import PushedFilter, columns_in
+from expkit.reading.run import Run
 from expkit.row import arrow
-from expkit.runs.read import Run
 from expkit.system.extras import require
 
 if TYPE_CHECKING:

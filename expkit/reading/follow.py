@@ -15,7 +15,7 @@ from expkit.predicates import Predicate
 from expkit.runs.superseding import VisibleBlock
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.run import Run
 
 
 class _Given:
@@ -57,7 +57,7 @@ def follow(
 ) -> Iterator[tuple[int, Batch]]:
     """The place among `runs` and a batch of one of them, see `Run.follow`: those of all runs in turns, until no
     recorder of any is at work."""
-    from expkit.runs.read import Run
+    from expkit.reading.run import Run
 
     given = [_Given() for _ in runs]
     decoders = [run.decoder(columns) for run in runs]

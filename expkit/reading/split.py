@@ -8,8 +8,8 @@ from hashlib import blake2b
 import numpy as np
 
 from expkit.errors import UsageError
+from expkit.reading.run import Run
 from expkit.runs.entries import Episode
-from expkit.runs.read import Run
 from expkit.runs.superseding import Superseding
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from expkit.errors import SchemaError, UsageError
+from expkit.reading.run import Run
 from expkit.row.schema import Field, Schema
 from expkit.row.schema_differences import schema_differences
-from expkit.runs.read import Run
 from expkit.serialize.board_fields import BoardFields
 from expkit.serialize.conversion import Conversion
 from expkit.serialize.padding import Padding

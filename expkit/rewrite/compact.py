@@ -17,6 +17,7 @@ import numpy as np
 
 from expkit.errors import Busy, NoSpace, NotThere
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.reading.run import Run
 from expkit.rewrite.compact_plan import MADE_BY, CompactPlan, OutputShard, plan_compact
 from expkit.rewrite.engine import Stopped, Work
 from expkit.rewrite.gather import Gatherer
@@ -28,7 +29,6 @@ from expkit.runs.generation import Generation, Inheritance, inherit, retired_sha
 from expkit.runs.guard import free_bytes
 from expkit.runs.layout import log_event
 from expkit.runs.locks import live_writers, without_readers
-from expkit.runs.read import Run
 from expkit.runs.requests import request_rotation
 from expkit.runs.superseding import ranges_of
 from expkit.system.parallel import cores, in_order

@@ -17,6 +17,7 @@ import numpy as np
 
 from expkit.errors import CheckFailed, NoSpace
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
+from expkit.reading.run import Run
 from expkit.reading.split import part_of
 from expkit.rewards.columns import REWARDS, RewardColumns, told_rewards
 from expkit.rewrite.compact_plan import MADE_BY
@@ -35,7 +36,6 @@ from expkit.rules.registry import choose_rules
 from expkit.runs.counters import FILTERED
 from expkit.runs.entries import Episode
 from expkit.runs.guard import DiskGuard, free_bytes
-from expkit.runs.read import Run
 from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.units import format_size

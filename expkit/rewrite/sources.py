@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 
 from expkit.errors import Busy, SchemaError, ShardError, UsageError
+from expkit.reading.run import Run
+from expkit.reading.summary import balance
 from expkit.rewards.columns import GAME, MIXED, REWARD, REWARDS, told_rewards
 from expkit.rewrite.change import Change, common_board, widened
 from expkit.rewrite.segments import Segments
@@ -21,8 +23,6 @@ from expkit.runs.generation import complete_episodes
 from expkit.runs.layout import RunInfo, list_shards, new_run_id
 from expkit.runs.locks import live_writers
 from expkit.runs.origins import ORIGINS, OriginPlayer, OriginRun, origins_of
-from expkit.runs.read import Run
-from expkit.runs.summary import balance
 from expkit.serialize.conversion import Conversion
 
 _LOOKS = 10

@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from expkit.reading.run import Run, open_run
     from expkit.runs.entries import Episode, ShardEntry
     from expkit.runs.layout import find_runs
-    from expkit.runs.read import Run, open_run
     from expkit.runs.requests import request_rotation
 
 __all__ = ["Episode", "Run", "ShardEntry", "find_runs", "open_run", "request_rotation"]

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import UsageError
+from expkit.reading.run import Run
 from expkit.row.schema import KEY_NAMES, Schema
 from expkit.row.schema_differences import SchemaDifference, schema_differences
 from expkit.runs.compare_rows import Difference, RowComparer
 from expkit.runs.compare_side import Side, Unreadable
 from expkit.runs.compare_values import show_value
 from expkit.runs.entries import Episode
-from expkit.runs.read import Run
 
 _ADDRESS = ("episode", "player", "step")
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from expkit.errors import ShardError
+from expkit.reading.run import Run
 from expkit.row.schema import Column
 from expkit.runs.layout import SHARD_SUFFIX
-from expkit.runs.read import Run
 
 
 class Unreadable(NamedTuple):

@@ -15,12 +15,12 @@ from itertools import accumulate
 import numpy as np
 
 from expkit.errors import CheckFailed, NotThere
+from expkit.reading.run import Run
+from expkit.reading.summary import balance
 from expkit.rules.rows import EpisodeFacts, PlayerFacts
 from expkit.runs.entries import Episode
 from expkit.runs.finding import Finding
 from expkit.runs.origins import players_with_gaps
-from expkit.runs.read import Run
-from expkit.runs.summary import balance
 
 _U64 = (1 << 64) - 1
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from expkit.errors import UsageError
+from expkit.reading.run import Run
+from expkit.reading.summary import Balance, balance, has_winner
 from expkit.runs.finding import Finding
-from expkit.runs.read import Run
-from expkit.runs.summary import Balance, balance, has_winner
 from expkit.system.units import format_size, parse_size
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {

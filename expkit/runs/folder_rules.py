@@ -10,10 +10,10 @@ from pathlib import Path
 
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
+from expkit.reading.run import Run
 from expkit.runs.finding import Finding
 from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, SHARDS_DIR, ShardPath, list_shards, read_run_info
 from expkit.runs.manifest import is_damaged
-from expkit.runs.read import Run
 from expkit.system.units import format_size
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")

@@ -21,6 +21,7 @@ import numpy as np
 from expkit.errors import NoSpace, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
+from expkit.reading.run import Run
 from expkit.row.episodes import WRITER_BITS
 from expkit.row.schema import Schema
 from expkit.runs.entries import annotation
@@ -35,7 +36,6 @@ from expkit.runs.layout import (
 )
 from expkit.runs.locks import maintenance, without_readers
 from expkit.runs.manifest import ShardCounts, update_manifest
-from expkit.runs.read import Run
 from expkit.runs.superseding import Superseding, removed_rows
 from expkit.runs.write import shard_header
 from expkit.system.files import DiskErrors, disk, make_folder, unlink_quietly

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from expkit.predicates import parse
+from expkit.reading.run import Run
 from expkit.runs.entries import Episode
-from expkit.runs.read import Run
 
 # A loss of this share of a player's armies within one step is a moment.
 ARMY_LOSS = 0.25

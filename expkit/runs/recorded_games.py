@@ -7,9 +7,9 @@ from typing import Any
 from expkit.errors import GameError, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Resimulator
+from expkit.reading.run import Run
 from expkit.runs.entries import Episode
 from expkit.runs.origins import as_recorded, origins_of
-from expkit.runs.read import Run
 
 
 class RecordedGames:

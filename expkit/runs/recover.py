@@ -21,6 +21,7 @@ from expkit.errors import Busy, CheckFailed, NotThere, OutputExists
 from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
+from expkit.reading.run import open_run
 from expkit.row.episodes import WRITER_BITS, EpisodeEnd
 from expkit.runs.finding import Finding
 from expkit.runs.generation import carried, sweep
@@ -40,7 +41,6 @@ from expkit.runs.layout import (
 from expkit.runs.locks import READERS_LOCK, ReaderLock, live_writers, lock_writer, maintenance
 from expkit.runs.manifest import entry, is_damaged, read_manifest, rebuild_manifest, update_manifest
 from expkit.runs.quarantine import copy_file, quarantine_file, write_reasons
-from expkit.runs.read import open_run
 from expkit.runs.recovered_ledger import restore_ledger, settle_writer
 from expkit.runs.recovery_plan import REPAIR_SUFFIX, RunSurvey, known_writers, made_end, players_of, survey_run
 from expkit.runs.recovery_report import RecoveryReport, report_of

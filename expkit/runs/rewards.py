@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from expkit.reading.run import Run
 from expkit.rewards.columns import RewardColumns
 from expkit.runs.entries import Episode
-from expkit.runs.read import Run
 from expkit.runs.transitions import STORED, TransitionReader
 
 

@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 
 from expkit.errors import ExpkitError
+from expkit.reading.run import Run
 from expkit.rules.rows import EpisodeRows, Rows
 from expkit.runs.entries import Episode
 from expkit.runs.finding import Finding
 from expkit.runs.origins import as_recorded
-from expkit.runs.read import Run
 from expkit.runs.recorded_games import RecordedGames
 from expkit.runs.row_rules import RowRules, Verdict, finding_of
 

@@ -25,6 +25,8 @@ import numpy as np
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
+from expkit.reading.run import Run
+from expkit.reading.summary import Balance, balance, listed_rows
 from expkit.rules.registry import RuleChoice, choose_rules
 from expkit.rules.rows import RunFacts
 from expkit.runs.episode_rules import EpisodeRules
@@ -32,10 +34,8 @@ from expkit.runs.file_checks import FileToCheck, Report, check_files, check_reco
 from expkit.runs.finding import Finding
 from expkit.runs.folder_rules import check_folder, check_superseded, retired_files
 from expkit.runs.layout import read_run_info
-from expkit.runs.read import Run
 from expkit.runs.row_rules import MAX_COUNTED, RowRules, finding_of
 from expkit.runs.seams import Seams, WholeEpisodes
-from expkit.runs.summary import Balance, balance, listed_rows
 from expkit.runs.superseding import visible_block
 from expkit.runs.traits import traits_of
 from expkit.system.parallel import cores

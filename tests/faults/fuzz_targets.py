@@ -43,6 +43,7 @@ from expkit import Recorder, open_run
 from expkit.errors import CheckFailed, ConfigError, NewerFormat, NotThere, ShardError, UsageError
 from expkit.formats.shard import RowHasher, ShardReader, check_shard, copy_block, seal_shard
 from expkit.predicates import EpisodeTable, parse
+from expkit.reading.summary import balance, distributions, listed_rows, removed_by_player, summarize
 from expkit.runs.compare import compare_runs
 from expkit.runs.counters import HEADER, MAGIC, PAGE, Ledger, read_ledger
 from expkit.runs.glance import is_sound_at_a_glance
@@ -51,7 +52,6 @@ from expkit.runs.manifest import read_manifest
 from expkit.runs.prune import Retention, plan_prune, prune
 from expkit.runs.recover import recover
 from expkit.runs.resume import close_dead_writer, next_episode
-from expkit.runs.summary import balance, distributions, listed_rows, removed_by_player, summarize
 from expkit.runs.validate import Level, validate_run
 from expkit.settings.config import load_file, resolve
 from expkit.system.files import Disk, using

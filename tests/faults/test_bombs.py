@@ -26,10 +26,10 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.predicates import parse
+from expkit.reading.summary import listed_rows, removed_by_player
 from expkit.row.schema import Field, Schema
 from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import is_damaged, read_manifest
-from expkit.runs.summary import listed_rows, removed_by_player
 from expkit.runs.validate import validate_run
 from expkit.settings.config import resolve
 from expkit.system.units import parse_duration, parse_size

@@ -30,6 +30,8 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.collect.direct import DirectCollector
 from expkit.errors import Busy
 from expkit.formats.shard import ShardReader
+from expkit.reading.run import Run
+from expkit.reading.summary import balance
 from expkit.rewrite.compact import compact
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.sources import Sources
@@ -37,9 +39,7 @@ from expkit.row.episodes import WRITER_BITS
 from expkit.runs.compare import compare_runs
 from expkit.runs.layout import list_shards
 from expkit.runs.prune import Retention, prune
-from expkit.runs.read import Run
 from expkit.runs.recover import recover, recover_into
-from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 from expkit.system.files import using
 

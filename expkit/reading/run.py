@@ -20,14 +20,14 @@ from expkit.batches.decode import Rows, stored_names
 from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
+from expkit.reading.gaps import Gaps
+from expkit.reading.run_files import RunFiles
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.row.schema import KEY_NAMES, Schema
 from expkit.runs.counters import WriterLedger, read_ledger
 from expkit.runs.entries import Episode, annotation, info_from_header
-from expkit.runs.gaps import Gaps
 from expkit.runs.layout import RunInfo, read_run_info
 from expkit.runs.manifest import read_manifest
-from expkit.runs.run_files import RunFiles
 
 if TYPE_CHECKING:
     from expkit.reading.runs import Runs

@@ -9,7 +9,7 @@ from expkit.errors import CheckFailed, NotThere
 from expkit.runs.origins import players_with_gaps
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.run import Run
 
 
 class Gaps:
@@ -30,7 +30,7 @@ class Gaps:
     @cached_property
     def _players(self) -> set[int] | None:
         """Players of whose episodes rows may be missing; None when nobody knows."""
-        from expkit.runs.summary import balance
+        from expkit.reading.summary import balance
 
         accounts = balance(self._run)
         if accounts is None:
