@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from expkit.reading.run import Run
     from expkit.rules.registry import RuleChoice
     from expkit.rules.rule import Severity
-    from expkit.runs.expectations import Expectation
-    from expkit.runs.finding import Finding
-    from expkit.runs.validate import Level
+    from expkit.validation.expectations import Expectation
+    from expkit.validation.finding import Finding
+    from expkit.validation.validate import Level
 
 EXAMPLES = (
     ("expkit validate sample_data/run", "every checksum and every rule; many runs, folders and globs work too"),
@@ -97,7 +97,7 @@ def validate(
     from expkit.commands.validate_formats import print_github, print_junit
     from expkit.commands.validate_report import Limit, as_json, print_findings, print_omitted, print_summary
     from expkit.commands.validate_rules import counters, print_counters
-    from expkit.runs.expectations import parse_expectation
+    from expkit.validation.expectations import parse_expectation
 
     if explain is not None:
         _explain(explain, rules, json or format == "json")
@@ -193,8 +193,8 @@ def _check(
 ) -> Checked:
     from expkit.commands.validate_report import Checked
     from expkit.reading.run import open_run
-    from expkit.runs.finding import Finding
-    from expkit.runs.validate import validate_shard
+    from expkit.validation.finding import Finding
+    from expkit.validation.validate import validate_shard
 
     one = Checked(target)
     with limit.keeping(one) as keep:
@@ -220,8 +220,8 @@ def _findings(
 ) -> Iterator[Finding]:
     """Of one run; fills in what there is to tell of it."""
     from expkit.commands.progress import Progress
-    from expkit.runs.expectations import check_expectations
-    from expkit.runs.validate import Totals, validate_run
+    from expkit.validation.expectations import check_expectations
+    from expkit.validation.validate import Totals, validate_run
 
     long = level == "full" and _bytes(run) >= _WORTH_A_BAR
     totals = Totals()

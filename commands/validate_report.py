@@ -14,7 +14,7 @@ import msgspec
 from expkit.commands import output, session
 from expkit.reading.summary import Balance
 from expkit.rules.rule import Severity
-from expkit.runs.finding import Finding
+from expkit.validation.finding import Finding
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
 _STYLES = {"error": "bold red", "warn": "bold yellow", "info": "dim"}

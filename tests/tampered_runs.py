@@ -11,8 +11,8 @@ from expkit import open_run
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.rules.registry import choose_rules
 from expkit.runs.layout import RunInfo
-from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, create_run
+from expkit.validation.validate import validate_run
 
 
 def record(path, *options):

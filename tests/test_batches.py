@@ -15,7 +15,7 @@ from expkit.formats.shard import ShardReader
 from expkit.reading.run import Run
 from expkit.rewrite.compact import compact
 from expkit.runs.prune import Retention, prune
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 SCHEMA = Schema(
     [

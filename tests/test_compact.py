@@ -41,9 +41,9 @@ from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, list_shards, new_run_id, shard_file
 from expkit.runs.locks import maintenance
 from expkit.runs.prune import Retention, prune
-from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.files import Disk, using
+from expkit.validation.validate import validate_run
 
 
 def expkit(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from written_runs import write_boards, write_vectors
 
 from expkit import open_run
 from expkit.errors import UsageError
-from expkit.runs.expectations import NAMES, check_expectations, measure, parse_expectation
+from expkit.validation.expectations import NAMES, check_expectations, measure, parse_expectation
 
 OPERATORS = {
     ">=": operator.ge,

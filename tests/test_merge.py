@@ -32,9 +32,9 @@ from expkit.rewrite.sources import Sources
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.layout import RunInfo, find_runs, list_shards, new_run_id
 from expkit.runs.prune import Retention, prune
-from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, create_run
 from expkit.system.files import using
+from expkit.validation.validate import validate_run
 
 Row = dict[str, Any]
 

@@ -26,10 +26,10 @@ from expkit.rewrite.change import Change
 from expkit.rewrite.merge import merge, plan_merge
 from expkit.rewrite.sources import Sources
 from expkit.row.episodes import EpisodeStart
-from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
 from expkit.serialize.padding import Padding
 from expkit.serialize.representations import find_representation
+from expkit.validation.validate import validate_run
 
 Row = dict[str, np.ndarray]
 MOUNTAIN, FOG_OBSTACLE = 3, 5

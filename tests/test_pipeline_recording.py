@@ -23,9 +23,9 @@ from expkit.formats.shard import ShardReader
 from expkit.pipeline import Chain, processor, processor_names
 from expkit.pipeline.kinds import built_in
 from expkit.reading.summary import balance
-from expkit.runs.validate import validate_run
 from expkit.settings.config import Config, Links, links_of, resolve
 from expkit.settings.document import json_schema
+from expkit.validation.validate import validate_run
 
 ROW_BY_ROW = [
     {"kind": "sanitize", "nan": "quarantine", "infinite": "reject", "dtype": {"observation/board": "f2"}},

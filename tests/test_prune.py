@@ -25,7 +25,7 @@ from expkit.runs.generation import Generation
 from expkit.runs.guard import shards_bytes
 from expkit.runs.layout import ACTIVE_SUFFIX, ShardPath, list_shards
 from expkit.runs.prune import PrunePlan, Retention, plan_prune, prune
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 
 def expkit(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:

@@ -219,7 +219,7 @@ def test_settings_of_generals_are_refused(tmp_path: Path) -> None:
 def test_reading_a_run_imports_no_module_of_a_user(tmp_path: Path) -> None:
     record(tmp_path / "run", "own_environments:make_talk", episodes=1)
     sys.modules.pop("own_environments")
-    from expkit.runs.validate import validate_run
+    from expkit.validation.validate import validate_run
 
     run = open_run(tmp_path / "run")
     assert find_source(run.info.source).name == "own_environments"

@@ -21,9 +21,9 @@ from expkit.rewards import RewardColumns
 from expkit.rewrite.merge import Choice
 from expkit.row.layout import RowSink
 from expkit.runs.compare import compare_runs
-from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
 from expkit.settings.config import load_file, resolve
+from expkit.validation.validate import validate_run
 
 ASKED = {
     "reward": COLUMNS.texts["reward"],

@@ -12,7 +12,7 @@ import expkit
 from expkit import Field, Recorder, Schema, open_run
 from expkit.buffers.memory import MemoryBuffer
 from expkit.errors import BufferClosed, Busy, NotThere, OutputExists, SchemaError, UsageError
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 SCHEMA = Schema(
     [

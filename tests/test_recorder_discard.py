@@ -16,7 +16,7 @@ from expkit.errors import SchemaError
 from expkit.reading.summary import balance
 from expkit.rewrite.compact import compact
 from expkit.runs.locks import maintenance
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 SCHEMA = Schema([Field("observation", "f4", (2,), "observation"), Field("action", "i8", belongs="action")])
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.reading.summary import balance
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 SCHEMA = Schema([Field("observation", "f4", (4,), "observation"), Field("action", "i8", belongs="action")])
 ENVS = 4

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import SchemaError, UsageError
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 MODES = ["next_step", "same_step", "disabled"]
 SCHEMA = Schema(

@@ -29,9 +29,9 @@ from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer, maintenance
 from expkit.runs.recover import plan_recovery, recover, recover_into
 from expkit.runs.superseding import ranges_of
-from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter
 from expkit.system.files import using
+from expkit.validation.validate import validate_run
 
 EXPKIT = [sys.executable, "-m", "expkit.commands"]
 SAMPLE = Path(__file__).resolve().parent.parent / "sample_data/damaged"

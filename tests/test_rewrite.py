@@ -23,8 +23,8 @@ from expkit.reading.summary import balance
 from expkit.rewrite.filter import narrowed, parse_split
 from expkit.rewrite.merge import Choice, plan_merge
 from expkit.rewrite.sources import Sources
-from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
+from expkit.validation.validate import validate_run
 
 Address = tuple[str, int, int, int]  # run, episode there, player, step
 

@@ -24,7 +24,6 @@ from expkit.rewrite.change import Change
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.sources import Sources
 from expkit.runs.compare import compare_runs
-from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
 from expkit.serialize.representations import (
     CHANNELS,
@@ -36,6 +35,7 @@ from expkit.serialize.representations import (
     representation_names,
     stored_planes,
 )
+from expkit.validation.validate import validate_run
 
 RAW = generals_schema(GeneralsConfig(players=3, height=5, width=6))
 KINDS = (PlanesRepresentation, HalfPlanesRepresentation, BytePlanesRepresentation)

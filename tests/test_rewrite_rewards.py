@@ -28,8 +28,8 @@ from expkit.runs import states_again
 from expkit.runs.layout import read_run_info
 from expkit.runs.recorded_games import RecordedGames
 from expkit.runs.rewards import RewardReader
-from expkit.runs.validate import validate_run
 from expkit.runs.verify import verify_run
+from expkit.validation.validate import validate_run
 
 COLUMNS = RewardColumns.parse(
     f"weighted({ODD_TEXT}, end_alone=False)",

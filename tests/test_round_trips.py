@@ -16,7 +16,7 @@ from expkit.exchange.registry import find_format, format_names
 from expkit.importing import import_recording
 from expkit.rewrite.sources import Sources
 from expkit.runs.compare import compare_runs
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 SAMPLE = Path(__file__).parent.parent / "sample_data" / "run"
 BACK = [name for name in format_names() if name != "csv"]

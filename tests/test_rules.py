@@ -27,8 +27,8 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.rules import Rows
 from expkit.rules.registry import load_rules
-from expkit.runs.validate import Totals, validate_run
 from expkit.runs.write import RunWriter, create_run
+from expkit.validation.validate import Totals, validate_run
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from expkit.reading.run import open_run
 from expkit.row.schema import Field, Schema
 from expkit.rules import Rows
 from expkit.rules.values import within_bounds
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 NAMES = [column.name for column in BOARD.columns]
 

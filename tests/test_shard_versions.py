@@ -16,8 +16,8 @@ from expkit.errors import NewerFormat, ShardError
 from expkit.formats.shard import ShardReader, ShardWriter, check_shard, seal_shard
 from expkit.formats.shard.layout import FILE_HEADER, pack_file_header
 from expkit.reading.run import open_run
-from expkit.runs.glance import is_sound_at_a_glance
-from expkit.runs.validate import validate_shard
+from expkit.validation.glance import is_sound_at_a_glance
+from expkit.validation.validate import validate_shard
 
 
 def of_version(data, version=2, flags=0, expkit="9.1.0"):

@@ -20,11 +20,11 @@ from expkit.formats.shard.read import ShardReader
 from expkit.reading.summary import balance, distributions, summarize
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.rules.values import is_legal
-from expkit.runs.finding import Finding
 from expkit.runs.generation import Generation
 from expkit.runs.layout import RunInfo
-from expkit.runs.validate import validate_run, validate_shard
 from expkit.runs.write import RunWriter, create_run
+from expkit.validation.finding import Finding
+from expkit.validation.validate import validate_run, validate_shard
 
 ROWS = 6
 SCHEMA = Schema(

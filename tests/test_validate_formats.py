@@ -16,7 +16,7 @@ from written_runs import flip_bit, write_boards, write_vectors
 
 from expkit.commands.validate_formats import print_junit
 from expkit.commands.validate_report import Checked, Limit
-from expkit.runs.finding import Finding
+from expkit.validation.finding import Finding
 
 PARTS = ("error", "warn", "info")
 

@@ -189,7 +189,7 @@ def write_shards(path: Path, shards: int) -> Values:
 def read_shards(path: Path, shards: int) -> Values:
     """Opened, checked at a glance, scanned, sampled."""
     from expkit.reading.run import open_run
-    from expkit.runs.validate import validate_run
+    from expkit.validation.validate import validate_run
 
     laps = _laps()
     with peak_memory() as peak:

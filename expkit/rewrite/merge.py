@@ -36,9 +36,9 @@ from expkit.rules.registry import choose_rules
 from expkit.runs.counters import FILTERED
 from expkit.runs.entries import Episode
 from expkit.runs.guard import DiskGuard, free_bytes
-from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.units import format_size
+from expkit.validation.validate import validate_run
 
 _SPARE = 16 << 20  # bytes to be free beyond what the output is estimated to take
 

@@ -23,7 +23,6 @@ from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
 from expkit.reading.run import open_run
 from expkit.row.episodes import WRITER_BITS, EpisodeEnd
-from expkit.runs.finding import Finding
 from expkit.runs.generation import carried, sweep
 from expkit.runs.layout import (
     COUNTERS_FILE,
@@ -48,9 +47,10 @@ from expkit.runs.resume import close_dead_writer
 from expkit.runs.salvage import ShardSurvey
 from expkit.runs.salvage_file import salvage
 from expkit.runs.superseding import next_shard_number
-from expkit.runs.validate import validate_run
 from expkit.runs.write import shard_header
 from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
+from expkit.validation.finding import Finding
+from expkit.validation.validate import validate_run
 
 Progress = Callable[[int], None]
 

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from expkit.runs.finding import Finding
 from expkit.runs.recovery_plan import RunSurvey
 from expkit.runs.salvage import LostRecord
 from expkit.runs.superseding import Ranges, ranges_of
+from expkit.validation.finding import Finding
 
 
 @dataclass(slots=True)

@@ -36,10 +36,10 @@ from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader, 
 from expkit.formats.shard.records import Footer, RecordFile
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.schema import Schema
-from expkit.runs.episode_rules import Segments, segments_of
 from expkit.runs.layout import ShardPath
 from expkit.runs.salvage_block import NEEDED, BlockPlan, Columns, plan_block
 from expkit.system.parallel import cores, in_order
+from expkit.validation.episode_rules import Segments, segments_of
 
 Key = tuple[int, int]  # episode, player
 # What a writer that was killed, or a seal that was, leaves at the end of an active file.

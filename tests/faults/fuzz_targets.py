@@ -46,15 +46,15 @@ from expkit.predicates import EpisodeTable, parse
 from expkit.reading.summary import balance, distributions, listed_rows, removed_by_player, summarize
 from expkit.runs.compare import compare_runs
 from expkit.runs.counters import HEADER, MAGIC, PAGE, Ledger, read_ledger
-from expkit.runs.glance import is_sound_at_a_glance
 from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import read_manifest
 from expkit.runs.prune import Retention, plan_prune, prune
 from expkit.runs.recover import recover
 from expkit.runs.resume import close_dead_writer, next_episode
-from expkit.runs.validate import Level, validate_run
 from expkit.settings.config import load_file, resolve
 from expkit.system.files import Disk, using
+from expkit.validation.glance import is_sound_at_a_glance
+from expkit.validation.validate import Level, validate_run
 
 CORPUS = Path(__file__).parent / "corpus"
 # A block may take 2 GiB by the format: so that a bound on memory can be seen, as much as these 16 MiB here.

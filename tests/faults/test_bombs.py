@@ -30,9 +30,9 @@ from expkit.reading.summary import listed_rows, removed_by_player
 from expkit.row.schema import Field, Schema
 from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import is_damaged, read_manifest
-from expkit.runs.validate import validate_run
 from expkit.settings.config import resolve
 from expkit.system.units import parse_duration, parse_size
+from expkit.validation.validate import validate_run
 
 HEADER = pack_file_header({"schema": TINY.to_builtins()})
 

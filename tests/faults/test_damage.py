@@ -14,8 +14,8 @@ from expkit.errors import NoSpace, ShardError
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_shard
 from expkit.formats.shard.layout import FILE_HEADER
 from expkit.reading.summary import balance, listed_rows
-from expkit.runs.validate import validate_run
 from expkit.system.files import Disk, using
+from expkit.validation.validate import validate_run
 
 
 @pytest.fixture(scope="module")

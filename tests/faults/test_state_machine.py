@@ -40,8 +40,8 @@ from expkit.runs.compare import compare_runs
 from expkit.runs.layout import list_shards
 from expkit.runs.prune import Retention, prune
 from expkit.runs.recover import recover, recover_into
-from expkit.runs.validate import validate_run
 from expkit.system.files import using
+from expkit.validation.validate import validate_run
 
 SCHEMA = Schema([Field("observation", "u4", (3,), "observation"), Field("action", "u2", belongs="action")])
 PLAYERS = 2

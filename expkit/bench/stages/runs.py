@@ -15,7 +15,7 @@ from expkit.bench.stages.shards import REFERENCE
 from expkit.bench.workloads import GAMES, Workload
 from expkit.reading.run import Run, open_run
 from expkit.recorder import Recorder
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 COPIES = 3  # of the workload's rows, in a shard each
 SAMPLE = 256

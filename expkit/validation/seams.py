@@ -11,10 +11,10 @@ from expkit.errors import ExpkitError
 from expkit.reading.run import Run
 from expkit.rules.rows import EpisodeRows, Rows
 from expkit.runs.entries import Episode
-from expkit.runs.finding import Finding
 from expkit.runs.origins import as_recorded
 from expkit.runs.recorded_games import RecordedGames
-from expkit.runs.row_rules import RowRules, Verdict, finding_of
+from expkit.validation.finding import Finding
+from expkit.validation.row_rules import RowRules, Verdict, finding_of
 
 
 class Seams:

@@ -13,8 +13,8 @@ from typing import Any
 from expkit.errors import UsageError
 from expkit.reading.run import Run
 from expkit.reading.summary import Balance, balance, has_winner
-from expkit.runs.finding import Finding
 from expkit.system.units import format_size, parse_size
+from expkit.validation.finding import Finding
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,

@@ -29,16 +29,16 @@ from expkit.reading.run import Run
 from expkit.reading.summary import Balance, balance, listed_rows
 from expkit.rules.registry import RuleChoice, choose_rules
 from expkit.rules.rows import RunFacts
-from expkit.runs.episode_rules import EpisodeRules
-from expkit.runs.file_checks import FileToCheck, Report, check_files, check_records_only
-from expkit.runs.finding import Finding
-from expkit.runs.folder_rules import check_folder, check_superseded, retired_files
 from expkit.runs.layout import read_run_info
-from expkit.runs.row_rules import MAX_COUNTED, RowRules, finding_of
-from expkit.runs.seams import Seams, WholeEpisodes
 from expkit.runs.superseding import visible_block
-from expkit.runs.traits import traits_of
 from expkit.system.parallel import cores
+from expkit.validation.episode_rules import EpisodeRules
+from expkit.validation.file_checks import FileToCheck, Report, check_files, check_records_only
+from expkit.validation.finding import Finding
+from expkit.validation.folder_rules import check_folder, check_superseded, retired_files
+from expkit.validation.row_rules import MAX_COUNTED, RowRules, finding_of
+from expkit.validation.seams import Seams, WholeEpisodes
+from expkit.validation.traits import traits_of
 
 Level = Literal["quick", "full"]
 QUICK = ("file", "run", "ledger")  # families that `quick` looks at

@@ -11,10 +11,10 @@ from pathlib import Path
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.run import Run
-from expkit.runs.finding import Finding
 from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, SHARDS_DIR, ShardPath, list_shards, read_run_info
 from expkit.runs.manifest import is_damaged
 from expkit.system.units import format_size
+from expkit.validation.finding import Finding
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 _KNOWN_FOLDER = re.compile(r"w(0|[1-9]\d{0,8})|g[1-9]\d{0,8}")

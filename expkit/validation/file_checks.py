@@ -23,11 +23,11 @@ from expkit.formats.shard.digest import RowHasher
 from expkit.formats.shard.layout import Finding as FileFinding
 from expkit.formats.shard.read import ShardReader
 from expkit.row.schema import Schema
-from expkit.runs.finding import Finding, Severity
-from expkit.runs.glance import is_sound_at_a_glance
 from expkit.runs.layout import SHARD_SUFFIX
-from expkit.runs.row_rules import Columns, RowRules, Verdict
 from expkit.system.parallel import in_order
+from expkit.validation.finding import Finding, Severity
+from expkit.validation.glance import is_sound_at_a_glance
+from expkit.validation.row_rules import Columns, RowRules, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from expkit.reading.run import Run
 from expkit.reading.summary import balance
 from expkit.rules.rows import EpisodeFacts, PlayerFacts
 from expkit.runs.entries import Episode
-from expkit.runs.finding import Finding
 from expkit.runs.origins import players_with_gaps
+from expkit.validation.finding import Finding
 
 _U64 = (1 << 64) - 1
 

@@ -15,8 +15,8 @@ from expkit.row.schema import KEY_NAMES, Schema
 from expkit.rules.registry import ActiveRule, RuleChoice
 from expkit.rules.rows import Rows
 from expkit.rules.rule import Violation
-from expkit.runs.episode_rules import Segments, segments_of
-from expkit.runs.finding import Finding
+from expkit.validation.episode_rules import Segments, segments_of
+from expkit.validation.finding import Finding
 
 _NEEDED = {"episode", "step", "is_first", "is_last"}
 _KEYS = ("episode", "step", "is_last")
