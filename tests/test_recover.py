@@ -23,11 +23,11 @@ from expkit.formats.shard import ShardReader, ShardWriter, copy_block
 from expkit.formats.shard.layout import ENVELOPE
 from expkit.reading.run import open_run
 from expkit.reading.summary import balance
+from expkit.recovery.recover import plan_recovery, recover, recover_into
 from expkit.runs.counters import PAGE, read_ledger
 from expkit.runs.generation import Generation
 from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer, maintenance
-from expkit.runs.recover import plan_recovery, recover, recover_into
 from expkit.runs.superseding import ranges_of
 from expkit.runs.write import RunWriter
 from expkit.system.files import using

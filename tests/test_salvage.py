@@ -12,12 +12,12 @@ from damaged_runs import QuickDisk, contents, missing, small_run, what_is_at
 from expkit.errors import NewerFormat
 from expkit.formats.shard import BlockEncoder, RowHasher, ShardReader, ShardWriter, check_shard
 from expkit.formats.shard.layout import BLOCK, COLUMN, ENVELOPE, RUN, pack_envelope, pack_file_header
+from expkit.recovery.recover import recover
+from expkit.recovery.salvage import examine
+from expkit.recovery.salvage_block import plan_block
+from expkit.recovery.salvage_file import salvage
 from expkit.row.schema import Field, Schema
 from expkit.runs.layout import ShardPath, read_run_info
-from expkit.runs.recover import recover
-from expkit.runs.salvage import examine
-from expkit.runs.salvage_block import plan_block
-from expkit.runs.salvage_file import salvage
 from expkit.system.files import using
 
 SCHEMA = Schema([Field("observation", "u1", (4,), "observation"), Field("action", "i2", belongs="action")])

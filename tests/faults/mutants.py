@@ -143,7 +143,7 @@ MUTANTS = {
     ),
     "forgets-counters": Mutant(
         "ledger",
-        "expkit.runs.recovered_ledger:restore_ledger",
+        "expkit.recovery.ledger:restore_ledger",
         "if not survey.ledger_damage:",
         "if True:",
         "test_recover.py::test_what_stands_beside_the_shards_is_made_again",
@@ -164,7 +164,7 @@ MUTANTS = {
     ),
     "repairs-in-place": Mutant(
         "maintenance",
-        "expkit.runs.recover:_repair",
+        "expkit.recovery.recover:_repair",
         "repaired = place.with_suffix(REPAIR_SUFFIX)",
         "repaired = place",
         "faults/test_kills_of_maintenance.py::test_maintenance_killed_at_any_moment[recover]",

@@ -32,6 +32,7 @@ from expkit.errors import Busy
 from expkit.formats.shard import ShardReader
 from expkit.reading.run import Run
 from expkit.reading.summary import balance
+from expkit.recovery.recover import recover, recover_into
 from expkit.rewrite.compact import compact
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.sources import Sources
@@ -39,7 +40,6 @@ from expkit.row.episodes import WRITER_BITS
 from expkit.runs.compare import compare_runs
 from expkit.runs.layout import list_shards
 from expkit.runs.prune import Retention, prune
-from expkit.runs.recover import recover, recover_into
 from expkit.system.files import using
 from expkit.validation.validate import validate_run
 

@@ -132,9 +132,9 @@ def _serve(say: Callable[[Any], None]) -> None:
 def _warm_up() -> None:
     """Record, prune, compact and recover once, so that whoever is forked has it all in memory."""
     from expkit.commands.verbs import VERBS
+    from expkit.recovery.recover import recover
     from expkit.rewrite.compact import compact
     from expkit.runs.prune import Retention, prune
-    from expkit.runs.recover import recover
 
     for verb in VERBS:  # all of one state of the sources, should somebody be at work on them
         importlib.import_module(f"expkit.commands.{verb.module}")

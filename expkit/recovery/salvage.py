@@ -34,10 +34,10 @@ from expkit.formats.shard.layout import (
 )
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader, block_info
 from expkit.formats.shard.records import Footer, RecordFile
+from expkit.recovery.salvage_block import NEEDED, BlockPlan, Columns, plan_block
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.schema import Schema
 from expkit.runs.layout import ShardPath
-from expkit.runs.salvage_block import NEEDED, BlockPlan, Columns, plan_block
 from expkit.system.parallel import cores, in_order
 from expkit.validation.episode_rules import Segments, segments_of
 

@@ -22,6 +22,12 @@ from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
 from expkit.reading.run import open_run
+from expkit.recovery.ledger import restore_ledger, settle_writer
+from expkit.recovery.plan import REPAIR_SUFFIX, RunSurvey, known_writers, made_end, players_of, survey_run
+from expkit.recovery.quarantine import copy_file, quarantine_file, write_reasons
+from expkit.recovery.report import RecoveryReport, report_of
+from expkit.recovery.salvage import ShardSurvey
+from expkit.recovery.salvage_file import salvage
 from expkit.row.episodes import WRITER_BITS, EpisodeEnd
 from expkit.runs.generation import carried, sweep
 from expkit.runs.layout import (
@@ -39,13 +45,7 @@ from expkit.runs.layout import (
 )
 from expkit.runs.locks import READERS_LOCK, ReaderLock, live_writers, lock_writer, maintenance
 from expkit.runs.manifest import entry, is_damaged, read_manifest, rebuild_manifest, update_manifest
-from expkit.runs.quarantine import copy_file, quarantine_file, write_reasons
-from expkit.runs.recovered_ledger import restore_ledger, settle_writer
-from expkit.runs.recovery_plan import REPAIR_SUFFIX, RunSurvey, known_writers, made_end, players_of, survey_run
-from expkit.runs.recovery_report import RecoveryReport, report_of
 from expkit.runs.resume import close_dead_writer
-from expkit.runs.salvage import ShardSurvey
-from expkit.runs.salvage_file import salvage
 from expkit.runs.superseding import next_shard_number
 from expkit.runs.write import shard_header
 from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly

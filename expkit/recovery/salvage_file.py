@@ -16,10 +16,10 @@ from expkit.formats.shard.layout import KIND_DROPS, KIND_EPISODES, KIND_META
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader
 from expkit.formats.shard.records import RecordFile
 from expkit.formats.shard.write import ShardWriter
+from expkit.recovery.salvage import Record, ShardSurvey, record_of
+from expkit.recovery.salvage_block import mend_block
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.schema import Schema
-from expkit.runs.salvage import Record, ShardSurvey, record_of
-from expkit.runs.salvage_block import mend_block
 
 
 def salvage(

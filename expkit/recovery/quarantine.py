@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from expkit.recovery.salvage import ShardSurvey
 from expkit.runs.layout import QUARANTINE_DIR
-from expkit.runs.salvage import ShardSurvey
 from expkit.system.files import DiskErrors, disk, make_folder, write_all, write_atomic
 
 _CHUNK = 8 << 20

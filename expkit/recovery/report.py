@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from expkit.runs.recovery_plan import RunSurvey
-from expkit.runs.salvage import LostRecord
+from expkit.recovery.plan import RunSurvey
+from expkit.recovery.salvage import LostRecord
 from expkit.runs.superseding import Ranges, ranges_of
 from expkit.validation.finding import Finding
 

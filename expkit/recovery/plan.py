@@ -20,13 +20,13 @@ import numpy as np
 
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
+from expkit.recovery.salvage import Chain, Key, LostRows, LostValues, ShardSurvey, examine
 from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.counters import DROP_CAUSES, PlayerLedger, WriterLedger, read_behind_header, read_ledger
 from expkit.runs.entries import info_from_header
 from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, list_shards, read_run_info
 from expkit.runs.locks import live_writers
 from expkit.runs.manifest import is_damaged, read_manifest
-from expkit.runs.salvage import Chain, Key, LostRows, LostValues, ShardSurvey, examine
 from expkit.runs.superseding import Superseding, removed_rows, shards_of
 
 RECOVERED = {"recovered": True}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from expkit.recovery.plan import RunSurvey
+from expkit.recovery.quarantine import quarantine_file
 from expkit.runs.counters import Ledger, read_ledger, restore_header
 from expkit.runs.layout import COUNTERS_FILE
-from expkit.runs.quarantine import quarantine_file
-from expkit.runs.recovery_plan import RunSurvey
 from expkit.system.files import DiskErrors, disk
 
 
