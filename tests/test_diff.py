@@ -12,11 +12,11 @@ from written_runs import flip_bit, write_boards, write_vectors
 
 from expkit import Field, Schema, open_run
 from expkit.commands import main
+from expkit.comparison.compare import compare_runs
 from expkit.errors import UsageError
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.formats.shard.layout import ENVELOPE
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
-from expkit.runs.compare import compare_runs
 from expkit.runs.layout import RunInfo
 from expkit.runs.write import RunWriter, create_run
 
@@ -450,7 +450,7 @@ def test_two_runs_that_are_damaged_alike_are_not_equal(base, tmp_path):
 
 
 def test_long_episodes_are_compared_a_few_columns_at_a_time(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("expkit.runs.compare_rows._PART_BYTES", 100)
+    monkeypatch.setattr("expkit.comparison.rows._PART_BYTES", 100)
     tables = make_columns()
     tables[1]["reward"][16] += 1
     tables[1]["observation/army"][17, 0] += 1

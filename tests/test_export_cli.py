@@ -17,8 +17,8 @@ from test_compact import expkit
 from test_export import write
 
 from expkit import Recorder, open_run
+from expkit.comparison.compare import compare_runs
 from expkit.importing import import_recording
-from expkit.runs.compare import compare_runs
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from test_merge import join
 from test_rewrite_rewards import COLUMNS, by_the_twins, careless, same, stored
 
 from expkit import open_run
+from expkit.comparison.compare import compare_runs
 from expkit.errors import SchemaError, UsageError
 from expkit.games.generals import EpisodeCounter, Generals, GeneralsConfig, generals_schema
 from expkit.reading.run import Run
 from expkit.rewards import RewardColumns
 from expkit.rewrite.merge import Choice
 from expkit.row.layout import RowSink
-from expkit.runs.compare import compare_runs
 from expkit.runs.verify import verify_run
 from expkit.settings.config import load_file, resolve
 from expkit.validation.validate import validate_run

@@ -16,6 +16,7 @@ from test_serialize_planes import boards
 from written_runs import VECTOR_SCHEMA, write_vectors
 
 from expkit import open_run
+from expkit.comparison.compare import compare_runs
 from expkit.errors import SchemaError, ShardError, UsageError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.schema import generals_schema
@@ -23,7 +24,6 @@ from expkit.rewards.columns import RewardColumns
 from expkit.rewrite.change import Change
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.sources import Sources
-from expkit.runs.compare import compare_runs
 from expkit.runs.verify import verify_run
 from expkit.serialize.representations import (
     CHANNELS,

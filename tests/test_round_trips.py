@@ -10,12 +10,12 @@ from exchanged_runs import write_hard, write_plain
 from written_runs import write_boards
 
 from expkit import open_run
+from expkit.comparison.compare import compare_runs
 from expkit.exchange.export import export
 from expkit.exchange.plan import Asked, plan_export
 from expkit.exchange.registry import find_format, format_names
 from expkit.importing import import_recording
 from expkit.rewrite.sources import Sources
-from expkit.runs.compare import compare_runs
 from expkit.validation.validate import validate_run
 
 SAMPLE = Path(__file__).parent.parent / "sample_data" / "run"

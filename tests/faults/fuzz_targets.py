@@ -40,12 +40,12 @@ from written_runs import VECTOR_SCHEMA
 
 import expkit.formats.shard.blocks as limits
 from expkit import Recorder, open_run
+from expkit.comparison.compare import compare_runs
 from expkit.errors import CheckFailed, ConfigError, NewerFormat, NotThere, ShardError, UsageError
 from expkit.formats.shard import RowHasher, ShardReader, check_shard, copy_block, seal_shard
 from expkit.predicates import EpisodeTable, parse
 from expkit.reading.summary import balance, distributions, listed_rows, removed_by_player, summarize
 from expkit.recovery.recover import recover
-from expkit.runs.compare import compare_runs
 from expkit.runs.counters import HEADER, MAGIC, PAGE, Ledger, read_ledger
 from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import read_manifest

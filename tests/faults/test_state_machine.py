@@ -28,6 +28,7 @@ from written_runs import flip_bit
 import expkit.recorder
 from expkit import Field, Recorder, Schema, open_run
 from expkit.collect.direct import DirectCollector
+from expkit.comparison.compare import compare_runs
 from expkit.errors import Busy
 from expkit.formats.shard import ShardReader
 from expkit.reading.run import Run
@@ -37,7 +38,6 @@ from expkit.rewrite.compact import compact
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.sources import Sources
 from expkit.row.episodes import WRITER_BITS
-from expkit.runs.compare import compare_runs
 from expkit.runs.layout import list_shards
 from expkit.runs.prune import Retention, prune
 from expkit.system.files import using

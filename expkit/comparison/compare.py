@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from expkit.comparison.rows import Difference, RowComparer
+from expkit.comparison.sides import Side, Unreadable
+from expkit.comparison.values import show_value
 from expkit.errors import UsageError
 from expkit.reading.run import Run
 from expkit.row.schema import KEY_NAMES, Schema
 from expkit.row.schema_differences import SchemaDifference, schema_differences
-from expkit.runs.compare_rows import Difference, RowComparer
-from expkit.runs.compare_side import Side, Unreadable
-from expkit.runs.compare_values import show_value
 from expkit.runs.entries import Episode
 
 _ADDRESS = ("episode", "player", "step")

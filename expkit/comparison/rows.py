@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from expkit.comparison.sides import Part, Side
+from expkit.comparison.values import align, differing, first_value, show_index, show_value, whole_value
 from expkit.row.schema import Column
-from expkit.runs.compare_side import Part, Side
-from expkit.runs.compare_values import align, differing, first_value, show_index, show_value, whole_value
 
 _PART_BYTES = 128 << 20  # of the columns of one (episode, player) that are read at a time, from each run
 
