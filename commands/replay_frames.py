@@ -11,7 +11,7 @@ from expkit.commands.contract import printable
 from expkit.commands.inspect_row import counted, keys_as_json, move_of
 from expkit.games.generals import draw
 from expkit.reading.run import Run
-from expkit.runs.playback import Frame, Playback
+from expkit.resimulation.playback import Frame, Playback
 
 Line = list[output.Piece]
 _NAME_ROOM = 16

@@ -12,7 +12,7 @@ from expkit.commands.inspect_row import describe_end
 from expkit.commands.replay_frames import Line, frame_lines
 from expkit.commands.terminal import Screen
 from expkit.reading.run import Run
-from expkit.runs.playback import Moment, Playback
+from expkit.resimulation.playback import Moment, Playback
 
 STEPS_PER_SECOND = 4.0
 _FASTEST, _SLOWEST = 256.0, 1 / 16

@@ -20,7 +20,7 @@ from written_runs import BOARD_SCHEMA, HEIGHT, TILES, WIDTH, action_at, board, w
 from expkit import open_run
 from expkit.games.generals import draw
 from expkit.games.generals.schema import DIRECTIONS, TERRAIN_CODES
-from expkit.runs.playback import Moment, Playback
+from expkit.resimulation.playback import Moment, Playback
 
 
 @pytest.fixture(scope="module")

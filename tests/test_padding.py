@@ -22,11 +22,11 @@ from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay
 from expkit.games.generals.schema import generals_schema
 from expkit.reading.run import Run
+from expkit.resimulation.verify import verify_run
 from expkit.rewrite.change import Change
 from expkit.rewrite.merge import merge, plan_merge
 from expkit.rewrite.sources import Sources
 from expkit.row.episodes import EpisodeStart
-from expkit.runs.verify import verify_run
 from expkit.serialize.padding import Padding
 from expkit.serialize.representations import find_representation
 from expkit.validation.validate import validate_run

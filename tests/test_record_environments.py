@@ -17,7 +17,7 @@ from expkit.collect.game_settings import fitted_settings
 from expkit.collect.session import Result, Session
 from expkit.errors import MissingExtra, UsageError
 from expkit.games import find_source
-from expkit.runs.verify import verify_run
+from expkit.resimulation.verify import verify_run
 from expkit.settings.config import resolve
 
 CARTPOLE, CONNECT_FOUR = "gymnasium:CartPole-v1", "pettingzoo:classic/connect_four_v3"

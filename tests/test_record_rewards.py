@@ -18,10 +18,10 @@ from expkit.comparison.compare import compare_runs
 from expkit.errors import SchemaError, UsageError
 from expkit.games.generals import EpisodeCounter, Generals, GeneralsConfig, generals_schema
 from expkit.reading.run import Run
+from expkit.resimulation.verify import verify_run
 from expkit.rewards import RewardColumns
 from expkit.rewrite.merge import Choice
 from expkit.row.layout import RowSink
-from expkit.runs.verify import verify_run
 from expkit.settings.config import load_file, resolve
 from expkit.validation.validate import validate_run
 

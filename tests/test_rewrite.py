@@ -20,10 +20,10 @@ from expkit import Recorder, open_run
 from expkit.errors import OutputExists, SchemaError, ShardError, UsageError
 from expkit.reading.run import Run
 from expkit.reading.summary import balance
+from expkit.resimulation.verify import verify_run
 from expkit.rewrite.filter import narrowed, parse_split
 from expkit.rewrite.merge import Choice, plan_merge
 from expkit.rewrite.sources import Sources
-from expkit.runs.verify import verify_run
 from expkit.validation.validate import validate_run
 
 Address = tuple[str, int, int, int]  # run, episode there, player, step

@@ -20,11 +20,11 @@ from expkit.comparison.compare import compare_runs
 from expkit.errors import SchemaError, ShardError, UsageError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.schema import generals_schema
+from expkit.resimulation.verify import verify_run
 from expkit.rewards.columns import RewardColumns
 from expkit.rewrite.change import Change
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.sources import Sources
-from expkit.runs.verify import verify_run
 from expkit.serialize.representations import (
     CHANNELS,
     BytePlanesRepresentation,

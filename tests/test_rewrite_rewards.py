@@ -20,15 +20,15 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import GameError, SchemaError, UsageError
 from expkit.importing import import_recording
 from expkit.reading.run import Run
+from expkit.resimulation import states_again
+from expkit.resimulation.recorded_games import RecordedGames
+from expkit.resimulation.rewards import RewardReader
+from expkit.resimulation.verify import verify_run
 from expkit.rewards import RewardColumns
 from expkit.rewrite.merge import Choice
 from expkit.rewrite.revalue import Revaluation, changes
 from expkit.rewrite.sources import Sources
-from expkit.runs import states_again
 from expkit.runs.layout import read_run_info
-from expkit.runs.recorded_games import RecordedGames
-from expkit.runs.rewards import RewardReader
-from expkit.runs.verify import verify_run
 from expkit.validation.validate import validate_run
 
 COLUMNS = RewardColumns.parse(

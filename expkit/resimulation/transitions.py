@@ -13,11 +13,11 @@ from expkit.errors import GameError, UsageError
 from expkit.games import find_source
 from expkit.games.protocol import Resimulator
 from expkit.reading.run import Run
+from expkit.resimulation.recorded_games import RecordedGames
+from expkit.resimulation.states_again import Table, states_again
 from expkit.rewards.columns import REWARD, is_the_games
 from expkit.rewards.protocol import NEXT
 from expkit.runs.entries import Episode
-from expkit.runs.recorded_games import RecordedGames
-from expkit.runs.states_again import Table, states_again
 
 _ALWAYS = ("episode", "step", "action", "terminated", "truncated")
 _STATE = "state/"

@@ -11,12 +11,12 @@ from expkit.errors import GameError
 from expkit.games import GameSource, PlaysWholeEpisodes
 from expkit.games.protocol import Resimulator
 from expkit.reading.run import Run
+from expkit.resimulation.recorded_games import RecordedGames
+from expkit.resimulation.rewards import RewardReader
 from expkit.rewards.columns import RewardColumns, is_the_games
 from expkit.row.schema import KEY_NAMES
 from expkit.runs.entries import Episode
 from expkit.runs.origins import as_recorded
-from expkit.runs.recorded_games import RecordedGames
-from expkit.runs.rewards import RewardReader
 
 _STANDARD = ("reward", "terminated", "truncated")
 

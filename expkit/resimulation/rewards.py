@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from expkit.reading.run import Run
+from expkit.resimulation.transitions import STORED, TransitionReader
 from expkit.rewards.columns import RewardColumns
 from expkit.runs.entries import Episode
-from expkit.runs.transitions import STORED, TransitionReader
 
 
 class PlayerRewards(NamedTuple):
