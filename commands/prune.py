@@ -16,7 +16,7 @@ from expkit.settings.config import resolve
 from expkit.system.units import format_size
 
 if TYPE_CHECKING:
-    from expkit.runs.prune import PrunePlan
+    from expkit.rewrite.prune import PrunePlan
 
 EXAMPLES = (
     ("expkit prune runs/a --keep-episodes 1000 --dry-run", "what would go if the newest 1,000 episodes stayed"),
@@ -51,8 +51,8 @@ def prune(
     if not limits:
         raise UsageError("nothing says what is to go; give --max-total, --max-age, --keep-episodes or --min-free")
     from expkit.reading.run import open_run
-    from expkit.runs.prune import Retention, plan_prune
-    from expkit.runs.prune import prune as prune_run
+    from expkit.rewrite.prune import Retention, plan_prune
+    from expkit.rewrite.prune import prune as prune_run
 
     retention = Retention(**limits)
     runs = expand_runs([run])

@@ -26,13 +26,13 @@ from expkit.recording.discards import Discards
 from expkit.recording.episodes import EpisodeBook, check_json
 from expkit.recording.rows import RowRecording
 from expkit.recording.steps import StepRecording
+from expkit.rewrite.prune import make_room
 from expkit.row.episodes import Ended, PolicyInfo
 from expkit.row.factory import RowFactory
 from expkit.row.schema import Schema
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
 from expkit.runs.locks import Lock
-from expkit.runs.prune import make_room
 from expkit.runs.resume import begin_run, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, Sync, check_same, create_run
 from expkit.system.units import parse_duration, parse_size

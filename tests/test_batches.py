@@ -14,7 +14,7 @@ from expkit.errors import NotThere, ShardError, UsageError
 from expkit.formats.shard import ShardReader
 from expkit.reading.run import Run
 from expkit.rewrite.compact import compact
-from expkit.runs.prune import Retention, prune
+from expkit.rewrite.prune import Retention, prune
 from expkit.validation.validate import validate_run
 
 SCHEMA = Schema(

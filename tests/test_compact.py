@@ -35,12 +35,12 @@ from expkit.reading.summary import balance
 from expkit.rewrite.compact import compact
 from expkit.rewrite.compact_plan import plan_compact
 from expkit.rewrite.layout import Encoding, cut_shards, plan_blocks
+from expkit.rewrite.prune import Retention, prune
 from expkit.rewrite.segments import Segments
 from expkit.row.episodes import EpisodeStart
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, list_shards, new_run_id, shard_file
 from expkit.runs.locks import maintenance
-from expkit.runs.prune import Retention, prune
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.files import Disk, using
 from expkit.validation.validate import validate_run

@@ -14,8 +14,8 @@ import pytest
 from expkit import Recorder, Schema, open_run
 from expkit.errors import UsageError
 from expkit.rewrite.compact import compact
+from expkit.rewrite.prune import Retention, prune
 from expkit.row.schema import Field
-from expkit.runs.prune import Retention, prune
 
 SCHEMA = Schema([Field("observation", "f4", (4,), "observation"), Field("action", "i4", belongs="action")])
 RECORD = """

@@ -28,10 +28,10 @@ from expkit.rewrite import merge as merging
 from expkit.rewrite.compact import compact
 from expkit.rewrite.engine import Stopped
 from expkit.rewrite.merge import Choice, Merged, merge, plan_merge
+from expkit.rewrite.prune import Retention, prune
 from expkit.rewrite.sources import Sources
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.layout import RunInfo, find_runs, list_shards, new_run_id
-from expkit.runs.prune import Retention, prune
 from expkit.runs.write import RunWriter, create_run
 from expkit.system.files import using
 from expkit.validation.validate import validate_run

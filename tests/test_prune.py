@@ -21,10 +21,10 @@ from expkit import Recorder
 from expkit.errors import Busy, NotThere
 from expkit.reading.run import open_run
 from expkit.reading.summary import balance
-from expkit.runs.generation import Generation
+from expkit.rewrite.generation import Generation
+from expkit.rewrite.prune import PrunePlan, Retention, plan_prune, prune
 from expkit.runs.guard import shards_bytes
 from expkit.runs.layout import ACTIVE_SUFFIX, ShardPath, list_shards
-from expkit.runs.prune import PrunePlan, Retention, plan_prune, prune
 from expkit.validation.validate import validate_run
 
 

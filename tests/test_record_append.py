@@ -17,9 +17,9 @@ from expkit.commands.verbs import EXIT_CODES
 from expkit.errors import Busy, CheckFailed, SchemaError
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.summary import balance
+from expkit.rewrite.generation import Generation
 from expkit.row.episodes import episode_number
 from expkit.runs.counters import Ledger, read_ledger
-from expkit.runs.generation import Generation
 from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer
 from expkit.runs.manifest import read_manifest

@@ -24,8 +24,8 @@ from expkit.formats.shard.layout import ENVELOPE
 from expkit.reading.run import open_run
 from expkit.reading.summary import balance
 from expkit.recovery.recover import plan_recovery, recover, recover_into
+from expkit.rewrite.generation import Generation
 from expkit.runs.counters import PAGE, read_ledger
-from expkit.runs.generation import Generation
 from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer, maintenance
 from expkit.runs.superseding import ranges_of

@@ -15,7 +15,7 @@ from expkit.errors import ShardError, UsageError
 from expkit.formats.shard.read import ShardReader
 from expkit.predicates import parse
 from expkit.reading.run import Run
-from expkit.runs.prune import Retention, prune
+from expkit.rewrite.prune import Retention, prune
 
 CONDITIONS = [
     "reward > 0.5 and player == 1",

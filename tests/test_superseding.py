@@ -17,7 +17,7 @@ from expkit.errors import Busy, NotThere
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.reading.run import Run, open_run
 from expkit.reading.summary import balance, listed_rows, present_rows
-from expkit.runs.generation import Generation, carried, retired_shards, sweep
+from expkit.rewrite.generation import Generation, carried, retired_shards, sweep
 from expkit.runs.layout import ShardPath, list_shards
 from expkit.runs.locks import maintenance
 from expkit.runs.superseding import Layer, Superseding, next_shard_number, ranges_of, used_writers

@@ -18,9 +18,9 @@ from expkit.formats.shard.encode import BlockEncoder
 from expkit.formats.shard.layout import ENVELOPE
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.summary import balance, distributions, summarize
+from expkit.rewrite.generation import Generation
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.rules.values import is_legal
-from expkit.runs.generation import Generation
 from expkit.runs.layout import RunInfo
 from expkit.runs.write import RunWriter, create_run
 from expkit.validation.finding import Finding

@@ -14,7 +14,7 @@ from expkit import open_run
 from expkit.errors import NotThere, UsageError
 from expkit.reading.run import Run
 from expkit.rewrite.compact import compact
-from expkit.runs.prune import Retention, prune
+from expkit.rewrite.prune import Retention, prune
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ from expkit.recovery.quarantine import copy_file, quarantine_file, write_reasons
 from expkit.recovery.report import RecoveryReport, report_of
 from expkit.recovery.salvage import ShardSurvey
 from expkit.recovery.salvage_file import salvage
+from expkit.rewrite.generation import carried, sweep
 from expkit.row.episodes import WRITER_BITS, EpisodeEnd
-from expkit.runs.generation import carried, sweep
 from expkit.runs.layout import (
     COUNTERS_FILE,
     EVENTS_FILE,

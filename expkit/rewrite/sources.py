@@ -15,11 +15,11 @@ from expkit.reading.run import Run
 from expkit.reading.summary import balance
 from expkit.rewards.columns import GAME, MIXED, REWARD, REWARDS, told_rewards
 from expkit.rewrite.change import Change, common_board, widened
+from expkit.rewrite.generation import complete_episodes
 from expkit.rewrite.segments import Segments
 from expkit.row.episodes import PolicyInfo
 from expkit.row.schema import Schema
 from expkit.row.schema_differences import schema_differences
-from expkit.runs.generation import complete_episodes
 from expkit.runs.layout import RunInfo, list_shards, new_run_id
 from expkit.runs.locks import live_writers
 from expkit.runs.origins import ORIGINS, OriginPlayer, OriginRun, origins_of

@@ -46,10 +46,10 @@ from expkit.formats.shard import RowHasher, ShardReader, check_shard, copy_block
 from expkit.predicates import EpisodeTable, parse
 from expkit.reading.summary import balance, distributions, listed_rows, removed_by_player, summarize
 from expkit.recovery.recover import recover
+from expkit.rewrite.prune import Retention, plan_prune, prune
 from expkit.runs.counters import HEADER, MAGIC, PAGE, Ledger, read_ledger
 from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import read_manifest
-from expkit.runs.prune import Retention, plan_prune, prune
 from expkit.runs.resume import close_dead_writer, next_episode
 from expkit.settings.config import load_file, resolve
 from expkit.system.files import Disk, using

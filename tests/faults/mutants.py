@@ -122,14 +122,14 @@ MUTANTS = {
     ),
     "forgets-pruned": Mutant(
         "ledger",
-        "expkit.runs.generation:inherit",
+        "expkit.rewrite.generation:inherit",
         "out.removed = carried(",
         "out.removed = [] and carried(",
         "test_compact.py::test_pruned_rows_and_their_accounts",
     ),
     "forgets-drops-of-retired": Mutant(
         "ledger",
-        "expkit.runs.generation:inherit",
+        "expkit.rewrite.generation:inherit",
         "known[cause] = known.get(cause, 0) + rows",
         "pass",
         "faults/test_ledger.py::test_the_ledger_is_made_again_from_rewritten_shards",
@@ -171,7 +171,7 @@ MUTANTS = {
     ),
     "prunes-one-more": Mutant(
         "maintenance",
-        "expkit.runs.prune:_plan",
+        "expkit.rewrite.prune:_plan",
         "len(episodes), set(episodes)",
         "len(episodes), set(episodes[1:])",
         "faults/test_kills_of_maintenance.py::test_maintenance_killed_at_any_moment[prune]",
@@ -220,7 +220,7 @@ MUTANTS = {
     ),
     "sweeps-under-readers": Mutant(
         "readers",
-        "expkit.runs.generation:sweep",
+        "expkit.rewrite.generation:sweep",
         "if lock is not None or shard.name in despite_readers",
         "if True",
         "test_superseding.py::test_retired_shards_are_swept_when_nobody_reads",

@@ -26,9 +26,9 @@ from expkit import Recorder, open_run
 from expkit.errors import ExpkitError, NoSpace, NotThere
 from expkit.reading.summary import balance
 from expkit.rewrite.compact import compact
+from expkit.rewrite.prune import Retention, prune
 from expkit.runs.guard import free_bytes
 from expkit.runs.layout import list_shards
-from expkit.runs.prune import Retention, prune
 from expkit.runs.reserve import keep_reserve
 
 WITHOUT = frozenset({"time_ns"})

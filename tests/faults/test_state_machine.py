@@ -36,10 +36,10 @@ from expkit.reading.summary import balance
 from expkit.recovery.recover import recover, recover_into
 from expkit.rewrite.compact import compact
 from expkit.rewrite.merge import Choice, merge, plan_merge
+from expkit.rewrite.prune import Retention, prune
 from expkit.rewrite.sources import Sources
 from expkit.row.episodes import WRITER_BITS
 from expkit.runs.layout import list_shards
-from expkit.runs.prune import Retention, prune
 from expkit.system.files import using
 from expkit.validation.validate import validate_run
 

@@ -134,7 +134,7 @@ def _warm_up() -> None:
     from expkit.commands.verbs import VERBS
     from expkit.recovery.recover import recover
     from expkit.rewrite.compact import compact
-    from expkit.runs.prune import Retention, prune
+    from expkit.rewrite.prune import Retention, prune
 
     for verb in VERBS:  # all of one state of the sources, should somebody be at work on them
         importlib.import_module(f"expkit.commands.{verb.module}")
