@@ -394,7 +394,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
 def test_names_that_are_leaves_and_folders_at_once(tmp_path: Path) -> None:
     from expkit import Field, Recorder, Schema
     from expkit.comparison.compare import compare_runs
-    from expkit.importing import import_recording
+    from expkit.exchange.recordings import import_recording
 
     names = ("observation", "observation/more", "action", "action/way", "value", "value/std")
     belongs = {"observation": "observation", "action": "action"}

@@ -18,7 +18,7 @@ from test_export import write
 
 from expkit import Recorder, open_run
 from expkit.comparison.compare import compare_runs
-from expkit.importing import import_recording
+from expkit.exchange.recordings import import_recording
 
 
 @pytest.fixture(scope="module")

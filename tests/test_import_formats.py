@@ -16,7 +16,7 @@ from exchanged_runs import write_plain
 
 from expkit import open_run
 from expkit.errors import ExpkitError, NotThere, OutputExists, ShardError, UsageError
-from expkit.importing import import_recording
+from expkit.exchange.recordings import import_recording
 from expkit.validation.validate import validate_run
 
 LENGTHS = (5, 1, 7, 4)  # the last one is still going on

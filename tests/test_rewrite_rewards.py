@@ -18,7 +18,7 @@ from written_runs import write_vectors
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import GameError, SchemaError, UsageError
-from expkit.importing import import_recording
+from expkit.exchange.recordings import import_recording
 from expkit.reading.run import Run
 from expkit.resimulation import states_again
 from expkit.resimulation.recorded_games import RecordedGames

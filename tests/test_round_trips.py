@@ -13,8 +13,8 @@ from expkit import open_run
 from expkit.comparison.compare import compare_runs
 from expkit.exchange.export import export
 from expkit.exchange.plan import Asked, plan_export
+from expkit.exchange.recordings import import_recording
 from expkit.exchange.registry import find_format, format_names
-from expkit.importing import import_recording
 from expkit.rewrite.sources import Sources
 from expkit.validation.validate import validate_run
 
