@@ -10,8 +10,8 @@ from expkit.commands import output
 from expkit.errors import NotThere
 from expkit.games.generals import draw
 from expkit.reading.run import Run
+from expkit.row.episodes import Episode
 from expkit.row.schema import TEXT, Field
-from expkit.runs.entries import Episode
 
 _BOARD_FIELDS = ("army", "owner", "terrain", "visible")
 

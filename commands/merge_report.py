@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from expkit.rewrite.merge import Choice, Merged, MergePlan
     from expkit.rewrite.revalue import ColumnChange
     from expkit.rewrite.sources import Sources
-    from expkit.runs.entries import Episode
+    from expkit.row.episodes import Episode
 
 
 def merge_runs(

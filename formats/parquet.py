@@ -1,5 +1,5 @@
-"""Parquet: what DuckDB, pandas, Polars and Spark read. Columns as `expkit.row.arrow` makes them, a checksum on every page,
-and the Head in the Arrow schema that the file carries."""
+"""Parquet: what DuckDB, pandas, Polars and Spark read. Columns as `expkit.row.arrow` makes them, a checksum on every
+page, and the Head in the Arrow schema that the file carries."""
 
 from __future__ import annotations
 

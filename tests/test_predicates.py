@@ -31,9 +31,8 @@ from expkit.predicates.tree import (
     Truth,
     Within,
 )
-from expkit.row.episodes import EpisodeEnd, PolicyInfo
+from expkit.row.episodes import Episode, EpisodeEnd, PolicyInfo
 from expkit.row.schema import Field, Schema
-from expkit.runs.entries import Episode
 
 FIRST = 1 << 48
 SCHEMA = Schema(

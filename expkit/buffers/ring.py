@@ -12,12 +12,13 @@ import numpy as np
 
 from expkit.buffers.claim import Claimed, concatenate
 from expkit.buffers.producer import Producer
-from expkit.buffers.protocol import CAUSES, OVERFLOWS, Batch, BufferStats, causes_of
+from expkit.buffers.protocol import OVERFLOWS, Batch, BufferStats
 from expkit.buffers.rows import RowForm
 from expkit.buffers.snapshot import Choice, copy_rows, copy_spilled
 from expkit.buffers.waiting import Doorbell
 from expkit.errors import Busy, NotThere, UsageError
 from expkit.kernels import ring as words
+from expkit.row.dropped import CAUSES, causes_of
 from expkit.row.layout import BlockLayout, aligned_empty
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from expkit.comparison.sides import Side, Unreadable
 from expkit.comparison.values import show_value
 from expkit.errors import UsageError
 from expkit.reading.run import Run
+from expkit.row.episodes import Episode
 from expkit.row.schema import KEY_NAMES, Schema
 from expkit.row.schema_differences import SchemaDifference, schema_differences
-from expkit.runs.entries import Episode
 
 _ADDRESS = ("episode", "player", "step")
 

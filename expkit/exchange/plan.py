@@ -15,8 +15,7 @@ from expkit.rewrite.filter import narrowed
 from expkit.rewrite.merge import Choice, wanted_segments
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
-from expkit.row.episodes import Origin
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode, Origin
 from expkit.runs.layout import RunInfo
 
 

@@ -92,8 +92,6 @@ class PlaysWholeEpisodes(Protocol):
         ...
 
 
-SIMULTANEOUS = "simultaneous_moves"  # in a run's metadata, where its source does not say it for all runs
-
 _SOURCES = {"generals": "expkit.games.generals.source:GeneralsSource"}
 _ENVIRONMENTS = ("gymnasium", "pettingzoo")
 

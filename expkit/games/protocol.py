@@ -11,6 +11,8 @@ from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.layout import RowSink
 from expkit.row.schema import Schema
 
+SIMULTANEOUS = "simultaneous_moves"  # in a run's metadata, where its source does not say it for all runs
+
 
 class Policy(Protocol):
     """Chooses actions for a batch of players whose turn it is, n of them.

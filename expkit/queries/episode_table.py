@@ -18,7 +18,7 @@ from expkit.queries.filters import columns_in
 from expkit.queries.row_table import NAMES, POLICY_NAME, RunRows, Table
 from expkit.reading.run import Run
 from expkit.row import arrow
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode
 from expkit.system.extras import require
 
 pa = require("pyarrow", "sql", "SQL")

@@ -165,8 +165,9 @@ class Readable(ABC):
         threads: int = 1,
         where: str | Predicate | None = None,
     ) -> pyarrow.RecordBatchReader:
-        """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see `expkit.row.arrow` for
-        their columns. Of several runs `run`, the path, comes first; ragged fields are lists of what counts.
+        """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see
+        `expkit.row.arrow` for their columns. Of several runs `run`, the path, comes first; ragged fields are lists of
+        what counts.
 
         columns  keys, fields or groups of fields, in the order given, and nothing else; all when left out
 

@@ -22,10 +22,10 @@ from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, Shard
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
 from expkit.reading.gaps import Gaps
 from expkit.reading.run_files import RunFiles
-from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.row.episodes import Episode, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.row.schema import KEY_NAMES, Schema
 from expkit.runs.counters import WriterLedger, read_ledger
-from expkit.runs.entries import Episode, annotation, info_from_header
+from expkit.runs.entries import annotation, info_from_header
 from expkit.runs.layout import RunInfo, read_run_info
 from expkit.runs.manifest import read_manifest
 

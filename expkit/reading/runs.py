@@ -21,10 +21,9 @@ from expkit.formats.shard.read import ShardReader
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
 from expkit.reading.readable import Readable
 from expkit.reading.run import Run, State
-from expkit.row.episodes import PolicyInfo
+from expkit.row.episodes import Episode, PolicyInfo
 from expkit.row.schema import Schema
 from expkit.row.schema_differences import schema_differences
-from expkit.runs.entries import Episode
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import is_run
 from expkit.runs.superseding import VisibleBlock

@@ -9,7 +9,7 @@ import numpy as np
 
 from expkit.errors import UsageError
 from expkit.reading.run import Run
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode
 from expkit.runs.superseding import Superseding
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.run import Run
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode
 from expkit.runs.superseding import removed_rows
 
 BINS = 24

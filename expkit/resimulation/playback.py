@@ -10,7 +10,7 @@ import numpy as np
 
 from expkit.predicates import parse
 from expkit.reading.run import Run
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode
 
 # A loss of this share of a player's armies within one step is a moment.
 ARMY_LOSS = 0.25

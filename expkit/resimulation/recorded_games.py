@@ -8,7 +8,7 @@ from expkit.errors import GameError, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Resimulator
 from expkit.reading.run import Run
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode
 from expkit.runs.origins import as_recorded, origins_of
 
 

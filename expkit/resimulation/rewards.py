@@ -10,7 +10,7 @@ import numpy as np
 from expkit.reading.run import Run
 from expkit.resimulation.transitions import STORED, TransitionReader
 from expkit.rewards.columns import RewardColumns
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode
 
 
 class PlayerRewards(NamedTuple):

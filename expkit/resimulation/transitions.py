@@ -17,7 +17,7 @@ from expkit.resimulation.recorded_games import RecordedGames
 from expkit.resimulation.states_again import Table, states_again
 from expkit.rewards.columns import REWARD, is_the_games
 from expkit.rewards.protocol import NEXT
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode
 
 _ALWAYS = ("episode", "step", "action", "terminated", "truncated")
 _STATE = "state/"

@@ -14,8 +14,8 @@ from expkit.reading.run import Run
 from expkit.resimulation.recorded_games import RecordedGames
 from expkit.resimulation.rewards import RewardReader
 from expkit.rewards.columns import RewardColumns, is_the_games
+from expkit.row.episodes import Episode
 from expkit.row.schema import KEY_NAMES
-from expkit.runs.entries import Episode
 from expkit.runs.origins import as_recorded
 
 _STANDARD = ("reward", "terminated", "truncated")

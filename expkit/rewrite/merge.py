@@ -30,11 +30,10 @@ from expkit.rewrite.new_folder import NewFolder
 from expkit.rewrite.revalue import Revaluation, unknown_note
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
-from expkit.row.episodes import EpisodeEnd, EpisodeStart, Origin
+from expkit.row.episodes import Episode, EpisodeEnd, EpisodeStart, Origin
 from expkit.row.schema import Schema
 from expkit.rules.registry import choose_rules
 from expkit.runs.counters import FILTERED
-from expkit.runs.entries import Episode
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.units import format_size

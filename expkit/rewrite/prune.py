@@ -20,8 +20,7 @@ import numpy as np
 from expkit.errors import Busy, NoSpace
 from expkit.reading.run import Run, open_run
 from expkit.rewrite.generation import Generation, carried, complete_episodes, episodes_in, inherit, sweep
-from expkit.row.episodes import WRITER_BITS
-from expkit.runs.entries import Episode
+from expkit.row.episodes import WRITER_BITS, Episode
 from expkit.runs.guard import free_bytes, shards_bytes
 from expkit.runs.layout import log_event
 from expkit.runs.reserve import give_up_reserve, keep_reserve

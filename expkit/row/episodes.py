@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -68,6 +69,43 @@ class EpisodeEnd(msgspec.Struct, frozen=True, omit_defaults=True):
     cut: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One episode: `rows` by player as found in the files, `ended` as its end record says, else interrupted. `run`:
+    which of the runs that are read together it is of."""
+
+    number: int
+    start: EpisodeStart | None
+    end: EpisodeEnd | None
+    rows: dict[int, int] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    run: int = 0
+
+    @property
+    def ended(self) -> Ended:
+        return self.end.ended if self.end is not None else "interrupted"
+
+    @property
+    def length(self) -> int:
+        """Steps of the longest player, as the end record says, else as found."""
+        if self.end is not None:
+            return self.end.length
+        return max(self.rows.values(), default=0)
+
+    @property
+    def outcome(self) -> dict[int, float | None]:
+        """By player; empty without an end record."""
+        return {int(player): value for player, value in self.end.outcome.items()} if self.end else {}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The game's own, then what was annotated later."""
+        merged = dict(self.start.metadata) if self.start else {}
+        if self.end is not None:
+            merged |= self.end.metadata
+        return merged | self.notes
+
+
 class PolicyInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """One row of a run's policy table; the `policy` column is the index into that table."""
 
@@ -79,3 +117,8 @@ class PolicyInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 def episode_number(writer: int, counter: int) -> int:
     """The whole number of the writer's `counter`-th episode."""
     return writer << WRITER_BITS | counter
+
+
+def how_it_ended(parts: set[Ended]) -> Ended:
+    """How an episode ended, by how its players' parts did: by the rules if one of them did, else by a limit."""
+    return "terminated" if "terminated" in parts else "truncated" if "truncated" in parts else "interrupted"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from expkit.reading.run import Run, open_run
-    from expkit.runs.entries import Episode, ShardEntry
+    from expkit.row.episodes import Episode
+    from expkit.runs.entries import ShardEntry
     from expkit.runs.layout import find_runs
     from expkit.runs.requests import request_rotation
 

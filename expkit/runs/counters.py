@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from expkit.buffers.protocol import CAUSES
 from expkit.errors import CheckFailed
+from expkit.row.dropped import CAUSES
 from expkit.runs.layout import COUNTERS_FILE
 from expkit.runs.locks import taking_turns
 from expkit.system.files import DiskErrors, disk, write_all_at, write_atomic

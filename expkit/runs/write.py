@@ -18,7 +18,6 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from expkit import __version__
 from expkit.errors import BufferClosed, Busy, CheckFailed, NotThere, OutputExists, SchemaError
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.write import ShardWriter
@@ -44,6 +43,7 @@ from expkit.runs.requests import pending_rotations
 from expkit.runs.reserve import keep_reserve
 from expkit.runs.superseding import claim_writer, next_shard_number
 from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
+from expkit.system.version import __version__
 
 Sync = Literal["none", "interval", "block"]
 

@@ -17,8 +17,8 @@ import numpy as np
 from expkit.errors import CheckFailed, NotThere
 from expkit.reading.run import Run
 from expkit.reading.summary import balance
+from expkit.row.episodes import Episode
 from expkit.rules.rows import EpisodeFacts, PlayerFacts
-from expkit.runs.entries import Episode
 from expkit.runs.origins import players_with_gaps
 from expkit.validation.finding import Finding
 

@@ -10,8 +10,8 @@ import numpy as np
 from expkit.errors import ExpkitError
 from expkit.reading.run import Run
 from expkit.resimulation.recorded_games import RecordedGames
+from expkit.row.episodes import Episode
 from expkit.rules.rows import EpisodeRows, Rows
-from expkit.runs.entries import Episode
 from expkit.runs.origins import as_recorded
 from expkit.validation.finding import Finding
 from expkit.validation.row_rules import RowRules, Verdict, finding_of

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from expkit.errors import ExpkitError
-from expkit.games import SIMULTANEOUS, find_source
+from expkit.games import find_source
+from expkit.games.protocol import SIMULTANEOUS
 from expkit.rewards.columns import is_the_games
 from expkit.runs.layout import RunInfo
 from expkit.runs.origins import origins_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from expkit.errors import UsageError
-from expkit.games import SIMULTANEOUS
+from expkit.games.protocol import SIMULTANEOUS
 from expkit.recorder import Recorder
 from expkit.recording.autoreset import autoreset_mode
 from expkit.spaces.environment import agents_of, env_layout, env_metadata, is_multi_agent, is_turn_based

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expkit.errors import SchemaError
-from expkit.recording.episodes import how_it_ended
-from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, how_it_ended
 from expkit.row.factory import Progress, RowFactory
 from expkit.row.layout import RowSink
 from expkit.row.schema import Schema

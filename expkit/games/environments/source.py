@@ -10,9 +10,8 @@ import msgspec
 import numpy as np
 
 from expkit.errors import GameError, UsageError
-from expkit.games import SIMULTANEOUS
 from expkit.games.environments.make import make_environment
-from expkit.games.protocol import Game, Resimulator
+from expkit.games.protocol import SIMULTANEOUS, Game, Resimulator
 from expkit.rewards import RewardColumns
 from expkit.row.episodes import EpisodeStart
 from expkit.row.schema import Schema
