@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from expkit.batches import epochs
 from expkit.batches.decode import Batch, Rows, check_batch_size
+from expkit.batches.epochs import EpochState, PinnedShard, manifest_of
 from expkit.errors import UsageError
-from expkit.reading import epochs
-from expkit.reading.epochs import EpochState, PinnedShard, manifest_of
 from expkit.reading.run import open_run
 from expkit.row.schema import KEY_NAMES
 from expkit.system.extras import require

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from expkit import Field, Schema
 from expkit.pipeline import ColumnBatch
-from expkit.pipeline.stretches import stretches
+from expkit.row.stretches import stretches
 
 SCHEMA = Schema(
     [

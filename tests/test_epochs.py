@@ -14,8 +14,8 @@ from pipeline_runs import by_key, joined, write
 from reading_twin import assert_same
 
 from expkit import Recorder, open_run
+from expkit.batches.epochs import manifest_of
 from expkit.errors import CheckFailed, UsageError
-from expkit.reading.epochs import manifest_of
 from expkit.rewrite.compact import compact
 
 OPTIONS = {"memory": 20_000}  # waves of some 250 rows, of pieces of 128

@@ -17,11 +17,11 @@ import numpy as np
 
 from expkit.batches import decode as batches
 from expkit.batches.decode import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
+from expkit.batches.epochs import Epoch, beginning
 from expkit.errors import ShardError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.pipeline import Chain, ColumnBatch
-from expkit.pipeline.stretches import stretches
-from expkit.reading.epochs import Epoch, beginning
+from expkit.row.stretches import stretches
 from expkit.system.parallel import in_order
 
 if TYPE_CHECKING:

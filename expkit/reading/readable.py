@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from expkit.batches import decode as batches
+from expkit.batches import epochs
 from expkit.batches.decode import BatchDecoder, Rows, stored_names
+from expkit.batches.epochs import Epoch, EpochState, PinnedShard
 from expkit.batches.next_observation import NextObservations
 from expkit.batches.selection import Selection
 from expkit.batches.timeline import Timeline
 from expkit.batches.windows import Windows
 from expkit.errors import UsageError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate, parse
-from expkit.reading import epochs
-from expkit.reading.epochs import Epoch, EpochState, PinnedShard
 from expkit.row.schema import Schema
 from expkit.runs.index import RunIndex
 from expkit.runs.superseding import VisibleBlock
@@ -248,7 +248,7 @@ class Readable(ABC):
         start     what `state_dict()` of an epoch returned, in this process or another: the batches that are left of
                   it follow, the same ones, whatever was recorded since. Seed, epoch, batch size, rank, rows, where and
                   memory are then those of that epoch.
-        manifest  what the epoch reads, all there is when left out: `expkit.reading.epochs.manifest_of` of one process
+        manifest  what the epoch reads, all there is when left out: `expkit.batches.epochs.manifest_of` of one process
                   for all ranks, where a recorder is at work meanwhile
 
         All else as for `shuffled`. Memory: `memory` for the rows that are mixed, twice that while a batch of the ones
