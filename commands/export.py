@@ -13,7 +13,7 @@ from expkit.errors import UsageError
 from expkit.system.units import format_size
 
 if TYPE_CHECKING:
-    from expkit.exchange.export import Exported
+    from expkit.exchange.exported import Exported
     from expkit.exchange.plan import ExportPlan
 
 EXAMPLES = (

@@ -33,10 +33,9 @@ def merge_runs(
 ) -> None:
     """Do it, print the result, exit."""
     from expkit.commands.whole_output import whole_output
-    from expkit.rewrite.change import describe_changes
     from expkit.rewrite.merge import merge, plan_merge
     from expkit.rewrite.new_folder import check_free
-    from expkit.rewrite.sources import Sources
+    from expkit.rewrite.sources import Sources, describe_changes
 
     paths = expand_runs(given)
     if out.resolve() in [path.resolve() for path in paths]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.contract import describe, printable
+from expkit.commands.contract import describe
 from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColumn
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
+from expkit.commands.streams import printable
 from expkit.errors import UsageError
 from expkit.system.units import format_count, format_duration, format_size
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from expkit.commands import output
-from expkit.commands.contract import printable
+from expkit.commands.streams import printable
 from expkit.commands.validate_report import SEVERITIES, Checked
 from expkit.rules.rule import Severity
 from expkit.rules.structure import FAMILIES

@@ -22,7 +22,8 @@ from written_runs import write_boards
 from expkit import open_run
 from expkit.errors import ConfigError, OutputExists, UsageError
 from expkit.exchange.buckets import Buckets
-from expkit.exchange.export import Exported, export
+from expkit.exchange.export import export
+from expkit.exchange.exported import Exported
 from expkit.exchange.plan import Asked, plan_export
 from expkit.exchange.registry import find_format, format_names, format_of
 from expkit.exchange.shuffle import shuffled

@@ -11,7 +11,7 @@ from expkit.row.schema import Field
 from expkit.system.units import format_size
 
 if TYPE_CHECKING:
-    from expkit.exchange.export import Exported
+    from expkit.exchange.exported import Exported
     from expkit.exchange.plan import ExportPlan
 
 _MOST_FILES = 100

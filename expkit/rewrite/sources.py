@@ -183,6 +183,24 @@ class Sources:
         return list(found.values())
 
 
+def describe_changes(sources: Sources, schema: Schema) -> list[dict[str, Any]]:
+    """What becomes of each run's rows under a change, as JSON objects can hold it: bytes of a row before compression,
+    and the fields that are stored in another way. Empty without a change."""
+    if sources.change is None:
+        return []
+    return [
+        {
+            "run": str(run.path),
+            "row_bytes": {"from": run.schema.row_bytes, "to": schema.row_bytes},
+            "fields": [
+                {"name": field, "from": before, "to": after}
+                for field, before, after in schema_differences(run.schema, schema)
+            ],
+        }
+        for run in sources.runs
+    ]
+
+
 def _same_rewards(one: Run, other: Run) -> bool:
     return told_rewards(one.info.metadata) == told_rewards(other.info.metadata)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
-from expkit.spaces.environment import EnvLayout
+from expkit.spaces.environment import EnvLayout, plain
 
 
 class RowTarget(Protocol):
@@ -178,6 +178,11 @@ class EpisodeRows:
         if len(totals) < 2 or not ended or self._illegal or abs(sum(totals)) > 1e-6 * max(map(abs, totals), default=0):
             return {}
         return {player: part.total for player, part in self._parts.items()}
+
+
+def episode_metadata(options: Any) -> dict[str, Any]:
+    """What the episode is told of the options of its reset."""
+    return {} if not options else {"options": plain(options)}
 
 
 def close_recorded(env: Any, recorder: Any, interrupt: Callable[[], None]) -> None:

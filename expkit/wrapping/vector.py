@@ -9,8 +9,8 @@ import numpy as np
 
 from expkit.recording.autoreset import Autoreset
 from expkit.spaces.environment import EnvLayout, space_seed
+from expkit.spaces.episode_rows import episode_metadata
 from expkit.system.extras import require
-from expkit.wrapping.gymnasium import episode_metadata
 
 gymnasium = require("gymnasium", "gym", "recording a Gymnasium environment")
 

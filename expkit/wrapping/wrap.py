@@ -41,7 +41,8 @@ def wrap(
     metadata = {"environment": env_metadata(env, layout), **options.pop("metadata", {})}
     source = options.pop("source", None)
     if is_multi_agent(env):
-        from expkit.wrapping.pettingzoo import RecordedAEC, RecordedParallel, takes_turns_within
+        from expkit.spaces.agent_rows import takes_turns_within
+        from expkit.wrapping.pettingzoo import RecordedAEC, RecordedParallel
 
         names: Sequence[str] | int | None = [str(agent) for agent in agents_of(env)] or players
         if names is None:
