@@ -59,7 +59,7 @@ def compact(
 
 
 def _plan_only(path: Path, encoding: Encoding, size: int, json: bool) -> None:
-    from expkit.reading.run import open_run
+    from expkit.reading.opening import open_run
     from expkit.rewrite.compact_plan import plan_compact
     from expkit.rewrite.sources import settle
 

@@ -35,7 +35,7 @@ def inspect_(
 ) -> None:
     """What is in runs, a shard, an episode or a row."""
     from expkit.commands.inspect_run import run_as_json, show_run
-    from expkit.reading.run import open_run
+    from expkit.reading.opening import open_run
 
     if fog not in ("on", "off"):
         raise UsageError(f"--fog '{fog}' is not understood; use on or off")

@@ -82,7 +82,7 @@ def _newer(found: list[dict[str, Any]]) -> list[str]:
 
 def _describe(path: Path) -> dict[str, Any]:
     """One run for JSON; one that cannot be read is `damaged`, or `newer`, and says why, it does not hide the others."""
-    from expkit.reading.run import open_run
+    from expkit.reading.opening import open_run
 
     try:
         with open_run(path) as run:

@@ -50,7 +50,7 @@ def prune(
     limits = _limits(flags, config)
     if not limits:
         raise UsageError("nothing says what is to go; give --max-total, --max-age, --keep-episodes or --min-free")
-    from expkit.reading.run import open_run
+    from expkit.reading.opening import open_run
     from expkit.rewrite.prune import Retention, plan_prune
     from expkit.rewrite.prune import prune as prune_run
 

@@ -77,7 +77,7 @@ def query(
     """Rows by a condition, or SQL over one or many runs."""
     from expkit.commands import query_output
     from expkit.queries import ask
-    from expkit.reading.run import open_run
+    from expkit.reading.opening import open_run
 
     *paths, question = inputs
     if not paths:

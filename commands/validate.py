@@ -192,7 +192,7 @@ def _check(
     target: Path, level: Level, threads: int, choice: RuleChoice, expectations: list[Expectation], limit: Limit
 ) -> Checked:
     from expkit.commands.validate_report import Checked
-    from expkit.reading.run import open_run
+    from expkit.reading.opening import open_run
     from expkit.validation.finding import Finding
     from expkit.validation.validate import validate_shard
 

@@ -13,8 +13,9 @@ from expkit.system.version import __version__
 
 if TYPE_CHECKING:
     from expkit.errors import ExpkitError
-    from expkit.queries import query
-    from expkit.reading.run import Run, open_run
+    from expkit.reading.asking import query
+    from expkit.reading.opening import open_run
+    from expkit.reading.run import Run
     from expkit.recorder import Recorder
     from expkit.row.schema import Field, Schema
     from expkit.wrapping.wrap import wrap
@@ -27,8 +28,8 @@ _HOME = {
     "Recorder": "expkit.recorder",
     "Run": "expkit.reading.run",
     "Schema": "expkit.row.schema",
-    "open_run": "expkit.reading.run",
-    "query": "expkit.queries",
+    "open_run": "expkit.reading.opening",
+    "query": "expkit.reading.asking",
     "wrap": "expkit.wrapping.wrap",
 }
 

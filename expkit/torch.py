@@ -26,7 +26,7 @@ from expkit.batches import epochs
 from expkit.batches.decode import Batch, Rows, check_batch_size
 from expkit.batches.epochs import EpochState, PinnedShard, manifest_of
 from expkit.errors import UsageError
-from expkit.reading.run import open_run
+from expkit.reading.opening import open_run
 from expkit.row.schema import KEY_NAMES
 from expkit.system.extras import require
 from expkit.system.units import parse_size

@@ -9,7 +9,7 @@ import numpy as np
 
 from expkit.errors import ShardError
 from expkit.formats.shard import BlockEncoder, ShardReader
-from expkit.reading.run import open_run
+from expkit.reading.opening import open_run
 from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.row.schema import Field, Schema
 from expkit.runs.layout import RunInfo

@@ -230,7 +230,7 @@ def test_a_split_is_by_episode_and_that_of_rewrite(tmp_path: Path) -> None:
         for name in split:
             with np.load(tmp_path / "sets.npz" / f"{name}.npz") as loaded:
                 found = set(np.unique(loaded["episode"]).tolist())
-            assert found == {e.number for e in opened.episodes() if part_of(opened, e, split) == name}
+            assert found == {e.number for e in opened.episodes() if part_of(opened.id, e, split) == name}
 
 
 def test_where_columns_and_rows_choose(tmp_path: Path) -> None:

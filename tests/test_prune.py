@@ -19,7 +19,7 @@ from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, write_boards, write_vector
 
 from expkit import Recorder
 from expkit.errors import Busy, NotThere
-from expkit.reading.run import open_run
+from expkit.reading.opening import open_run
 from expkit.reading.summary import balance
 from expkit.rewrite.generation import Generation
 from expkit.rewrite.prune import PrunePlan, Retention, plan_prune, prune

@@ -21,7 +21,7 @@ from written_runs import flip_bit
 from expkit.errors import Busy, CheckFailed, ExpkitError, NotThere, OutputExists
 from expkit.formats.shard import ShardReader, ShardWriter, copy_block
 from expkit.formats.shard.layout import ENVELOPE
-from expkit.reading.run import open_run
+from expkit.reading.opening import open_run
 from expkit.reading.summary import balance
 from expkit.recovery.recover import plan_recovery, recover, recover_into
 from expkit.rewrite.generation import Generation

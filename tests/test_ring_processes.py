@@ -13,7 +13,8 @@ import pytest
 from test_ring_kernels import run_together
 from test_ring_stress import SCHEMA, Stress
 
-from expkit.buffers.ring import BlockRing, control_words
+from expkit.buffers.blocks import control_words
+from expkit.buffers.ring import BlockRing
 from expkit.errors import UsageError
 from expkit.row.layout import BlockLayout
 

@@ -11,12 +11,12 @@ import pytest
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import Busy, CheckFailed, NoSpace, NotThere
-from expkit.runs import find_runs, request_rotation
 from expkit.runs.counters import Ledger, read_ledger
 from expkit.runs.guard import DiskGuard, shards_bytes
-from expkit.runs.layout import RunInfo, new_run_id, read_run_info, write_run_info
+from expkit.runs.layout import RunInfo, find_runs, new_run_id, read_run_info, write_run_info
 from expkit.runs.locks import live_writers, lock_writer
 from expkit.runs.manifest import read_manifest
+from expkit.runs.requests import request_rotation
 from expkit.runs.write import RunWriter, create_run
 
 SCHEMA = Schema([Field("observation", "f8", (16,), "observation")])

@@ -17,7 +17,7 @@ from expkit.formats.shard import (
     keys_of_runs,
 )
 from expkit.formats.shard.layout import BLOCK, COLUMN, LOST, RUN
-from expkit.reading.run import open_run
+from expkit.reading.opening import open_run
 from expkit.row.schema import Field, Schema
 from expkit.rules import Rows
 from expkit.rules.values import within_bounds

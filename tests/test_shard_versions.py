@@ -15,7 +15,7 @@ import expkit
 from expkit.errors import NewerFormat, ShardError
 from expkit.formats.shard import ShardReader, ShardWriter, check_shard, seal_shard
 from expkit.formats.shard.layout import FILE_HEADER, pack_file_header
-from expkit.reading.run import open_run
+from expkit.reading.opening import open_run
 from expkit.validation.glance import is_sound_at_a_glance
 from expkit.validation.validate import validate_shard
 

@@ -79,3 +79,17 @@ def test_many_runs_and_data_sets_split_alike(path, tmp_path):
         for wrong, said in (({"a": 0.5}, "add up to 0.5"), ({"a": -1, "b": 2}, "fractions above 0")):
             with pytest.raises(UsageError, match=said):
                 run.split(wrong)
+
+
+def test_a_part_is_followed_as_it_is_read(path):
+    with open_run(path) as run:
+        for part in run.split(SPLIT).values():
+            with part:
+                given = joined(list(part.follow(["reward"], stop=lambda: False)))
+                assert set(given["episode"].tolist()) == {episode.number for episode in part.episodes()}
+
+
+def test_a_part_is_not_split_again(path):
+    with open_run(path) as run, run.split(SPLIT)["train"] as part:
+        with pytest.raises(UsageError, match="is a part already"):
+            part.split(SPLIT)

@@ -15,7 +15,8 @@ from written_runs import write_vectors
 
 from expkit.errors import Busy, NotThere
 from expkit.formats.shard.encode import BlockEncoder
-from expkit.reading.run import Run, open_run
+from expkit.reading.opening import open_run
+from expkit.reading.run import Run
 from expkit.reading.summary import balance, listed_rows, present_rows
 from expkit.rewrite.generation import Generation, carried, retired_shards, sweep
 from expkit.runs.layout import ShardPath, list_shards

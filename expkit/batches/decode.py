@@ -7,21 +7,19 @@ it is to be. A row of 16 KB is so written to memory once, in whatever order it i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from expkit.errors import NotThere, ShardError, UsageError
+from expkit.batches.selection import Selection
+from expkit.batches.source import BatchSource
+from expkit.errors import ShardError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
 from expkit.row.schema import KEY_NAMES, Schema
 from expkit.runs.superseding import VisibleBlock
 from expkit.system.parallel import in_order
-
-if TYPE_CHECKING:
-    from expkit.batches.selection import Selection
-    from expkit.reading.readable import Readable
 
 Rows = Literal["transitions", "all"]
 Batch = dict[str, np.ndarray]
@@ -143,7 +141,7 @@ def check_batch_size(batch_size: int | None) -> None:
 
 
 def scan(
-    run: Readable,
+    run: BatchSource,
     decoder: BatchDecoder,
     batch_size: int | None,
     rows: Rows,
@@ -159,7 +157,7 @@ def scan(
 
 
 def _in_file_order(
-    run: Readable, names: Sequence[str], rows: Rows, skip_damaged: bool, threads: int, selection: Selection | None
+    run: BatchSource, names: Sequence[str], rows: Rows, skip_damaged: bool, threads: int, selection: Selection | None
 ) -> Iterator[tuple[VisibleBlock, np.ndarray]]:
     """Blocks and their rows that are wanted."""
 
@@ -202,19 +200,3 @@ def _of_size(parts: Iterable[tuple[VisibleBlock, np.ndarray]], batch_size: int) 
                 batch, filled = [], 0
     if batch:
         yield batch
-
-
-def sample(run: Readable, decoder: BatchDecoder, count: int, rng: np.random.Generator) -> Batch:
-    """See `Readable.sample`."""
-    timeline = run.timeline
-    if timeline.total == 0 or run.steps == 0:
-        raise NotThere(f"{run.label}: no transitions to sample from")
-    stored = decoder.empty(count)
-    todo = np.arange(count)
-    while len(todo):
-        draws = np.sort(rng.integers(0, timeline.total, len(todo)))
-        rng.shuffle(todo)  # or the rows of a batch would be in the order of the run
-        for piece in timeline.pieces(draws, todo):
-            decoder.fill(stored, piece)
-        todo = todo[stored["is_last"][todo]]
-    return decoder.finish(stored)

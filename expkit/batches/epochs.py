@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,14 +25,12 @@ from expkit.batches.decode import (
     check_batch_size,
     rows_wanted,
 )
+from expkit.batches.selection import Selection
+from expkit.batches.source import BatchSource
 from expkit.errors import CheckFailed, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.runs.superseding import VisibleBlock
 from expkit.system.parallel import in_order
-
-if TYPE_CHECKING:
-    from expkit.batches.selection import Selection
-    from expkit.reading.readable import Readable
 
 
 class PinnedShard(NamedTuple):
@@ -65,7 +63,7 @@ class EpochState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest: list[PinnedShard]
 
 
-def manifest_of(run: Readable) -> list[PinnedShard]:
+def manifest_of(run: BatchSource) -> list[PinnedShard]:
     """All that there is to read now."""
     out: dict[tuple[str, str], PinnedShard] = {}
     for block in run.blocks():
@@ -83,7 +81,7 @@ class Epoch:
 
     def __init__(
         self,
-        run: Readable,
+        run: BatchSource,
         decoder: BatchDecoder,
         state: EpochState,
         selection: Selection | None = None,
@@ -208,7 +206,7 @@ def _beyond(piece: Piece, whole: int) -> Iterator[Piece]:
 
 
 def beginning(
-    run: Readable,
+    run: BatchSource,
     decoder: BatchDecoder,
     *,
     batch_size: int,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from expkit.batches.decode import Batch, BatchDecoder, Piece
+from expkit.batches.source import BatchSource
+from expkit.batches.timeline import Timeline
 from expkit.formats.shard.pool import POOL
 from expkit.rewards.protocol import NEXT
-
-if TYPE_CHECKING:
-    from expkit.reading.readable import Readable
 
 _THERE = "next"  # no field is called so in a batch, nor does a column end so
 
@@ -22,10 +20,10 @@ class NextObservations(BatchDecoder):
     """Makes batches with `next_NAME` beside every wanted field NAME that belongs to the observation, and
     `valid:next_NAME`, which is false where the next row is not there: the episode was cut off, or rows are missing."""
 
-    def __init__(self, run: Readable, names: Sequence[str], also: Sequence[str] = ()):
+    def __init__(self, run: BatchSource, timeline: Timeline, names: Sequence[str], also: Sequence[str] = ()):
         super().__init__(run.schema, names, run.policy_places, also)
         self._run = run
-        self._index, self._following = run.index, run.timeline.following
+        self._index, self._following = run.index, timeline.following
         self._fields = [name for name in names if name in run.schema and run.schema[name].belongs == "observation"]
         wanted = [name for name in names if name.removeprefix("valid:") in self._fields]
         self._next = [run.schema.column(name) for name in ("step", *wanted)]

@@ -11,26 +11,24 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from expkit.batches import decode as batches
 from expkit.batches.decode import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
 from expkit.batches.epochs import Epoch, beginning
+from expkit.batches.selection import Selection
+from expkit.batches.source import BatchSource
 from expkit.errors import ShardError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.pipeline import Chain, ColumnBatch
 from expkit.row.stretches import stretches
 from expkit.system.parallel import in_order
 
-if TYPE_CHECKING:
-    from expkit.batches.selection import Selection
-    from expkit.reading.readable import Readable
-
 
 def scan(
-    run: Readable,
+    run: BatchSource,
     chain: Chain,
     columns: Sequence[str] | None,
     batch_size: int | None,
@@ -55,7 +53,7 @@ def scan(
 
 
 def shuffled(
-    run: Readable,
+    run: BatchSource,
     chain: Chain,
     columns: Sequence[str] | None,
     batch_size: int,
@@ -97,7 +95,7 @@ class _ProcessingDecoder(BatchDecoder):
     made_bytes  of a row that comes out of `process`
     """
 
-    def __init__(self, run: Readable, chain: Chain, columns: Sequence[str] | None, selection: Selection | None):
+    def __init__(self, run: BatchSource, chain: Chain, columns: Sequence[str] | None, selection: Selection | None):
         names = stored_names(chain.from_schema, chain.needs(columns))
         # Where whole episodes are processed, it shows only afterwards which of their rows are wanted.
         self._selection = selection if chain.whole_episodes else None
@@ -150,7 +148,7 @@ class _Episodes:
     rows  int64: of each of them
     """
 
-    def __init__(self, run: Readable, decoder: _ProcessingDecoder, skip_damaged: bool):
+    def __init__(self, run: BatchSource, decoder: _ProcessingDecoder, skip_damaged: bool):
         self._run, self._decoder, self._skip = run, decoder, skip_damaged
         if not skip_damaged:
             for block in run.blocks():

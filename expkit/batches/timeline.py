@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from expkit.batches.decode import BatchDecoder, Piece, Rows
+from expkit.batches.decode import Batch, BatchDecoder, Piece, Rows
+from expkit.batches.source import BatchSource
 from expkit.errors import NotThere
-
-if TYPE_CHECKING:
-    from expkit.reading.readable import Readable
 
 _AT_ONCE = 1 << 20  # rows of which one column is looked at together
 
@@ -25,7 +22,7 @@ class Timeline:
     total        all rows
     """
 
-    def __init__(self, run: Readable):
+    def __init__(self, run: BatchSource):
         self._run, self.index = run, run.index
         index = self.index
         self._ends = np.cumsum(index.rows)
@@ -138,3 +135,18 @@ class Following:
     def lacks(self, segments: np.ndarray) -> np.ndarray:
         """bool: whether rows may be missing in the player's episode of each segment."""
         return self._lacks[segments]
+
+
+def sample(run: BatchSource, timeline: Timeline, decoder: BatchDecoder, count: int, rng: np.random.Generator) -> Batch:
+    """See `Readable.sample`."""
+    if timeline.total == 0 or run.steps == 0:
+        raise NotThere(f"{run.label}: no transitions to sample from")
+    stored = decoder.empty(count)
+    todo = np.arange(count)
+    while len(todo):
+        draws = np.sort(rng.integers(0, timeline.total, len(todo)))
+        rng.shuffle(todo)  # or the rows of a batch would be in the order of the run
+        for piece in timeline.pieces(draws, todo):
+            decoder.fill(stored, piece)
+        todo = todo[stored["is_last"][todo]]
+    return decoder.finish(stored)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from expkit.batches.decode import BATCH_BYTES, Batch, BatchDecoder, Rows
 from expkit.batches.selection import Selection
+from expkit.batches.timeline import Timeline
 from expkit.errors import NotThere, UsageError
 from expkit.system.parallel import in_order
-
-if TYPE_CHECKING:
-    from expkit.reading.readable import Readable
 
 VALID = "valid:window"
 
@@ -26,11 +23,11 @@ class Windows:
                     follows these is zero, and false in `valid:window`
     """
 
-    def __init__(self, run: Readable, length: int, stride: int, rows: Rows, pad: bool):
+    def __init__(self, timeline: Timeline, length: int, stride: int, rows: Rows, pad: bool):
         if length < 1 or stride < 1:
             raise UsageError(f"windows of {length} rows every {stride} are none; use 1 or more")
-        self._timeline, self.length, self.stride, self._pad = run.timeline, length, stride, pad
-        self._first, self._lengths = run.timeline.stretches(rows)
+        self._timeline, self.length, self.stride, self._pad = timeline, length, stride, pad
+        self._first, self._lengths = timeline.stretches(rows)
         over = self._lengths - length
         if pad:
             self._counts = np.minimum(-(-np.maximum(over, 0) // stride) + 1, -(-self._lengths // stride))

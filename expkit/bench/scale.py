@@ -151,7 +151,7 @@ def record_rows(path: Path, rows: int) -> Values:
 
 def scan_rows(path: Path, rows: int) -> Values:
     """All columns, one thread."""
-    from expkit.reading.run import open_run
+    from expkit.reading.opening import open_run
 
     with peak_memory() as peak, open_run(path) as run:
         steps = run.steps
@@ -188,7 +188,7 @@ def write_shards(path: Path, shards: int) -> Values:
 
 def read_shards(path: Path, shards: int) -> Values:
     """Opened, checked at a glance, scanned, sampled."""
-    from expkit.reading.run import open_run
+    from expkit.reading.opening import open_run
     from expkit.validation.validate import validate_run
 
     laps = _laps()

@@ -104,7 +104,7 @@ def plan_export(sources: Sources, format: Format, asked: Asked) -> ExportPlan:
             if episode.number not in sources.complete[at]:
                 continue
             key = at, episode.number
-            into = parts[part_of(run, episode, asked.split) if asked.split else ""]
+            into = parts[part_of(run.id, episode, asked.split) if asked.split else ""]
             into[key] = episode.number if alone else len(episodes)
             episodes[key] = episode
     info = sources.runs[0].info if alone else sources.describe({})

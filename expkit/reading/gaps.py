@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from expkit.errors import CheckFailed, NotThere
+from expkit.reading.run_facts import RunFacts
+from expkit.reading.summary import balance
 from expkit.runs.origins import players_with_gaps
-
-if TYPE_CHECKING:
-    from expkit.reading.run import Run
 
 
 class Gaps:
     """What is known of the missing rows of one run."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: RunFacts):
         self._run = run
 
     def lacks_rows(self, episode: int, player: int, rows: int) -> bool:
@@ -30,8 +28,6 @@ class Gaps:
     @cached_property
     def _players(self) -> set[int] | None:
         """Players of whose episodes rows may be missing; None when nobody knows."""
-        from expkit.reading.summary import balance
-
         accounts = balance(self._run)
         if accounts is None:
             return None

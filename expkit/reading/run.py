@@ -1,68 +1,36 @@
-"""`open_run`: everything there is to read of a run, closed, killed or still being recorded.
-
-What is known is derived from the shard files; the manifest and `run.yaml` are conveniences. A `Run` is a view of
-the moment it was opened; `refresh` looks again.
-"""
+"""A run that is read: its rows by address, in batches, as they come."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from glob import has_magic
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any
 
 import numpy as np
 
 from expkit.batches.addresses import Addresses
 from expkit.batches.decode import Rows, stored_names
 from expkit.buffers.protocol import Batch, ExperienceBuffer
-from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
+from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
+from expkit.reading.follow import follow
 from expkit.reading.gaps import Gaps
-from expkit.reading.run_files import RunFiles
-from expkit.row.episodes import Episode, EpisodeEnd, EpisodeStart, PolicyInfo
-from expkit.row.schema import KEY_NAMES, Schema
-from expkit.runs.counters import WriterLedger, read_ledger
-from expkit.runs.entries import annotation, info_from_header
-from expkit.runs.layout import RunInfo, read_run_info
-from expkit.runs.manifest import read_manifest
-
-if TYPE_CHECKING:
-    from expkit.reading.runs import Runs
-    from expkit.reading.split import RunPart
-
-Paths = list[str] | list[Path] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
-State = Literal["recording", "closed", "killed"]
-_Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
+from expkit.reading.run_facts import RunFacts
+from expkit.reading.split import Part, check_split
+from expkit.row.episodes import PolicyInfo
+from expkit.row.schema import KEY_NAMES
 
 
-@overload
-def open_run(path: str | os.PathLike[str]) -> Run: ...
-@overload
-def open_run(path: Paths) -> Runs: ...
-def open_run(path: str | os.PathLike[str] | Paths) -> Run | Runs:
-    """Open a run directory; several in a list, or a glob, as one, see `expkit.reading.runs.Runs`.
-
-    Raises NotThere when there is none, CheckFailed when it has no readable description, UsageError for a glob that
-    matches no run, SchemaError for several whose rows are not alike.
-    """
-    if isinstance(path, str | os.PathLike):
-        if not has_magic(os.fspath(path)) or os.path.exists(path):
-            return Run(Path(path))
-        path = [path]
-    from expkit.reading.runs import Runs
-
-    return Runs.open(path)
-
-
-class Run(RunFiles):
+class Run(RunFacts):
     """A recorded run. Batches are `dict[str, ndarray]` of logical arrays that lead with the rows; a nullable field
     comes with `valid:NAME`, false where nothing was given. Checksums are verified on every read."""
 
+    @property
+    def parts(self) -> list[Run]:
+        return [self]
+
     def refresh(self) -> None:
-        for name in ("info", "manifest", "listed", "counters", "_episodes", "_gaps", "addresses"):
+        for name in ("_gaps", "addresses"):
             self.__dict__.pop(name, None)
         super().refresh()
 
@@ -74,129 +42,6 @@ class Run(RunFiles):
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {len(self):,} rows, {self.state})"
-
-    @cached_property
-    def info(self) -> RunInfo:
-        """`run.yaml`, or the same from the first readable shard's header where that is gone or damaged."""
-        try:
-            return read_run_info(self.path)
-        except (NotThere, CheckFailed):
-            for shard in range(len(self.shard_paths)):
-                try:
-                    with self._open(self.shard_paths[shard]) as reader:
-                        return info_from_header(reader)
-                except NewerFormat:
-                    raise
-                except ShardError:
-                    continue
-            raise
-
-    @property
-    def id(self) -> str:
-        return self.info.id
-
-    @property
-    def run_ids(self) -> list[str]:
-        return [self.id]
-
-    @property
-    def schema(self) -> Schema:
-        return self.info.schema
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration that the run was recorded with, resolved."""
-        return self.info.config
-
-    @property
-    def players(self) -> list[int]:
-        return list(range(len(self.info.players)))
-
-    @property
-    def policies(self) -> list[PolicyInfo]:
-        """The policy table; the `policy` column is an index into it."""
-        return self.info.policies
-
-    @property
-    def created_ns(self) -> int:
-        return self.info.created_ns
-
-    @cached_property
-    def manifest(self) -> dict[str, dict[str, Any]]:
-        """Its entries by name of the shard, see `expkit.runs.manifest.read_manifest`."""
-        return read_manifest(self.path)
-
-    @cached_property
-    def listed(self) -> list[dict[str, Any] | None]:
-        """For each shard the manifest's entry, None where there is none of a file of that size."""
-        out = []
-        for shard in self.shard_paths:
-            entry = None if shard.active else self.manifest.get(shard.name)
-            try:
-                out.append(entry if entry is not None and entry["bytes"] == os.stat(shard.path).st_size else None)
-            except OSError:  # deleted since, which those who open it say
-                out.append(None)
-        return out
-
-    @cached_property
-    def counters(self) -> list[WriterLedger] | None:
-        """The ledger by writer, None where the file is gone. Raises CheckFailed when it is damaged."""
-        return read_ledger(self.path)
-
-    @property
-    def state(self) -> State:
-        """`recording` while a writer lives, `killed` when one ended without publishing, else `closed`."""
-        if self.live_writers:
-            return "recording"
-        if any(shard.active for shard in self.shard_paths):
-            return "killed"
-        try:
-            counters = self.counters
-        except CheckFailed:
-            counters = None
-        if counters is not None and any(writer.state != "closed" for writer in counters):
-            return "killed"
-        return "closed"
-
-    def episodes(self) -> list[Episode]:
-        """All episodes, by number."""
-        return list(self._episodes.values())
-
-    @cached_property
-    def _episodes(self) -> dict[int, Episode]:
-        starts: dict[int, EpisodeStart] = {}
-        ends: dict[int, EpisodeEnd] = {}
-        notes: dict[int, dict[str, Any]] = {}
-        for position in range(len(self.shard_paths)):
-            reader = self.reader_or_none(position)
-            if reader is None:
-                continue
-            for start in self._counting(position, reader.episode_starts):
-                starts.setdefault(start.episode, start)
-            for end in self._counting(position, reader.episode_ends):
-                ends[end.episode] = end
-            for meta in reader.metas:
-                note = annotation(meta)
-                if note is not None:
-                    notes.setdefault(note[0], {}).update(note[1])
-        rows = self.index.rows_by_episode()
-        numbers = sorted(starts.keys() | ends.keys() | rows.keys())
-        return {n: Episode(n, starts.get(n), ends.get(n), rows.get(n, {}), notes.get(n, {})) for n in numbers}
-
-    def _counting(self, position: int, records: list[_Record]) -> list[_Record]:
-        """Those records of a shard whose episode counts there."""
-        generation = self.shard_paths[position].generation
-        if not records or not self.superseding.may_hide(generation, 0, 2**64 - 1):
-            return records
-        hidden = self.superseding.hidden(generation, np.array([record.episode for record in records], np.uint64))
-        return [record for record, gone in zip(records, hidden.tolist(), strict=True) if not gone]
-
-    def find_episode(self, number: int) -> Episode:
-        """The episode of that number. Raises NotThere."""
-        found = self._episodes.get(number)
-        if found is None:
-            raise NotThere(f"{self.path}: no episode {number}; it has {_span(list(self._episodes))}")
-        return found
 
     def bind(
         self, where: Predicate, others: Sequence[PolicyInfo] = ()
@@ -284,15 +129,16 @@ class Run(RunFiles):
         place = next(self.timeline.pieces(numbers))
         return self.shard_paths[place.shard].name, place.block
 
-    def split(self, fractions: Mapping[str, float]) -> dict[str, RunPart]:
+    def split(self, fractions: Mapping[str, float]) -> dict[str, Run]:
         """Parts of the run by episode, `{"train": 0.9, "val": 0.1}`, to be read, and closed, like runs of their own: a
         hash of where each episode was recorded decides, as for `expkit rewrite --split`, so that an episode stays in
-        its part while the run grows, is compacted or merged. Raises UsageError for fractions that do not add up to 1.
+        its part while the run grows, is compacted or merged. Raises UsageError for fractions that do not add up to 1,
+        and for a part that is to be split again.
         """
-        from expkit.reading.split import RunPart, check_split
-
         check_split(fractions)
-        return {name: RunPart(self, name, fractions) for name in fractions}
+        if self.part is not None:
+            raise UsageError(f"{self.label} is a part already; split the whole run, into as many parts as are wanted")
+        return {name: Run(self.path, part=Part(name, dict(fractions))) for name in fractions}
 
     def follow(
         self,
@@ -312,8 +158,6 @@ class Run(RunFiles):
         Columns, rows and where as for `scan`. Memory: a block, and some 150 bytes for each player's episode. Raises
         UsageError, SchemaError, ShardError.
         """
-        from expkit.reading.follow import follow
-
         if where is not None:
             self.selection(where)
         return (batch for _, batch in follow([self], columns, rows, where, poll, stop))
@@ -337,9 +181,3 @@ class Run(RunFiles):
         batch = {name: self.schema.unpack(name, values) for name, values in stored.items()}
         batch["player"] = np.full(len(stored["episode"]), player, np.uint16)
         return batch
-
-
-def _span(numbers: list[int]) -> str:
-    if not numbers:
-        return "none"
-    return f"{len(numbers):,} from {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])

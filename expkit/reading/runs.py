@@ -19,8 +19,10 @@ from expkit.buffers.protocol import ExperienceBuffer
 from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.formats.shard.read import ShardReader
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
+from expkit.reading.follow import follow
 from expkit.reading.readable import Readable
-from expkit.reading.run import Run, State
+from expkit.reading.run import Run
+from expkit.reading.run_facts import State
 from expkit.row.episodes import Episode, PolicyInfo
 from expkit.row.schema import Schema
 from expkit.row.schema_differences import schema_differences
@@ -102,6 +104,10 @@ class Runs(Readable):
 
     def __len__(self) -> int:
         return sum(map(len, self.runs))
+
+    @property
+    def parts(self) -> list[Run]:
+        return self.runs
 
     @property
     def paths(self) -> list[Path]:
@@ -252,8 +258,6 @@ class Runs(Readable):
     ) -> Iterator[Batch]:
         """See `Run.follow`: of all runs in turns, until no recorder of any is at work. `run` is the place in `paths`,
         and `policy` the row of that run's own table: a table of all would change as tables grow."""
-        from expkit.reading.follow import follow
-
         if where is not None:
             self.selection(where)
         return (

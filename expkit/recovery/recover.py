@@ -21,7 +21,7 @@ from expkit.errors import Busy, CheckFailed, NotThere, OutputExists
 from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
-from expkit.reading.run import open_run
+from expkit.reading.opening import open_run
 from expkit.recovery.ledger import restore_ledger, settle_writer
 from expkit.recovery.plan import REPAIR_SUFFIX, RunSurvey, known_writers, made_end, players_of, survey_run
 from expkit.recovery.quarantine import copy_file, quarantine_file, write_reasons

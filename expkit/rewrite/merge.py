@@ -169,7 +169,7 @@ def plan_merge(sources: Sources, choice: Choice | None = None) -> MergePlan:
     parts = {part.name: part for part in plan.parts}
     for at, episode in numbers:
         key = at, episode.number
-        part = parts[part_of(sources.runs[at], episode, choice.split) if choice.split else ""]
+        part = parts[part_of(sources.runs[at].id, episode, choice.split) if choice.split else ""]
         for player, rows in left_out.get(key, {}).items():
             part.filtered[player] = part.filtered.get(player, 0) + rows
         if key in sizes or (choice.where is None and key not in left_out):

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from expkit.errors import Busy, NoSpace
-from expkit.reading.run import Run, open_run
+from expkit.reading.opening import open_run
+from expkit.reading.run import Run
 from expkit.rewrite.generation import Generation, carried, complete_episodes, episodes_in, inherit, sweep
 from expkit.row.episodes import WRITER_BITS, Episode
 from expkit.runs.guard import free_bytes, shards_bytes

@@ -14,7 +14,8 @@ import numpy as np
 from expkit.bench.lab import Lab
 from expkit.bench.stage import Goal, Trial, stage
 from expkit.bench.stages.rings import ring_values
-from expkit.buffers.ring import BlockRing, control_words
+from expkit.buffers.blocks import control_words
+from expkit.buffers.ring import BlockRing
 from expkit.kernels import bench_rows
 from expkit.row.layout import BlockLayout
 from expkit.row.schema import Schema

@@ -13,7 +13,8 @@ from expkit.bench.reference import BlockFile
 from expkit.bench.stage import Goal, Trial, stage
 from expkit.bench.stages.shards import REFERENCE
 from expkit.bench.workloads import GAMES, Workload
-from expkit.reading.run import Run, open_run
+from expkit.reading.opening import open_run
+from expkit.reading.run import Run
 from expkit.recorder import Recorder
 from expkit.validation.validate import validate_run
 
