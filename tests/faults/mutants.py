@@ -118,14 +118,14 @@ MUTANTS = {
         "expkit.runs.counters:Ledger.settle",
         "self.lost += np.maximum(missing, 0)",
         "pass",
-        "test_recover.py::test_rows_that_a_killed_writer_never_wrote_are_acknowledged_in_the_counters",
+        "recovery/test_recover.py::test_rows_that_a_killed_writer_never_wrote_are_acknowledged_in_the_counters",
     ),
     "forgets-pruned": Mutant(
         "ledger",
         "expkit.rewrite.generation:inherit",
         "out.removed = carried(",
         "out.removed = [] and carried(",
-        "test_compact.py::test_pruned_rows_and_their_accounts",
+        "rewrite/test_compact.py::test_pruned_rows_and_their_accounts",
     ),
     "forgets-drops-of-retired": Mutant(
         "ledger",
@@ -146,21 +146,21 @@ MUTANTS = {
         "expkit.recovery.ledger:restore_ledger",
         "if not survey.ledger_damage:",
         "if True:",
-        "test_recover.py::test_what_stands_beside_the_shards_is_made_again",
+        "recovery/test_recover.py::test_what_stands_beside_the_shards_is_made_again",
     ),
     "counts-unfinished": Mutant(
         "maintenance",
         "expkit.runs.layout:list_shards",
         "(generation and not unfinished)",
         "(generation and False)",
-        "test_compact.py::test_it_may_die_before_any_of_its_operations",
+        "rewrite/test_compact.py::test_it_may_die_before_any_of_its_operations",
     ),
     "counts-twice": Mutant(
         "maintenance",
         "expkit.runs.superseding:Superseding.hidden",
         "out |= layer.covers(episodes)",
         "pass",
-        "test_superseding.py::test_rewritten_episodes_count_once",
+        "runs/test_superseding.py::test_rewritten_episodes_count_once",
     ),
     "repairs-in-place": Mutant(
         "maintenance",
@@ -209,7 +209,7 @@ MUTANTS = {
         "expkit.runs.superseding:next_shard_number",
         "max([*retired, *(",
         "max([*(",
-        "test_superseding.py::test_a_retired_name_is_never_used_again",
+        "runs/test_superseding.py::test_a_retired_name_is_never_used_again",
     ),
     "reads-half-blocks": Mutant(
         "readers",
@@ -223,14 +223,14 @@ MUTANTS = {
         "expkit.rewrite.generation:sweep",
         "if lock is not None or shard.name in despite_readers",
         "if True",
-        "test_superseding.py::test_retired_shards_are_swept_when_nobody_reads",
+        "runs/test_superseding.py::test_retired_shards_are_swept_when_nobody_reads",
     ),
     "unfolds-all": Mutant(
         "hostile",
         "expkit.formats.shard.blocks:ColumnPlan.sizes",
         "if not good:",
         "if False:",
-        "test_shard_damage.py::test_a_zip_bomb_is_refused_before_it_is_unpacked",
+        "formats/test_shard_damage.py::test_a_zip_bomb_is_refused_before_it_is_unpacked",
     ),
 }
 

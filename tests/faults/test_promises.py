@@ -9,7 +9,8 @@ from pathlib import Path
 
 import mutants
 import pytest
-from promises import PROMISES, REPORT, TESTS, read_report, report, table, told
+from places import TESTS
+from promises import PROMISES, REPORT, read_report, report, table, told
 
 from expkit.settings.config import OTHER_VARIABLES, SETTINGS
 

@@ -153,7 +153,10 @@ def _warm_up() -> None:
 GAME = ("--size", "8x8", "--num-envs", "2", "--threads", "1", "--max-steps", "20", "--min-free", "0")
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from places import HELPERS
+
+    sys.path[:0] = HELPERS
     import known_rows
     import mutants
     import recordings

@@ -1,5 +1,5 @@
-"""Stored rows to fill shard files with, and the golden files: `python tests/shard_rows.py` writes those that are
-missing. What each of them holds, tests/golden/expected.json says."""
+"""Stored rows to fill shard files with, and the golden files: `python tests/formats/shard_rows.py` writes those that
+are missing. What each of them holds, golden/expected.json says."""
 
 from __future__ import annotations
 

@@ -6,17 +6,15 @@ import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from places import ROOT
 from tampered_runs import Copy, always_passes, findings, mask_bit, record_both, reward_off
 
 from expkit import open_run
 from expkit.errors import ConfigError, UsageError
 from expkit.rules import Violation, rule
 from expkit.rules.registry import choose_rules, load_rules, match_rules
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")

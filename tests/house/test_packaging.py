@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"expkit": "expkit", "commands": "expkit/commands", "formats": "expkit/formats"}
 
 

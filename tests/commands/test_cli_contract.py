@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 import pytest
 from gior_files import gior
+from places import SAMPLE
 from terminals import shown_on
 from written_runs import flip_bit, write_boards, write_vectors
 
@@ -412,7 +413,7 @@ def examples():
 def clone(tmp_path_factory):
     """A folder like a clone's: sample_data is there, and what the examples of config and import read."""
     folder = tmp_path_factory.mktemp("clone")
-    shutil.copytree(Path(__file__).parent.parent / "sample_data", folder / "sample_data")
+    shutil.copytree(SAMPLE, folder / "sample_data")
     (folder / "game.gior").write_bytes(gior(moves=[[0, 0, 1, 0, 60]]))
     with h5py.File(folder / "data.hdf5", "w") as file:
         for name in ("observations", "actions", "rewards", "terminals"):

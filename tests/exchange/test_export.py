@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from exchanged_runs import PLAIN_SCHEMA, write_hard, write_plain
+from places import SAMPLE
 from written_runs import write_boards
 
 from expkit import open_run
@@ -250,7 +251,7 @@ def test_where_columns_and_rows_choose(tmp_path: Path) -> None:
 def test_a_representation_is_that_of_rewrite(tmp_path: Path) -> None:
     from test_compact import expkit as call
 
-    sample = Path(__file__).parent.parent / "sample_data" / "run"
+    sample = SAMPLE / "run"
     write(sample, tmp_path / "a.npz", change=Change(representation="planes-uint8"))
     assert call("rewrite", sample, "-o", tmp_path / "planes", "--representation", "planes-uint8").returncode == 0
     with np.load(tmp_path / "a.npz") as loaded:

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from damaged_runs import TINY, QuickDisk, contents, missing, small_run, write_episode
 from faults.disk import FaultyDisk
+from places import ROOT
 from written_runs import flip_bit
 
 from expkit.errors import Busy, CheckFailed, ExpkitError, NotThere, OutputExists
@@ -34,7 +34,7 @@ from expkit.system.files import using
 from expkit.validation.validate import validate_run
 
 EXPKIT = [sys.executable, "-m", "expkit.commands"]
-SAMPLE = Path(__file__).resolve().parent.parent / "sample_data/damaged"
+SAMPLE = ROOT / "sample_data/damaged"
 FIRST = "shards/w0/000000.exp"
 
 

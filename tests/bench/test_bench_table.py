@@ -2,10 +2,10 @@
 EXPKIT_UPDATE_README=1 writes them anew from the same report."""
 
 import os
-from pathlib import Path
 
 import pytest
 from bench_reports import goal, peer, report, result
+from places import ROOT
 
 from expkit.bench import table
 from expkit.bench.measure import Spread
@@ -23,7 +23,6 @@ from expkit.bench.words import (
 )
 from expkit.errors import NotThere, UsageError
 
-ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / ".ci/bench.json"
 README = ROOT / "README.md"
 ANEW = table.REGENERATE.format(suite="quick", peers=" --peers")
@@ -33,7 +32,7 @@ def test_the_readme_shows_the_report_of_the_repository():
     made = table.markdown(read_report(REPORT))
     if os.environ.get("EXPKIT_UPDATE_README"):
         table.replace_part(README, made)
-    assert table.part_of(README) == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_bench_table.py"
+    assert table.part_of(README) == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/bench/test_bench_table.py"
 
 
 def test_the_report_of_the_repository_is_of_the_stages_there_are():

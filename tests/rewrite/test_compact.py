@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import HELPERS
 from test_prune import write
 from test_superseding import all_rows
 from written_runs import VECTOR_SCHEMA, flip_bit, write_boards
@@ -141,7 +142,7 @@ def test_several_writers_notes_drops_and_a_killed_one(tmp_path: Path) -> None:
         recorder.annotate(2, seen=True)
     code = f"""
 import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {HELPERS!r}
 from pathlib import Path
 from test_compact import blank
 from expkit import Recorder, open_run

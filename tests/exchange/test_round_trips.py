@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exchanged_runs import write_hard, write_plain
+from places import ROOT
 from written_runs import write_boards
 
 from expkit import open_run
@@ -18,7 +19,7 @@ from expkit.exchange.registry import find_format, format_names
 from expkit.rewrite.sources import Sources
 from expkit.validation.validate import validate_run
 
-SAMPLE = Path(__file__).parent.parent / "sample_data" / "run"
+SAMPLE = ROOT / "sample_data" / "run"
 BACK = [name for name in format_names() if name != "csv"]
 
 

@@ -4,10 +4,10 @@ the report that the repository keeps."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from bench_reports import report as bench_report
+from places import ROOT
 
 from expkit import open_run
 from expkit.bench import scale, scale_table, table
@@ -17,7 +17,6 @@ from expkit.bench.scale import MEASURES, Point, ScaleReport, Series, sizes
 from expkit.commands import main
 from expkit.errors import CheckFailed, NotThere
 
-ROOT = Path(__file__).resolve().parent.parent
 KEPT, README = ROOT / ".ci/scale.json", ROOT / "README.md"
 
 
@@ -37,7 +36,7 @@ def test_the_readme_shows_the_report_of_the_repository():
     if os.environ.get("EXPKIT_UPDATE_README"):
         table.replace_part(README, text, scale_table.PART)
     assert table.part_of(README, scale_table.PART) == text, (
-        "run EXPKIT_UPDATE_README=1 python -m pytest tests/test_bench_scale.py"
+        "run EXPKIT_UPDATE_README=1 python -m pytest tests/bench/test_bench_scale.py"
     )
 
 

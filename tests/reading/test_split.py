@@ -90,6 +90,5 @@ def test_a_part_is_followed_as_it_is_read(path):
 
 
 def test_a_part_is_not_split_again(path):
-    with open_run(path) as run, run.split(SPLIT)["train"] as part:
-        with pytest.raises(UsageError, match="is a part already"):
-            part.split(SPLIT)
+    with open_run(path) as run, run.split(SPLIT)["train"] as part, pytest.raises(UsageError, match="a part already"):
+        part.split(SPLIT)

@@ -7,10 +7,10 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import typer
+from places import ROOT
 from typer.main import get_command
 
 from expkit import Recorder, Run, Schema
@@ -20,7 +20,6 @@ from expkit.buffers.spill import SpillBuffer
 from expkit.commands.verbs import VERBS
 from expkit.settings.config import SETTINGS
 
-ROOT = Path(__file__).parent.parent
 # Where expkit speaks with other libraries, or of how games are played inside, their words are the right ones.
 FOREIGN = (
     "expkit/adapters", "expkit/bench/peers", "expkit/exchange", "expkit/kernels", "expkit/games", "expkit/torch",

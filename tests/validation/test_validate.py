@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import HELPERS
 from written_runs import BOARD_SCHEMA, TILES, VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
 
 from expkit import Field, Recorder, Schema, open_run
@@ -384,7 +385,7 @@ def expkit(*arguments, cwd):
 
 KILLED = """
 import os, sys, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import numpy as np
 from pathlib import Path
 from expkit import Recorder
@@ -410,7 +411,7 @@ time.sleep(60)
 
 
 def test_a_killed_run_is_exit_3_and_says_what_was_lost(tmp_path):
-    script = KILLED.format(tests=os.path.dirname(__file__))
+    script = KILLED.format(tests=HELPERS)
     recorder = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert recorder.stdout.readline() == "ready\n"
     assert json.loads(expkit("list", ".", "--json", cwd=tmp_path).stdout)["runs"][0]["state"] == "recording"

@@ -2,19 +2,17 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT
 
 from expkit.commands.config import check_names
 from expkit.errors import ConfigError, ExpkitError, NotThere
 from expkit.settings import yaml12
 from expkit.settings.config import SECTIONS, SETTINGS, Config, Duration, Origin, Size, expected, load_file, resolve
 from expkit.settings.document import default_yaml, json_schema, written
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_flag_wins_over_variable_over_file_over_default(tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pipeline_rows import SCHEMA
 from pipeline_runs import WHOLE, by_key, joined, write
+from places import ROOT
 
 from expkit import Field, Recorder, open_run
 from expkit.collect.session import Session
@@ -307,7 +308,7 @@ def test_settings_of_a_pipeline_are_typed():
 
 
 def test_readme_says_which_processors_there_are_and_what_they_take(tmp_path):
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     table = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| .+ \|$", text, re.M)
     assert [(kind, options) for kind, options in table if kind in built_in()] == [
         (kind, ", ".join(options.__struct_fields__)) for kind, options in built_in().items()

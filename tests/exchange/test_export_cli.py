@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exchanged_runs import PLAIN_SCHEMA, write_hard, write_plain
+from places import SAMPLE
 from test_compact import expkit
 from test_export import write
 
@@ -147,7 +148,7 @@ def test_inputs_are_never_touched(tmp_path: Path) -> None:
 
 
 def test_a_damaged_run_is_told_to_be_recovered_first(tmp_path: Path) -> None:
-    done = expkit("export", Path(__file__).parent.parent / "sample_data/damaged", "-o", "a.npz", cwd=tmp_path)
+    done = expkit("export", SAMPLE / "damaged", "-o", "a.npz", cwd=tmp_path)
     assert done.returncode == 4
     assert "expkit recover" in done.stderr
     assert list(tmp_path.iterdir()) == []
