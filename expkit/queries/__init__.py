@@ -1,4 +1,5 @@
 """Questions about runs: conditions on rows, as `expkit.predicates` has them, and SQL.
+Imports batches and all that stands below.
 
     expkit.query("runs/a", "player == 1 and reward > 0.5")                    # the rows
     expkit.query(["runs/a", "runs/b"], "SELECT run, avg(return) FROM episodes GROUP BY run")
