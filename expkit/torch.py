@@ -23,8 +23,9 @@ import msgspec
 import numpy as np
 
 from expkit.batches import epochs
-from expkit.batches.decode import Batch, Rows, check_batch_size
+from expkit.batches.decode import Batch, Rows
 from expkit.batches.epochs import EpochState, PinnedShard, manifest_of
+from expkit.batches.scan import check_batch_size
 from expkit.errors import UsageError
 from expkit.reading.opening import open_run
 from expkit.row.schema import KEY_NAMES

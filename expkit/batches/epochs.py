@@ -15,16 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from expkit.batches.decode import (
-    PIECE_BYTES,
-    PIECE_FRAMES,
-    Batch,
-    BatchDecoder,
-    Piece,
-    Rows,
-    check_batch_size,
-    rows_wanted,
-)
+from expkit.batches.decode import PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows
+from expkit.batches.scan import check_batch_size, rows_wanted
 from expkit.batches.selection import Selection
 from expkit.batches.source import BatchSource
 from expkit.errors import CheckFailed, UsageError

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from expkit.batches import decode as batches
 from expkit.batches.decode import BATCH_BYTES, PIECE_BYTES, PIECE_FRAMES, Batch, BatchDecoder, Piece, Rows, stored_names
 from expkit.batches.epochs import Epoch, beginning
+from expkit.batches.scan import check_batch_size, scan_rows
 from expkit.batches.selection import Selection
 from expkit.batches.source import BatchSource
 from expkit.errors import ShardError
@@ -38,7 +38,7 @@ def scan(
     selection: Selection | None = None,
 ) -> Iterator[Batch]:
     """See `Readable.scan`."""
-    batches.check_batch_size(batch_size)
+    check_batch_size(batch_size)
     decoder = _ProcessingDecoder(run, chain, columns, selection)
     made: Iterator[Batch]
     if chain.whole_episodes:
@@ -48,7 +48,7 @@ def scan(
         made = in_order(lambda wave: decoder.unpack(episodes.read(rows, wave)), waves, threads)
     else:
         size = None if chain.leaves_out else batch_size
-        made = batches.scan(run, decoder, size, rows, skip_damaged, threads, selection)
+        made = scan_rows(run, decoder, size, rows, skip_damaged, threads, selection)
     yield from _filled(made) if batch_size is None else _of_size(made, batch_size)
 
 
@@ -65,7 +65,7 @@ def shuffled(
     selection: Selection | None = None,
 ) -> Iterator[Batch]:
     """See `Readable.shuffled`."""
-    batches.check_batch_size(batch_size)
+    check_batch_size(batch_size)
     decoder = _ProcessingDecoder(run, chain, columns, selection)
     if not chain.whole_episodes:
         state = beginning(

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from expkit.batches import decode as batches
 from expkit.batches.decode import BatchDecoder
+from expkit.batches.scan import scan_rows
 from expkit.batches.source import BatchSource
 from expkit.predicates import EpisodeTable
 from expkit.queries.filters import columns_in
@@ -157,7 +157,7 @@ def _from_rows(
     of_player = {player: np.flatnonzero(players == player) for player in np.unique(players).tolist()}
     decoder = BatchDecoder(run.schema, [column.name for column in run.schema.columns if column.name in stored])
     # One block a batch, so of one player.
-    for batch in batches.scan(run, decoder, None, "all", False, threads):
+    for batch in scan_rows(run, decoder, None, "all", False, threads):
         mine = of_player[int(batch["player"][0])]
         places = mine[np.searchsorted(numbers[mine], batch["episode"])]
         moved = ~batch["is_last"]

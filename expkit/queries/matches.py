@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from expkit.batches import decode as batches
 from expkit.batches.decode import Batch, BatchDecoder
+from expkit.batches.scan import scan_rows
 from expkit.batches.source import BatchSource
 from expkit.errors import SchemaError
 from expkit.predicates import Predicate, parse
@@ -89,7 +89,7 @@ class Matches(Answer):
         total = 0
         for run, selection in zip(self._runs, self._selections, strict=True):
             nothing = BatchDecoder(run.schema, [])
-            found = batches.scan(run, nothing, _BATCH_ROWS, "all", False, self._threads, selection)
+            found = scan_rows(run, nothing, _BATCH_ROWS, "all", False, self._threads, selection)
             total += sum(len(batch["player"]) for batch in found)
         return total
 
@@ -97,7 +97,7 @@ class Matches(Answer):
         size = _BATCH_ROWS if most is None else max(1, min(most, _BATCH_ROWS))
         for run, selection in zip(self._runs, self._selections, strict=True):
             decoder = BatchDecoder(run.schema, self._stored(run))
-            for batch in batches.scan(run, decoder, size, "all", False, self._threads, selection):
+            for batch in scan_rows(run, decoder, size, "all", False, self._threads, selection):
                 yield [self._values(run, batch, name) for name in self._names]
 
     def _stored(self, run: BatchSource) -> list[str]:

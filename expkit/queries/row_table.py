@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from expkit.batches import decode as batches
 from expkit.batches.decode import BatchDecoder, Rows
+from expkit.batches.scan import scan_rows
 from expkit.batches.selection import Selection
 from expkit.batches.source import BatchSource
 from expkit.errors import SchemaError
@@ -101,7 +101,7 @@ class RowTable(Table):
         for part, selection in zip(self._parts, selections, strict=True):
             decoder = BatchDecoder(part.run.schema, part.stored(shape.names))
             size = min(max(BATCH_BYTES // max(decoder.row_bytes, 1), FEWEST_ROWS), MOST_ROWS)
-            for batch in batches.scan(part.run, decoder, size, self._rows, False, self._threads, selection):
+            for batch in scan_rows(part.run, decoder, size, self._rows, False, self._threads, selection):
                 yield part.to_arrow(batch, shape)
 
 

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from expkit.batches.decode import Batch, Piece, Rows, rows_wanted
+from expkit.batches.decode import Batch, Piece, Rows
+from expkit.batches.scan import rows_wanted
 from expkit.errors import NotThere
 from expkit.predicates import Predicate
 from expkit.reading.run_facts import RunFacts

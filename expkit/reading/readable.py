@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from expkit.batches import decode as batches
 from expkit.batches import epochs
 from expkit.batches.decode import BatchDecoder, Rows, stored_names
 from expkit.batches.epochs import Epoch, EpochState, PinnedShard
 from expkit.batches.next_observation import NextObservations
+from expkit.batches.scan import check_batch_size, scan_rows
 from expkit.batches.source import BatchSource
 from expkit.batches.timeline import Timeline, sample
 from expkit.batches.windows import Windows
@@ -93,7 +93,7 @@ class Readable(BatchSource):
             chain = as_chain(pipeline, self.schema)
             return processed.scan(self, chain, columns, batch_size, rows, damaged == "skip", threads, selection)
         decoder = self.decoder(columns, next_observation=next_observation)
-        return batches.scan(self, decoder, batch_size, rows, damaged == "skip", threads, selection)
+        return scan_rows(self, decoder, batch_size, rows, damaged == "skip", threads, selection)
 
     def arrow(
         self,
@@ -248,7 +248,7 @@ class Readable(BatchSource):
         """
         selection = None if where is None else self.selection(where)
         also = () if selection is None else selection.columns
-        batches.check_batch_size(batch_size)
+        check_batch_size(batch_size)
         windows = Windows(self.timeline, length, length if stride is None else stride, rows, pad)
         decoder = self.decoder(columns, next_observation=next_observation, also=also)
         return windows.batches(decoder, batch_size, threads, selection)
