@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from expkit.system.version import __version__
-
 if TYPE_CHECKING:
     from expkit.errors import ExpkitError
     from expkit.reading.asking import query
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from expkit.reading.run import Run
     from expkit.recorder import Recorder
     from expkit.row.schema import Field, Schema
+    from expkit.system.version import __version__
     from expkit.wrapping.wrap import wrap
 
 __all__ = ["ExpkitError", "Field", "Recorder", "Run", "Schema", "__version__", "open_run", "query", "wrap"]
@@ -28,6 +27,7 @@ _HOME = {
     "Recorder": "expkit.recorder",
     "Run": "expkit.reading.run",
     "Schema": "expkit.row.schema",
+    "__version__": "expkit.system.version",
     "open_run": "expkit.reading.opening",
     "query": "expkit.reading.asking",
     "wrap": "expkit.wrapping.wrap",
