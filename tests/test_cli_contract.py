@@ -267,6 +267,25 @@ def test_every_verb_has_help_that_ends_with_examples(runs, call, name):
         assert done.stdout.rstrip().splitlines()[-1].strip().startswith(f"expkit {name}")
 
 
+def usage_lines():
+    """Of every verb, and of every verb of a verb."""
+    from expkit.commands.app import build, load
+
+    root = build()
+    for verb in VERBS:
+        command = load(verb)
+        for name, member in {"": command, **getattr(command, "commands", {})}.items():
+            path = f"expkit {verb.name} {name}".strip()
+            yield path, " ".join(member.collect_usage_pieces(root.context_class(member, info_name=path)))
+
+
+def test_usage_lines_name_arguments_and_nothing_around_them():
+    told = dict(usage_lines())
+    assert {"expkit import", "expkit diff", "expkit config check"} <= told.keys()
+    assert told["expkit diff"] == "[OPTIONS] RUN_A RUN_B"
+    assert [f"{path} {usage}" for path, usage in told.items() if set("{}") & set(usage)] == []
+
+
 def test_the_root_lists_every_verb_and_option():
     alone, asked = expkit(), expkit("--help")
     assert alone.stdout == asked.stdout
