@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from doc_parts import between, page
 from typer.main import get_command
 
 from expkit import Recorder, Run, Schema
@@ -29,11 +30,10 @@ FOREIGN = (
 
 
 def words() -> dict[str, str]:
-    """By word that is not said the one that is, from the table in README."""
-    table = re.search(r"<!-- words -->\n(.*?)<!-- end words -->", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    assert table is not None
+    """By word that is not said the one that is, from the table of their page."""
+    table = between(page("words"), "words")
     out: dict[str, str] = {}
-    for line in table[1].splitlines()[2:]:
+    for line in table.splitlines()[2:]:
         word, _, instead = (part.strip() for part in line.strip("|").split("|"))
         for one in filter(None, re.split(r",\s*", instead)):
             assert one not in out

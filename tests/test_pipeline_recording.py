@@ -7,12 +7,12 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from doc_parts import between, page
 from pipeline_rows import SCHEMA
 from pipeline_runs import WHOLE, by_key, joined, write
 
@@ -306,17 +306,17 @@ def test_settings_of_a_pipeline_are_typed():
         assert "\n" not in str(caught.value)
 
 
-def test_readme_says_which_processors_there_are_and_what_they_take(tmp_path):
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_page_says_which_processors_there_are_and_what_they_take(tmp_path):
+    text = page("pipelines").read_text()
     table = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| .+ \|$", text, re.M)
     assert [(kind, options) for kind, options in table if kind in built_in()] == [
         (kind, ", ".join(options.__struct_fields__)) for kind, options in built_in().items()
     ]
     (tmp_path / "settings.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
     assert len(resolve({}, tmp_path / "settings.yaml", {}).config.pipeline.processors) == 3
-    (own,) = re.findall(r"(?:^ {6}.*\n|^\n)+", text[text.index("- **A processor**") :].partition("\n- **")[0], re.M)
+    (own,) = re.findall(r"```py\n(.*?)```", between(page("plug-ins"), "a processor"), re.S)
     found: dict[str, Any] = {}
-    exec(textwrap.dedent(own), found)
+    exec(own, found)
     assert found["bonus"].makes == (Field("bonus", "f4"),)
 
 
