@@ -77,8 +77,9 @@ def _show_verb(context: typer.Context, words: list[str], json: bool) -> None:
         commands = getattr(above.command, "list_commands", None)
         command = None if commands is None else above.command.get_command(above, word)
         if command is None:
-            known = ", ".join(commands(above)) if commands else "no verbs of its own"
-            raise UsageError(f"there is no {above.command_path} {word}; it has {known}")
+            known = commands(above) if commands else []
+            has = ", ".join(known) or "no verbs of its own"
+            raise UsageError(f"there is no {above.command_path} {word}; {_nearest(word, known)}it has {has}")
         above = command.make_context(word, ["--help"], parent=above, resilient_parsing=True)
     if json:
         first, *_ = (above.command.help or "").splitlines() or [""]
@@ -90,7 +91,11 @@ def _show_verb(context: typer.Context, words: list[str], json: bool) -> None:
 
 def _unknown(topic: list[str]) -> str:
     known = [*page_names(), *(verb.name for verb in VERBS)]
-    near = difflib.get_close_matches(topic[0], known, n=1, cutoff=0.5)
     if topic[0] in known:
         return f"'{' '.join(topic)}' is more than one page; name one, see expkit help"
-    return f"no page and no verb '{topic[0]}'; {f'did you mean {near[0]}? ' if near else ''}see expkit help"
+    return f"no page and no verb '{topic[0]}'; {_nearest(topic[0], known)}see expkit help"
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}? " if near else ""

@@ -166,11 +166,11 @@ def render(renderable: Any) -> None:
     _write(laid_out(renderable))
 
 
-def laid_out(renderable: Any) -> str:
-    """What `render` writes."""
+def laid_out(renderable: Any, crop: bool = True) -> str:
+    """What `render` writes; without `crop` lines that are longer than the terminal stay whole."""
     console = _console(sys.stdout)
     with console.capture() as captured:
-        console.print(renderable)
+        console.print(renderable, crop=crop)
     return "".join(part.rstrip(" ") + "\n" for part in captured.get().splitlines())
 
 

@@ -53,17 +53,21 @@ def show_page(page: Page) -> None:
     if not output.has_ansi_terminal():
         output.raw(page.text)
         return
-    text = output.laid_out(_as_markdown(page.text))
+    text = output.laid_out(_as_markdown(page.text), crop=False)
     if session.current().quiet or not _paged(text):
         output.raw(text)
 
 
 def _as_markdown(text: str) -> Markdown:
-    """rich's Markdown with headings where the eye looks for them and prose of a readable width. Imported here: nobody
+    """rich's Markdown with headings where the eye looks for them, prose of a readable width, words of tables folded and
+    not cut, and lines of code left whole: the terminal breaks a long one, and it can be copied. Imported here: nobody
     else needs the parser."""
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.constrain import Constrain
-    from rich.markdown import Heading, Markdown, Paragraph
+    from rich.markdown import CodeBlock, Heading, Markdown, Paragraph, TableElement
+    from rich.syntax import Syntax
+    from rich.table import Table
+    from rich.text import Text
 
     class Prose(Paragraph):
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -74,8 +78,29 @@ def _as_markdown(text: str) -> Markdown:
             self.text.justify = "left"
             yield self.text
 
+    class Whole(CodeBlock):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            code = str(self.text).rstrip()
+            colored = Syntax(code, self.lexer_name, theme=self.theme).highlight(code)
+            colored.rstrip()
+            for line in colored.split(allow_blank=True):
+                yield Text("    ", no_wrap=True, overflow="ignore").append_text(line)
+
+    class Folded(TableElement):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for table in super().__rich_console__(console, options):
+                for column in table.columns if isinstance(table, Table) else ():
+                    column.overflow = "fold"
+                yield table
+
     class Laid(Markdown):
-        elements: ClassVar = {**Markdown.elements, "paragraph_open": Prose, "heading_open": Left}
+        elements: ClassVar = {
+            **Markdown.elements,
+            "paragraph_open": Prose,
+            "heading_open": Left,
+            "fence": Whole,
+            "table_open": Folded,
+        }
 
     return Laid(text, code_theme="ansi_dark", hyperlinks=False)
 

@@ -28,10 +28,10 @@ def markdown() -> str:
             for name, member in members.items():
                 lines += [f"**{name}**: {(member.help or '').splitlines()[0]}", ""]
                 lines += _describe(member, f"expkit {verb.name} {name}")
-    lines += ["## Options and exit codes of every verb", "", "| option | |", "| --- | --- |"]
-    lines += [f"| `{_cell(option)}` | {_cell(text)} |" for option, text in COMMON_OPTIONS]
-    lines += ["", "| exit code | |", "| --: | --- |"]
-    lines += [f"| {code} | {text} |" for code, text in EXIT_CODES]
+    lines += ["## Options and exit codes of every verb", "", "| option | what it is |", "| --- | --- |"]
+    lines += [f"| `{_cell(option)}` | {_prose(text)} |" for option, text in COMMON_OPTIONS]
+    lines += ["", "| exit code | what it says |", "| --: | --- |"]
+    lines += [f"| {code} | {_prose(text)} |" for code, text in EXIT_CODES]
     return "\n".join(lines) + "\n"
 
 
@@ -48,9 +48,9 @@ def _describe(command: Any, path: str) -> list[str]:
             # What some typers add of an argument, its type and that it is required, its usage line says.
             name, text = record[0].partition(" <")[0], record[1].removesuffix("[required]")
             argument = parameter.param_type_name == "argument"
-            rows.append(f"| `{_cell(name if argument else record[0])}` | {_cell(text)} |")
+            rows.append(f"| `{_cell(name if argument else record[0])}` | {_prose(text)} |")
     if rows:
-        lines += ["| | |", "| --- | --- |", *rows, ""]
+        lines += ["| argument or option | what it is |", "| --- | --- |", *rows, ""]
     if command.examples:
         lines.append("```console")
         room = max(len(line) for line, _ in command.examples)
@@ -62,6 +62,11 @@ def _describe(command: Any, path: str) -> list[str]:
 def _cell(text: str) -> str:
     """Text as a cell of a Markdown table can hold it."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _prose(text: str) -> str:
+    """The same outside of code, where `<utc>` would be taken for HTML and left out."""
+    return _cell(text).replace("<", "\\<")
 
 
 if __name__ == "__main__":

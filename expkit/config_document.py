@@ -46,16 +46,16 @@ def default_yaml() -> str:
 
 
 def settings_markdown() -> str:
-    """A table of every section: name in a file, default, flag, variable, meaning."""
+    """A table of every section: name in a file, default, flag, meaning."""
     lines = []
     for section in SECTIONS:
         about = (type(getattr(Config(), section)).__doc__ or "").splitlines()[0]
-        lines += [f"## {section}", "", about, "", "| setting | default | flag | variable | what it is | value |"]
-        lines.append("| --- | --- | --- | --- | --- | --- |")
+        lines += [f"## {section}", "", about, "", "| setting | default | flag | what it is |"]
+        lines.append("| --- | --- | --- | --- |")
         for setting in SETTINGS:
             if setting.key.startswith(f"{section}."):
-                cells = [f"`{one}`" for one in (setting.key, written(setting.default), setting.flag, setting.variable)]
-                lines.append(f"| {' | '.join([*cells, setting.meaning, expected(setting)])} |")
+                name, default = setting.key.partition(".")[2], written(setting.default)
+                lines.append(f"| `{name}` | `{default}` | `{setting.flag}` | {setting.meaning}; {expected(setting)} |")
         lines.append("")
     return "\n".join(lines)
 

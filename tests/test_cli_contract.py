@@ -145,6 +145,12 @@ TABLE = [
     (["config", "init", "-"], 0, ""),
     (["config", "schema"], 0, ""),
     (["config", "shw"], 2, "did you mean show?"),
+    (["help"], 0, ""),
+    (["help", "promises"], 0, ""),
+    (["help", "record"], 0, ""),
+    (["help", "trainin"], 2, "did you mean training?"),
+    (["help", "config", "shw"], 2, "did you mean show?"),
+    (["help", "training", "promises"], 2, "name one, see expkit help"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The two series of `expkit bench --scale` as tables: cells of words, and Markdown for the README."""
+"""The two series of `expkit bench --scale` as tables: cells of words, and Markdown for a page."""
 
 from __future__ import annotations
 
