@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from doc_parts import between, page
 from pipeline_rows import SCHEMA
 from pipeline_runs import WHOLE, by_key, joined, write
 
@@ -23,7 +20,6 @@ from expkit.config_document import json_schema
 from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.formats.shard import ShardReader
 from expkit.pipeline import Chain, processor, processor_names
-from expkit.pipeline.kinds import built_in
 from expkit.runs.summary import balance
 from expkit.runs.validate import validate_run
 
@@ -304,20 +300,6 @@ def test_settings_of_a_pipeline_are_typed():
             resolve({"pipeline": wrong}, None, {})
         assert says in str(caught.value)
         assert "\n" not in str(caught.value)
-
-
-def test_the_page_says_which_processors_there_are_and_what_they_take(tmp_path):
-    text = page("pipelines").read_text()
-    table = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| .+ \|$", text, re.M)
-    assert [(kind, options) for kind, options in table if kind in built_in()] == [
-        (kind, ", ".join(options.__struct_fields__)) for kind, options in built_in().items()
-    ]
-    (tmp_path / "settings.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
-    assert len(resolve({}, tmp_path / "settings.yaml", {}).config.pipeline.processors) == 3
-    (own,) = re.findall(r"```py\n(.*?)```", between(page("plug-ins"), "a processor"), re.S)
-    found: dict[str, Any] = {}
-    exec(own, found)
-    assert found["bonus"].makes == (Field("bonus", "f4"),)
 
 
 def test_the_json_schema_knows_every_processor_and_its_options():

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doc_parts import (
@@ -23,11 +24,14 @@ from doc_parts import (
     run_python,
 )  # fmt: skip
 
+from expkit import Field
 from expkit.commands.pages import page_names, read_page
 from expkit.commands.reference import markdown
 from expkit.commands.validate_rules import rules_markdown
 from expkit.commands.verbs import VERBS
+from expkit.config import resolve
 from expkit.config_document import default_yaml, settings_markdown
+from expkit.pipeline.kinds import built_in
 from expkit.rules.registry import load_rules
 
 SUBJECTS = (
@@ -121,6 +125,21 @@ def test_the_settings_are_those_of_the_program() -> None:
 
 def test_the_sample_of_a_settings_file_is_what_the_program_writes() -> None:
     assert (ROOT / "sample_data/config.yaml").read_text("utf-8") == default_yaml()
+
+
+def test_the_processors_are_those_of_the_program_and_take_what_is_said(tmp_path: Path) -> None:
+    table = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| .+ \|$", page("pipelines").read_text("utf-8"), re.M)
+    assert table == [(kind, ", ".join(options.__struct_fields__)) for kind, options in built_in().items()]
+    (settings,) = code_blocks(page("pipelines"), "yaml")
+    (tmp_path / "settings.yaml").write_text(settings)
+    assert len(resolve({}, tmp_path / "settings.yaml", {}).config.pipeline.processors) == 3
+
+
+def test_the_processor_of_ones_own_works() -> None:
+    (code,) = re.findall(r"```py\n(.*?)```", between(page("plug-ins"), "a processor"), re.S)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["bonus"].makes == (Field("bonus", "f4"),)
 
 
 def test_the_rule_of_ones_own_works(tmp_path: Path) -> None:
