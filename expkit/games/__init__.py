@@ -1,5 +1,6 @@
 """Games to record from, by the name that stands for them on the command line: `NAME`, `LIBRARY:ID` for environments of
 other libraries, `module:callable` for what a user's own module makes.
+Imports reading and all that stands below.
 
 Adding a source means adding a `GameSource` to `_SOURCES`.
 """
@@ -17,11 +18,11 @@ from expkit.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from expkit.config import GameSettings
-    from expkit.episodes import EpisodeStart
     from expkit.games.protocol import Game, Resimulator
     from expkit.rewards import RewardColumns
-    from expkit.schema import Schema
+    from expkit.row.episodes import EpisodeStart
+    from expkit.row.schema import Schema
+    from expkit.settings.config import GameSettings
 
 
 class GameSource(Protocol):
@@ -91,8 +92,6 @@ class PlaysWholeEpisodes(Protocol):
         GameError."""
         ...
 
-
-SIMULTANEOUS = "simultaneous_moves"  # in a run's metadata, where its source does not say it for all runs
 
 _SOURCES = {"generals": "expkit.games.generals.source:GeneralsSource"}
 _ENVIRONMENTS = ("gymnasium", "pettingzoo")

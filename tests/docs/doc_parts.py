@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from places import ROOT
+
 README = ROOT / "README.md"
 PAGES = ROOT / "expkit/docs"
 

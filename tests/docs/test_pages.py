@@ -29,10 +29,10 @@ from expkit.commands.pages import page_names, read_page
 from expkit.commands.reference import markdown
 from expkit.commands.validate_rules import rules_markdown
 from expkit.commands.verbs import VERBS
-from expkit.config import resolve
-from expkit.config_document import default_yaml, settings_markdown
 from expkit.pipeline.kinds import built_in
 from expkit.rules.registry import load_rules
+from expkit.settings.config import resolve
+from expkit.settings.document import default_yaml, settings_markdown
 
 SUBJECTS = (
     "environments", "exchange", "keeping", "performance", "pipelines", "plug-ins", "promises", "questions", "recording",
