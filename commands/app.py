@@ -101,8 +101,9 @@ class VerbCommand(typer.core.TyperCommand):
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """As typer gives them, but `PATH...` where it has `{PATH}...`."""
-        return [piece.replace("{", "").replace("}...", "...") for piece in super().collect_usage_pieces(ctx)]
+        """As typer gives them, but `RUN` and `PATH...` where it has `{RUN}` and `{PATH}...`: braces are what a reader
+        of other manuals takes for a choice."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         parts: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], _COMMON: []}

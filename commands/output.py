@@ -163,10 +163,15 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Piece]], indent: in
 
 def render(renderable: Any) -> None:
     """A rich renderable on stdout, without the padding that rich leaves at the ends of lines."""
+    _write(laid_out(renderable))
+
+
+def laid_out(renderable: Any, crop: bool = True) -> str:
+    """What `render` writes; without `crop` lines that are longer than the terminal stay whole."""
     console = _console(sys.stdout)
     with console.capture() as captured:
-        console.print(renderable)
-    _write("".join(part.rstrip(" ") + "\n" for part in captured.get().splitlines()))
+        console.print(renderable, crop=crop)
+    return "".join(part.rstrip(" ") + "\n" for part in captured.get().splitlines())
 
 
 def _write(content: str) -> None:

@@ -87,7 +87,7 @@ def print_explained(rules: Sequence[Rule]) -> None:
 
 
 def rules_markdown(rules: Sequence[Rule]) -> str:
-    """The table of rules in README."""
+    """The table of rules, for the page about them."""
     lines = ["| rule | severity | over | what holds in sound data |", "| --- | --- | --- | --- |"]
     lines += [f"| `{rule.id}` | {rule.severity} | {_OVER[rule.over]} | {rule.summary} |" for rule in rules]
     return "\n".join(lines) + "\n"

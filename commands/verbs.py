@@ -42,10 +42,11 @@ VERBS: tuple[Verb, ...] = (
     Verb("prune", "prune", "prune", "Change", "Take the oldest episodes out: by size, age, number, free space."),
     Verb("bench", "bench", "bench", "Measure", "How fast each part is here, beside the machine and other libraries."),
     Verb("config", "config", "app", "Set up", "Show, write and check settings."),
+    Verb("help", "help", "help_", "Read", "Pages about one subject each, and the help of every verb."),
 )
 
 # Groups in the order of the root help; a group without verbs is left out.
-GROUPS = ("Record", "Look", "Keep", "Change", "Exchange", "Measure", "Set up")
+GROUPS = ("Record", "Look", "Keep", "Change", "Exchange", "Measure", "Set up", "Read")
 
 # Options every verb takes, before or after its name: (option, line of help).
 COMMON_OPTIONS = (
@@ -97,5 +98,6 @@ def root_help(color: bool = False) -> str:
             lines += [f"  {verb.name:<10}{verb.help}" for verb in members]
     lines += ["", heading("Options")]
     lines += [f"  {option:<26}{text}" for option, text in ROOT_OPTIONS]
-    lines += ["", "See 'expkit VERB --help' for what a verb does, its options, and examples to run."]
+    lines += ["", "See 'expkit VERB --help' for what a verb does, its options, and examples to run,"]
+    lines += ["and 'expkit help' for pages about recording, training, questions and more."]
     return "\n".join(lines)

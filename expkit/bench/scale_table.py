@@ -1,4 +1,4 @@
-"""The two series of `expkit bench --scale` as tables: cells of words, and Markdown for the README."""
+"""The two series of `expkit bench --scale` as tables: cells of words, and Markdown for a page."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from expkit.bench.table import make_table
 from expkit.bench.words import format_date, format_limits, format_machine, format_ratio, format_time, format_versions
 from expkit.system.units import format_size
 
-PART = "scale"  # of a README, between the lines <!-- scale --> and <!-- end scale -->
-REGENERATE = "expkit bench --scale {rows} --save-baseline .ci/scale.json --readme README.md"
+PART = "scale"  # of a page, between the lines <!-- scale --> and <!-- end scale -->
+REGENERATE = "expkit bench --scale {rows} --save-baseline .ci/scale.json --readme expkit/docs/performance.md"
 GROWTH = "largest by second"
 
 

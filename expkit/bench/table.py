@@ -1,4 +1,4 @@
-"""A report as Markdown: the part of the README between two lines, made from the report that the repository keeps."""
+"""A report as Markdown: the part of a page between two lines, made from the report that the repository keeps."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from expkit.bench.words import (
 from expkit.errors import NotThere, UsageError
 
 PART = "bench"  # between the lines <!-- bench --> and <!-- end bench -->
-REGENERATE = "expkit bench --suite {suite}{peers} --save-baseline .ci/bench.json --readme README.md"
-# Stages that the quick suite leaves out and the README shows, in a part and a report of their own.
+REGENERATE = "expkit bench --suite {suite}{peers} --save-baseline .ci/bench.json --readme expkit/docs/performance.md"
+# Stages that the quick suite leaves out and the page shows, in a part and a report of their own.
 FIGURES = "figures"
 FIGURES_STAGES = ("training", "record/cartpole", "export", "import")
 FIGURES_ANEW = f"expkit bench --stage {' --stage '.join(FIGURES_STAGES)} --peers --save-baseline .ci/{FIGURES}.json"

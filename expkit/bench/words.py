@@ -1,4 +1,4 @@
-"""How figures of a bench are written, the same on a terminal, in the README and in a plot."""
+"""How figures of a bench are written, the same on a terminal, in Markdown and in a plot."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ _BY_PARAMETER = {setting.parameter: setting for setting in SETTINGS}
 _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 # Variables that are read elsewhere and are no settings.
 OTHER_VARIABLES = (
-    "EXPKIT_CONFIG", "EXPKIT_CACHE_DIR", "EXPKIT_COMPLETE", "EXPKIT_REPLAYS", "EXPKIT_UPDATE_README",
+    "EXPKIT_CONFIG", "EXPKIT_CACHE_DIR", "EXPKIT_COMPLETE", "EXPKIT_REPLAYS", "EXPKIT_UPDATE_DOCS",
     "EXPKIT_UPDATE_SPEC", "EXPKIT_FAULT_REPORT", "EXPKIT_FUZZ_SECONDS", "EXPKIT_STRESS_ROWS", "EXPKIT_MUTANT",
 )  # fmt: skip
 _ENV_WORDS = {"1": True, "yes": True, "on": True, "0": False, "no": False, "off": False}

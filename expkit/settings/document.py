@@ -1,4 +1,5 @@
-"""Settings written out: the commented default file, and the JSON Schema that editors check a file against."""
+"""Settings written out: the commented default file, the tables of the page about settings, and the JSON Schema that
+editors check a file against."""
 
 from __future__ import annotations
 
@@ -42,6 +43,21 @@ def default_yaml() -> str:
                 lines.append(f"  # {setting.meaning}{flag}; {setting.variable}; {expected(setting)}")
                 lines.append(f"  {name}: {written(setting.default)}")
     return "\n".join(lines) + "\n"
+
+
+def settings_markdown() -> str:
+    """A table of every section: name in a file, default, flag, meaning."""
+    lines = []
+    for section in SECTIONS:
+        about = (type(getattr(Config(), section)).__doc__ or "").splitlines()[0]
+        lines += [f"## {section}", "", about, "", "| setting | default | flag | what it is |"]
+        lines.append("| --- | --- | --- | --- |")
+        for setting in SETTINGS:
+            if setting.key.startswith(f"{section}."):
+                name, default = setting.key.partition(".")[2], written(setting.default)
+                lines.append(f"| `{name}` | `{default}` | `{setting.flag}` | {setting.meaning}; {expected(setting)} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""`expkit bench --scale`: both series are measured for real, small, and told truly; the README's tables are those of
-the report that the repository keeps."""
+"""`expkit bench --scale`: both series are measured for real, small, and told truly; the tables of the page about
+performance are those of the report that the repository keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expkit.bench.scale import MEASURES, Point, ScaleReport, Series, sizes
 from expkit.commands import main
 from expkit.errors import CheckFailed, NotThere
 
-KEPT, README = ROOT / ".ci/scale.json", ROOT / "README.md"
+KEPT, PAGE = ROOT / ".ci/scale.json", ROOT / "expkit/docs/performance.md"
 
 
 def made(rows=(1e5, 1e6, 1e8), shards=(1, 10)) -> ScaleReport:
@@ -31,12 +31,12 @@ def made(rows=(1e5, 1e6, 1e8), shards=(1, 10)) -> ScaleReport:
     return ScaleReport(scale.SCHEMA, "2026-11-28T00:00:00Z", 1.0, bench_report().machine, series)
 
 
-def test_the_readme_shows_the_report_of_the_repository():
+def test_the_page_shows_the_report_of_the_repository():
     text = scale_table.markdown(scale_table.read_scale(KEPT))
-    if os.environ.get("EXPKIT_UPDATE_README"):
-        table.replace_part(README, text, scale_table.PART)
-    assert table.part_of(README, scale_table.PART) == text, (
-        "run EXPKIT_UPDATE_README=1 python -m pytest tests/bench/test_bench_scale.py"
+    if os.environ.get("EXPKIT_UPDATE_DOCS"):
+        table.replace_part(PAGE, text, scale_table.PART)
+    assert table.part_of(PAGE, scale_table.PART) == text, (
+        "run EXPKIT_UPDATE_DOCS=1 python -m pytest tests/bench/test_bench_scale.py"
     )
 
 
@@ -107,7 +107,7 @@ def test_cells_and_markdown():
     assert len(scale_table.cells(shards)) == 2
     text = scale_table.markdown(made())
     assert "| 100,000,000 | 4.0 µs |" in text
-    assert "expkit bench --scale 100000000 --save-baseline .ci/scale.json --readme README.md" in text
+    assert "expkit bench --scale 100000000 --save-baseline .ci/scale.json --readme expkit/docs/performance.md" in text
 
 
 def test_what_is_kept_is_read_again_and_nothing_else(tmp_path):

@@ -1,5 +1,5 @@
-"""The tables of the README are those of the report that the repository keeps, and that is of the stages there are.
-EXPKIT_UPDATE_README=1 writes them anew from the same report."""
+"""The tables of the page about performance are those of the report that the repository keeps, and that is of the stages
+there are. EXPKIT_UPDATE_DOCS=1 writes them anew from the same report."""
 
 import os
 
@@ -24,15 +24,15 @@ from expkit.bench.words import (
 from expkit.errors import NotThere, UsageError
 
 REPORT = ROOT / ".ci/bench.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "expkit/docs/performance.md"
 ANEW = table.REGENERATE.format(suite="quick", peers=" --peers")
 
 
-def test_the_readme_shows_the_report_of_the_repository():
+def test_the_page_shows_the_report_of_the_repository():
     made = table.markdown(read_report(REPORT))
-    if os.environ.get("EXPKIT_UPDATE_README"):
-        table.replace_part(README, made)
-    assert table.part_of(README) == made, "run EXPKIT_UPDATE_README=1 python -m pytest tests/bench/test_bench_table.py"
+    if os.environ.get("EXPKIT_UPDATE_DOCS"):
+        table.replace_part(PAGE, made)
+    assert table.part_of(PAGE) == made, "run EXPKIT_UPDATE_DOCS=1 python -m pytest tests/bench/test_bench_table.py"
 
 
 def test_the_report_of_the_repository_is_of_the_stages_there_are():
@@ -47,9 +47,9 @@ def test_the_report_of_the_repository_is_of_the_stages_there_are():
 def test_training_recording_and_exchange_have_a_part_of_their_own():
     kept = read_report(ROOT / f".ci/{table.FIGURES}.json")
     made = table.markdown(kept, table.FIGURES_ANEW)
-    if os.environ.get("EXPKIT_UPDATE_README"):
-        table.replace_part(README, made, table.FIGURES)
-    assert table.part_of(README, table.FIGURES) == made
+    if os.environ.get("EXPKIT_UPDATE_DOCS"):
+        table.replace_part(PAGE, made, table.FIGURES)
+    assert table.part_of(PAGE, table.FIGURES) == made
     stages = choose(load_stages(), table.FIGURES_STAGES, "quick")
     registered = [(one.name, name, one.title, one.limit) for one in stages for name in one.workloads]
     measured = [(one.stage, one.workload, one.title, one.limit) for one in kept.stages]

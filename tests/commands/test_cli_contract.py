@@ -146,6 +146,12 @@ TABLE = [
     (["config", "init", "-"], 0, ""),
     (["config", "schema"], 0, ""),
     (["config", "shw"], 2, "did you mean show?"),
+    (["help"], 0, ""),
+    (["help", "promises"], 0, ""),
+    (["help", "record"], 0, ""),
+    (["help", "trainin"], 2, "did you mean training?"),
+    (["help", "config", "shw"], 2, "did you mean show?"),
+    (["help", "training", "promises"], 2, "name one, see expkit help"),
 ]
 
 
@@ -266,6 +272,25 @@ def test_every_verb_has_help_that_ends_with_examples(runs, call, name):
     if name != "config":
         assert "--json" in done.stdout
         assert done.stdout.rstrip().splitlines()[-1].strip().startswith(f"expkit {name}")
+
+
+def usage_lines():
+    """Of every verb, and of every verb of a verb."""
+    from expkit.commands.app import build, load
+
+    root = build()
+    for verb in VERBS:
+        command = load(verb)
+        for name, member in {"": command, **getattr(command, "commands", {})}.items():
+            path = f"expkit {verb.name} {name}".strip()
+            yield path, " ".join(member.collect_usage_pieces(root.context_class(member, info_name=path)))
+
+
+def test_usage_lines_name_arguments_and_nothing_around_them():
+    told = dict(usage_lines())
+    assert {"expkit import", "expkit diff", "expkit config check"} <= told.keys()
+    assert told["expkit diff"] == "[OPTIONS] RUN_A RUN_B"
+    assert [f"{path} {usage}" for path, usage in told.items() if set("{}") & set(usage)] == []
 
 
 def test_the_root_lists_every_verb_and_option():

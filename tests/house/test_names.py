@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import typer
+from doc_parts import between, page
 from places import ROOT
 from typer.main import get_command
 
@@ -29,11 +30,10 @@ FOREIGN = (
 
 
 def words() -> dict[str, str]:
-    """By word that is not said the one that is, from the table in README."""
-    table = re.search(r"<!-- words -->\n(.*?)<!-- end words -->", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    assert table is not None
+    """By word that is not said the one that is, from the table of their page."""
+    table = between(page("words"), "words")
     out: dict[str, str] = {}
-    for line in table[1].splitlines()[2:]:
+    for line in table.splitlines()[2:]:
         word, _, instead = (part.strip() for part in line.strip("|").split("|"))
         for one in filter(None, re.split(r",\s*", instead)):
             assert one not in out

@@ -39,7 +39,9 @@ def test_wheel_holds_each_file_of_the_tree_once(tmp_path):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert len(names) == len(set(names))
     assert {name for name in names if name.endswith(".py")} == source_files(".py")
-    assert {"expkit/py.typed", "expkit/formats/shard/SPEC.md"} <= set(names)
+    assert {name for name in names if name.endswith(".md")} == source_files(".md")
+    assert "expkit/py.typed" in names
+    assert {"expkit/docs/training.md", "expkit/formats/shard/SPEC.md"} <= set(names)
 
 
 KERNELS = sorted((ROOT / "expkit" / "kernels").glob("*.py"))

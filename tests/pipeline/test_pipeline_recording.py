@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from pipeline_rows import SCHEMA
 from pipeline_runs import WHOLE, by_key, joined, write
-from places import ROOT
 
 from expkit import Field, Recorder, open_run
 from expkit.collect.session import Session
 from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.formats.shard import ShardReader
 from expkit.pipeline import Chain, processor, processor_names
-from expkit.pipeline.kinds import built_in
 from expkit.reading.summary import balance
 from expkit.settings.config import Config, Links, links_of, resolve
 from expkit.settings.document import json_schema
@@ -305,20 +300,6 @@ def test_settings_of_a_pipeline_are_typed():
             resolve({"pipeline": wrong}, None, {})
         assert says in str(caught.value)
         assert "\n" not in str(caught.value)
-
-
-def test_readme_says_which_processors_there_are_and_what_they_take(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    table = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| .+ \|$", text, re.M)
-    assert [(kind, options) for kind, options in table if kind in built_in()] == [
-        (kind, ", ".join(options.__struct_fields__)) for kind, options in built_in().items()
-    ]
-    (tmp_path / "settings.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
-    assert len(resolve({}, tmp_path / "settings.yaml", {}).config.pipeline.processors) == 3
-    (own,) = re.findall(r"(?:^ {6}.*\n|^\n)+", text[text.index("- **A processor**") :].partition("\n- **")[0], re.M)
-    found: dict[str, Any] = {}
-    exec(textwrap.dedent(own), found)
-    assert found["bonus"].makes == (Field("bonus", "f4"),)
 
 
 def test_the_json_schema_knows_every_processor_and_its_options():

@@ -1,21 +1,21 @@
-"""README's plug-ins: own reward, processor and representation from outside of the tree, in one recording."""
+"""The plug-ins of their page: own reward, processor and representation from outside of the tree, in one recording."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from readme_parts import part_of_readme, run_line
+from doc_parts import page, part, run_line
 
 from expkit import open_run
 
 
 def test_a_dozen_lines_shape_what_is_recorded_and_it_can_be_had_again(tmp_path: Path) -> None:
-    code = part_of_readme("plug-in", "mine.py")
+    code = part(page("plug-ins"), "plug-in", "mine.py")
     assert len(code.splitlines()) == 12
     (tmp_path / "mine.py").write_text(code)
-    (tmp_path / "mine.yaml").write_text(part_of_readme("plug-in", "mine.yaml"))
-    for line in part_of_readme("plug-in", "shell").splitlines():
+    (tmp_path / "mine.yaml").write_text(part(page("plug-ins"), "plug-in", "mine.yaml"))
+    for line in part(page("plug-ins"), "plug-in", "shell").splitlines():
         run_line(line, tmp_path)
     with open_run(tmp_path / "runs/mine") as run:
         assert run.schema["observation"].shape == (1,)
