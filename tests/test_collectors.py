@@ -227,3 +227,54 @@ def test_the_direct_collector_writes_in_the_callers_thread(tmp_path):
     run = open_run(tmp_path / "run")
     assert [e.ended for e in run.episodes()] == ["terminated"] * 5
     assert run.rows(4, 1)["step"].tolist() == list(range(50))
+
+
+@pytest.mark.parametrize("writing", ["a full block", "what there is"])
+def test_a_failed_write_is_known_before_its_lane_is_let_go(tmp_path, monkeypatch, writing):
+    """A flush that gets the lane's lock before the failure is known finds nothing left to write, and returns."""
+    writer = make_writer(tmp_path / "run")
+    collector = make_collector(writer, flush_interval=3600.0)
+    collector._stop.set()
+    collector._wake.set()
+    for thread in collector._threads:  # this thread does what they do, one after the other
+        thread.join()
+    play(collector.feed(), [0], BLOCK_ROWS)
+    let_go, lane = [], collector.shards.lanes[0]
+
+    class Lock:
+        lock = lane.lock
+
+        def acquire(self, blocking=True):
+            return self.lock.acquire(blocking)
+
+        def release(self):
+            self.lock.release()
+            if collector._flush_lock.locked():  # no flush may come in between
+                let_go.append(collector.shards.failure)
+            elif not let_go:
+                let_go.append(None)
+                with pytest.raises(WriteFailed) as told:
+                    collector.flush()
+                let_go[0] = told.value
+
+        def __enter__(self):
+            self.acquire()
+
+        def __exit__(self, *_):
+            self.release()
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "append", fail)
+        lane.lock = Lock()
+        encoder = collector._new_encoder()
+        write = {"a full block": lambda: collector._drain_one(encoder), "what there is": collector._drain_partial}
+        collector._guarded(write[writing])
+    assert let_go
+    assert isinstance(let_go[0], WriteFailed)
+    with pytest.raises(WriteFailed):
+        collector.flush()
+    with pytest.raises(WriteFailed):
+        collector.close()
