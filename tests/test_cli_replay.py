@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from written_runs import BOARD_SCHEMA, HEIGHT, TILES, WIDTH, action_at, board, write_boards, write_vectors
 
 from expkit import open_run
@@ -49,7 +50,7 @@ class Terminal:
     def press(self, keys):
         os.write(self.leader, keys.encode())
 
-    def wait_for(self, words, timeout=60):
+    def wait_for(self, words, timeout=PATIENCE):
         """The last frame drawn once it holds `words`."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -80,7 +81,7 @@ class Terminal:
     def frame(self):
         return self.frames[-1]
 
-    def finish(self, timeout=30):
+    def finish(self, timeout=PATIENCE):
         """Wait for the end; (exit code, everything shown after the last frame began)."""
         code = None
         deadline = time.monotonic() + timeout
@@ -284,7 +285,7 @@ def test_playback_gives_each_step_with_all_players(runs):
 def expkit(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "expkit.commands", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE, wait_until
 from test_prune import write
 from test_superseding import all_rows
 from written_runs import VECTOR_SCHEMA, flip_bit, write_boards
@@ -48,7 +49,7 @@ from expkit.runs.write import RunWriter, ShardLimits, create_run
 
 def expkit(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "expkit.commands", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def peak_memory(pid: int) -> int:
@@ -152,7 +153,7 @@ for step in range(9):
 recorder.flush()
 os.kill(os.getpid(), 9)
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=200).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE).returncode == -9
     before = facts(path)
     assert any(shard.active for shard in list_shards(path))
     assert any(record[4].get("seen") for record in before[1])
@@ -241,14 +242,14 @@ def test_a_recorder_beside_it(tmp_path: Path) -> None:
     try:
         rounds = []
         for _ in range(2):
-            wait_for(lambda: len(list_shards(path)) >= 4)
+            wait_until(lambda: len(list_shards(path)) >= 4)
             rounds.append(compact(path))
             with open_run(path) as run:
                 assert [f for f in validate_run(run) if f.severity == "error"] == []
         assert all(done.shards and done.deleted for done in rounds)
     finally:
         recorder.send_signal(signal.SIGINT)
-        recorder.communicate(timeout=60)
+        recorder.communicate(timeout=PATIENCE)
     assert recorder.returncode == 130
     with open_run(path) as run:
         assert [f for f in validate_run(run) if f.severity != "info"] == []
@@ -259,13 +260,6 @@ def test_a_recorder_beside_it(tmp_path: Path) -> None:
     compact(path)
     check(path, before)
     assert len(names(path)) == 1
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200  # where kernels are not cached yet, compiling them comes first
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class _Cut(BaseException):
@@ -317,7 +311,7 @@ def test_a_killed_command_loses_nothing(run: Path, moment: int) -> None:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     if moment:
-        wait_for(lambda: (run / "shards" / "g1").exists() or process.poll() is not None)
+        wait_until(lambda: (run / "shards" / "g1").exists() or process.poll() is not None)
     time.sleep(random.Random(moment).random() * 0.4)
     process.kill()
     process.communicate()
@@ -438,9 +432,9 @@ def test_an_interrupt_is_exit_130(recorded: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "expkit.commands", "compact", str(run), "--shard-size", "1MiB", "--level", "22", "-q"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(lambda: (run / "shards" / "g1").exists() or process.poll() is not None)
+    wait_until(lambda: (run / "shards" / "g1").exists() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode in (0, 130), err
     if process.returncode == 130:
         assert "stopped" in out + err

@@ -8,6 +8,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 from written_runs import write_boards, write_vectors
 
 from expkit import open_run
@@ -117,7 +118,7 @@ def test_what_cannot_be_told_is_never_met(tmp_path):
 def expkit(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "expkit.commands", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 

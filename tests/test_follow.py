@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from expkit import Recorder, Schema, open_run
 from expkit.errors import UsageError
@@ -68,7 +69,7 @@ def test_rows_come_while_they_are_recorded_through_rotation_and_compaction(tmp_p
                 alive += child.poll() is None
                 if len(batches) % 15 == 0:
                     compact(path)
-        assert child.wait(60) == 0
+        assert child.wait(PATIENCE) == 0
     finally:
         child.kill()
         child.wait()
@@ -152,7 +153,7 @@ def test_two_runs_are_followed_together_until_both_have_ended(tmp_path):
     children = [recording(tmp_path / name, episodes) for name, episodes in (("a", 6), ("b", 25))]
     with open_run([tmp_path / "a", tmp_path / "b"]) as runs:
         batches = list(runs.follow(["action"], poll=0.05))
-    assert [child.wait(60) for child in children] == [0, 0]
+    assert [child.wait(PATIENCE) for child in children] == [0, 0]
     for place, episodes in enumerate((6, 25)):
         mine = [batch for batch in batches if batch["run"][0] == place]
         assert all((batch["run"] == place).all() for batch in mine)

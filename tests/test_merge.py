@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_compact import _Cut, _DyingDisk, expkit, lose_columns, names, wait_for
+from patience import wait_until
+from test_compact import _Cut, _DyingDisk, expkit, lose_columns, names
 from test_prune import write
 from test_superseding import all_rows
 from written_runs import VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
@@ -263,8 +264,10 @@ def test_a_killed_and_a_live_input(tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_for(lambda: path.exists() and any(s.active and s.path.stat().st_size > 40_000 for s in list_shards(path)))
-        wait_for(lambda: any(episode.end is not None for episode in open_run(path).episodes()))
+        wait_until(
+            lambda: path.exists() and any(s.active and s.path.stat().st_size > 40_000 for s in list_shards(path))
+        )
+        wait_until(lambda: any(episode.end is not None for episode in open_run(path).episodes()))
         done = join([path], tmp_path / "early")
         assert any("still being recorded" in note for note in done.notes)
         assert done.episodes
@@ -312,7 +315,7 @@ def test_a_killed_command_leaves_nothing_at_its_output(games: list[Path], tmp_pa
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     if moment:
-        wait_for(lambda: any(tmp_path.iterdir()) or process.poll() is not None)
+        wait_until(lambda: any(tmp_path.iterdir()) or process.poll() is not None)
     time.sleep(random.Random(moment).random() * 0.3)
     process.send_signal(signal.SIGKILL)
     process.communicate()

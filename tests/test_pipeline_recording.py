@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from pipeline_rows import SCHEMA
 from pipeline_runs import WHOLE, by_key, joined, write
 
@@ -249,7 +250,7 @@ def bonus(rows):
 def expkit(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "EXPKIT_MIN_FREE": "0", "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-m", "expkit.commands", *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environ)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, env=environ)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

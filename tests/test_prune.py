@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE, wait_until
 from test_superseding import all_rows
 from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, write_boards, write_vectors
 
@@ -30,7 +31,7 @@ from expkit.runs.validate import validate_run
 
 def expkit(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "expkit.commands", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, **options)  # type: ignore[call-overload]
 
 
 def write(path: Path, lengths: list[int], shard_rows: int) -> Path:
@@ -258,17 +259,14 @@ def test_prune_beside_a_live_recorder(tmp_path: Path) -> None:
     options = ["--forever", "--shard-rows", "6000", "--min-free", "0", "--quiet", "-o", "run"]
     recorder = subprocess.Popen([sys.executable, "-m", "expkit.commands", "record", *options], cwd=tmp_path)
     try:
-        deadline = time.monotonic() + 120
-        while len(list_shards(tmp_path / "run")) < 4:
-            assert time.monotonic() < deadline, "the recorder does not write shards"
-            assert recorder.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: recorder.poll() is not None or len(list_shards(tmp_path / "run")) >= 4)
+        assert recorder.poll() is None
         done = expkit("prune", "run", "--keep-episodes", "20", "--yes", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         pruned = json.loads(done.stdout)
         assert pruned["episodes_pruned"] > 0
         recorder.send_signal(signal.SIGINT)
-        assert recorder.wait(60) == 130
+        assert recorder.wait(PATIENCE) == 130
     finally:
         if recorder.poll() is None:
             os.kill(recorder.pid, signal.SIGKILL)

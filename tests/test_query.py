@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import wait_until
 from pipeline_runs import write
 from written_runs import VECTOR_SCHEMA, write_boards, write_vectors
 
@@ -446,11 +446,13 @@ def test_a_statement_that_is_given_up_stops(path):
 
         asking = threading.Thread(target=ask_forever)
         asking.start()
-        while not computing():
-            time.sleep(0.01)
-        time.sleep(0.2)
-        database._connection.interrupt()
-        asking.join(60)
+        wait_until(computing)
+
+        def given_up() -> bool:
+            database._connection.interrupt()  # is lost on a statement that has not begun
+            return not asking.is_alive()
+
+        wait_until(given_up)
         assert len(told) == 1
         assert not computing()
 

@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import numpy as np
 import pytest
+from patience import PATIENCE, wait_until
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.commands.verbs import EXIT_CODES
@@ -45,7 +45,7 @@ def expkit(*arguments, code=0, cwd=None, **environment):
         [*EXPKIT, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
         cwd=cwd,
         env={**os.environ, "EXPKIT_MIN_FREE": "0", **environment},
     )
@@ -69,11 +69,11 @@ def start(*arguments, cwd=None, **environment):
 
 
 def wait_for(process, condition):
-    deadline = time.monotonic() + 120
-    while not condition():
+    def there():
         assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+        return condition()
+
+    wait_until(there, every=0.005)
 
 
 def kill(process):
@@ -280,7 +280,7 @@ def test_beside_a_live_recorder_one_more_writer_joins(tmp_path):
     again = record(path, "--append", "--episodes", 2, cwd=tmp_path)
     assert (again["writer"], again["first_episode"]) == (1, episode_number(1, 3))
     live.send_signal(signal.SIGTERM)
-    live.communicate(timeout=60)
+    live.communicate(timeout=PATIENCE)
     assert live.returncode == 143
     expkit("validate", path, "--full")
     is_balanced(path)
@@ -316,7 +316,7 @@ with using(Frozen()):  # the last row reaches no file
 
 
 def crashed(path, shard_rows=0):
-    done = subprocess.run([sys.executable, "-c", CRASHING, str(path), str(shard_rows)], timeout=120)
+    done = subprocess.run([sys.executable, "-c", CRASHING, str(path), str(shard_rows)], timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL
     return path
 

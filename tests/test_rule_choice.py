@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from tampered_runs import Copy, always_passes, findings, mask_bit, record_both, reward_off
 
 from expkit import open_run
@@ -146,8 +147,8 @@ def test_an_entry_point_adds_a_rule_to_all_runs(tmp_path, played):
 
 def expkit(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, arguments)], capture_output=True, text=True, timeout=120,
-        check=False, cwd=ROOT, env={**os.environ, **environment},
+        [sys.executable, "-m", "expkit.commands", *map(str, arguments)], capture_output=True, text=True,
+        timeout=PATIENCE, check=False, cwd=ROOT, env={**os.environ, **environment},
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE
 from shard_rows import GOLDEN, TINY
 from written_runs import write_boards
 
@@ -133,7 +134,7 @@ def test_a_run_with_a_newer_shard_does_not_pass_it_over(runs):
 def test_every_verb_that_reads_exits_4_with_one_line(runs, arguments, extra):
     done = subprocess.run(
         [sys.executable, "-m", "expkit.commands", *arguments, *extra],
-        cwd=runs, capture_output=True, text=True, timeout=120, check=False,
+        cwd=runs, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 4, done
     line = r"[^\n]*000001\.exp is in format version 2, written by expkit 9\.1\.0; [^\n]* to 9\.1\.0 or later"

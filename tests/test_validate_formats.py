@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 from written_runs import flip_bit, write_boards, write_vectors
 
 from expkit.commands.validate_formats import print_junit
@@ -24,7 +25,7 @@ PARTS = ("error", "warn", "info")
 def expkit(*arguments, cwd, **environment):
     return subprocess.run(
         [sys.executable, "-m", "expkit.commands", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        timeout=120, check=False, env={**os.environ, **environment},
+        timeout=PATIENCE, check=False, env={**os.environ, **environment},
     )  # fmt: skip
 
 

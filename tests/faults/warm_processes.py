@@ -50,7 +50,7 @@ class Server:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(60)
+        self._process.wait(600)
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
