@@ -165,6 +165,8 @@ def test_rows_that_a_full_buffer_drops_stay_apart_from_those_that_are_left_out(t
                 recorder.collector.writer.lock.acquire()  # nothing is written, so that the buffer runs over
             elif step == 9_000:
                 recorder.collector.writer.lock.release()
+            elif step % 250 == 0 and not 5_000 < step < 9_000:
+                recorder.flush()  # nor does it before and after that
             recorder.add(episode=step // 50, step=step % 50, reward=reward, **(nothing() | {"action": step % 4}))
         recorder.flush()
         stats = recorder.collector.stats()

@@ -153,7 +153,8 @@ def _warm_up() -> None:
 GAME = ("--size", "8x8", "--num-envs", "2", "--threads", "1", "--max-steps", "20", "--min-free", "0")
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    here = Path(__file__).resolve().parent
+    sys.path[:0] = [str(here), str(here.parent)]
     import known_rows
     import mutants
     import recordings
