@@ -7,8 +7,12 @@ test hangs for no longer than pytest's own timeout, which is longer than that.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from expkit import Recorder
 
 PATIENCE = 900.0  # seconds; the longest wait on a quiet machine takes some ten
 
@@ -20,3 +24,14 @@ def wait_until(ready: Callable[[], Any], what: str = "what was waited for", ever
         assert time.monotonic() < deadline, f"{what} did not come within {PATIENCE:g} s"
         time.sleep(every)
     return found
+
+
+@contextmanager
+def together(recorder: Recorder) -> Iterator[Recorder]:
+    """Rows that are added within come in as few blocks as the recorder's memory allows.
+
+    A recorder flushes its first rows at once and what comes after them every flush interval, in the middle of
+    anything. Here it does not; `flush` and `close` come when the block is left.
+    """
+    with recorder.collector._flush_lock:
+        yield recorder

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from patience import PATIENCE
+from patience import PATIENCE, together
 
 import expkit
 from expkit import Field, Recorder, Schema, open_run
@@ -266,8 +266,9 @@ def test_subscribers_get_what_is_written(tmp_path):
     with Recorder(tmp_path / "run", SCHEMA, flush_interval="1h", min_free=0) as rec:
         stream, lazy = rec.subscribe(), rec.subscribe(max_batches=1)
         for part in range(3):
-            for step in range(5):
-                rec.add(episode=part, step=step, **row(reward=step))
+            with together(rec):
+                for step in range(5):
+                    rec.add(episode=part, step=step, **row(reward=step))
             rec.flush()
         batches = [stream.get(timeout=PATIENCE) for _ in range(3)]
         assert [batch["reward"].tolist() for batch in batches] == [[0, 1, 2, 3, 4]] * 3
