@@ -60,13 +60,10 @@ class Terminal:
                     self.shown += os.read(self.leader, 65536)
                 except OSError:
                     break
-            # A frame is whole when the next one has begun or the terminal is quiet: it may come in two reads.
-            whole = self.frames[:-1] if ready else self.frames
-            for frame in whole[self.looked_at :]:
-                self.looked_at += 1
+            for frame in self.frames[self.looked_at : self.whole]:
                 if words in frame:
-                    self.looked_at -= 1
                     return frame
+                self.looked_at += 1
             if self.process.poll() is not None and not ready:
                 break
         raise AssertionError(f"{words!r} was never shown; the last frame is:\n{self.frame}")
@@ -76,6 +73,12 @@ class Terminal:
         """All frames so far, without their styles; the last one may not be whole yet."""
         text = self.shown.decode(errors="replace")
         return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame) for frame in text.split("\x1b[H")]
+
+    @property
+    def whole(self):
+        """How many frames have come to their end, which clears what is below; one may come in several reads."""
+        frames = self.shown.split(b"\x1b[H")
+        return len(frames) if b"\x1b[J" in frames[-1] else len(frames) - 1
 
     @property
     def frame(self):
