@@ -12,9 +12,9 @@ import typer
 import typer.core
 import typer.main
 
-from expkit import __version__
 from expkit.commands import session
 from expkit.commands.verbs import VERBS, Verb, find_verb, root_help
+from expkit.system.version import __version__
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _COMMON = "Common options"
@@ -94,7 +94,7 @@ class VerbCommand(typer.core.TyperCommand):
     examples: tuple[tuple[str, str], ...] = ()
 
     def invoke(self, ctx: Any) -> Any:
-        from expkit import logs
+        from expkit.system import logs
 
         now = session.current()
         logs.set_up(now.verbosity, now.log_format, now.quiet)

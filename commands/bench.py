@@ -13,7 +13,7 @@ from expkit.commands import output
 from expkit.commands.options import Json
 from expkit.commands.signals import finish_first
 from expkit.errors import UsageError
-from expkit.units import parse_share
+from expkit.system.units import parse_share
 
 if TYPE_CHECKING:
     from expkit.bench.baseline import Comparison
@@ -98,7 +98,7 @@ def bench(
         raise UsageError("--json and --markdown are two formats; leave one out")
     if scale is not None:
         from expkit.commands.bench_scale import run_scale
-        from expkit.units import parse_count
+        from expkit.system.units import parse_count
 
         others = {"--stage": stage, "--workload": workload, "--source": source, "--peers": peers,
                   "--baseline": baseline, "--fail-slower": fail_slower, "--list": list_only}  # fmt: skip

@@ -13,7 +13,7 @@ from expkit.bench.stage import Stage
 from expkit.commands import output
 from expkit.commands.output import Column
 from expkit.errors import UsageError
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 _SHOWN = 15
 

@@ -29,7 +29,7 @@ from expkit.bench.words import (
 )
 from expkit.commands import output
 from expkit.commands.output import Column, Piece
-from expkit.units import format_duration, format_size
+from expkit.system.units import format_duration, format_size
 
 # Width from which goals stand in the table with what they ask for, not as marks alone.
 _ROOMY = 200

@@ -19,7 +19,7 @@ from expkit.commands import output
 from expkit.commands.output import Column, Piece
 from expkit.commands.signals import finish_first
 from expkit.errors import UsageError
-from expkit.units import format_duration
+from expkit.system.units import format_duration
 
 if TYPE_CHECKING:
     from expkit.bench.suite import Progress

@@ -10,7 +10,7 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import DryRun, Json, RunPath, expand_runs
 from expkit.errors import UsageError
-from expkit.units import format_size, parse_size
+from expkit.system.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from expkit.rewrite.compact import Compacted
@@ -59,9 +59,9 @@ def compact(
 
 
 def _plan_only(path: Path, encoding: Encoding, size: int, json: bool) -> None:
+    from expkit.reading.opening import open_run
     from expkit.rewrite.compact_plan import plan_compact
     from expkit.rewrite.sources import settle
-    from expkit.runs.read import open_run
 
     with open_run(path) as run:
         plan = plan_compact(run, settle(run), encoding, size)

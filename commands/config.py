@@ -10,9 +10,9 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.options import ConfigFile, Force, Json
-from expkit.config import SETTINGS, load_file, resolve
-from expkit.config_document import default_yaml, json_schema, written
 from expkit.errors import OutputExists
+from expkit.settings.config import SETTINGS, load_file, resolve
+from expkit.settings.document import default_yaml, json_schema, written
 
 EXAMPLES = (
     ("expkit config show", "every setting in force"),
@@ -40,7 +40,7 @@ def show(
         origins = {key: {"source": o.source, "name": o.name or None} for key, o in resolved.origins.items()}
         output.write_json(
             {
-                "schema": "expkit.config.show/1",
+                "schema": "expkit.settings.config.show/1",
                 "config": resolved.config.as_dict(),
                 "origins": origins,
                 "digest": resolved.config.digest,
@@ -73,7 +73,7 @@ def init(
     text = default_yaml()
     if path == "-":
         if json:
-            output.write_json({"schema": "expkit.config.init/1", "path": None, "text": text})
+            output.write_json({"schema": "expkit.settings.config.init/1", "path": None, "text": text})
         else:
             sys.stdout.write(text)
         return
@@ -83,7 +83,7 @@ def init(
     except FileExistsError:
         raise OutputExists(f"{path} exists already; use --force to replace it, or choose another path") from None
     if json:
-        output.write_json({"schema": "expkit.config.init/1", "path": path})
+        output.write_json({"schema": "expkit.settings.config.init/1", "path": path})
     else:
         output.line(f"wrote {path}: {len(SETTINGS)} settings")
         output.hint(f"expkit config check {path}")
@@ -97,7 +97,9 @@ def check(
     values = load_file(file)
     check_names(values)
     if json:
-        output.write_json({"schema": "expkit.config.check/1", "path": file, "ok": True, "settings": len(values)})
+        output.write_json(
+            {"schema": "expkit.settings.config.check/1", "path": file, "ok": True, "settings": len(values)}
+        )
     else:
         output.line(f"{file}: ", ("ok", "green"), f", {len(values)} settings")
 
@@ -126,4 +128,4 @@ def check_names(values: dict[str, Any]) -> None:
 def schema(json: Json = False) -> None:
     """Print the JSON Schema of a settings file; with --json wrapped in an object of this command."""
     body = json_schema()
-    output.write_json({"schema": "expkit.config.schema/1", "json_schema": body} if json else body)
+    output.write_json({"schema": "expkit.settings.config.schema/1", "json_schema": body} if json else body)

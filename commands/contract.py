@@ -15,6 +15,7 @@ import typer
 
 from expkit.commands import session
 from expkit.commands.signals import Stopped, stop_at_once
+from expkit.commands.streams import discard_stdout, printable
 from expkit.commands.verbs import VERBS
 from expkit.errors import ExpkitError
 
@@ -124,11 +125,6 @@ def _report(error: BaseException, started: session.Session) -> int:
     return failure.exit_code
 
 
-def printable(text: str) -> str:
-    """`text` with control characters, the escape that starts ANSI sequences among them, made visible."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def _never_fail_to_encode() -> None:
     """A terminal that cannot show `·` or `━` gets `?`, not a traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -149,11 +145,3 @@ def _flush(code: int) -> int:
         discard_stdout()
         return failure.exit_code
     return code
-
-
-def discard_stdout() -> None:
-    """Point stdout at /dev/null after its reader has gone (`| head`): the verb goes on, so that its exit code is
-    that of its work."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)

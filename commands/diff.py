@@ -15,8 +15,8 @@ from expkit.commands.options import Json, complete_runs, is_shard, one_run
 from expkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from expkit.runs.compare import Comparison, Difference
-    from expkit.runs.read import Run
+    from expkit.comparison.compare import Comparison, Difference
+    from expkit.reading.run import Run
 
 EXAMPLES = (
     ("expkit diff sample_data/run sample_data/run", "a run and its copy, compacted or not: equal"),
@@ -50,7 +50,7 @@ def diff(
 ) -> None:
     """Whether two runs hold the same, or where they differ first."""
     from expkit.commands.progress import Progress
-    from expkit.runs.compare import compare_runs
+    from expkit.comparison.compare import compare_runs
 
     for given in (run_a, run_b):
         if is_shard(Path(given)):

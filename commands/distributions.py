@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from expkit.commands import output
-from expkit.runs.summary import Distribution
+from expkit.reading.summary import Distribution
 
 
 def distribution_as_json(part: Distribution) -> dict[str, Any]:

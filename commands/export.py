@@ -10,10 +10,10 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import Columns, DryRun, Force, Json, Representation, RunInputs, Where, expand_runs
 from expkit.errors import UsageError
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 if TYPE_CHECKING:
-    from expkit.exchange.export import Exported
+    from expkit.exchange.exported import Exported
     from expkit.exchange.plan import ExportPlan
 
 EXAMPLES = (
@@ -75,11 +75,11 @@ def export(
     from expkit.exchange.export import export as write
     from expkit.exchange.plan import Asked, plan_export
     from expkit.exchange.registry import find_format, format_of
-    from expkit.parallel import cores
     from expkit.rewrite.change import Change
     from expkit.rewrite.filter import parse_split
     from expkit.rewrite.sources import Sources
-    from expkit.units import parse_size
+    from expkit.system.parallel import cores
+    from expkit.system.units import parse_size
 
     paths = expand_runs(runs)
     if out.resolve() in [path.resolve() for path in paths]:

@@ -33,7 +33,7 @@ def import_(
 ) -> None:
     """Import recordings of other programs, and exports, into a run. Of games player names are never kept."""
     from expkit.commands.whole_output import whole_output
-    from expkit.importing import import_recording, source_format
+    from expkit.exchange.recordings import import_recording, source_format
 
     name = source_format(source, format)
     with whole_output("import", f"importing {source}") as asking:

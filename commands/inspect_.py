@@ -12,7 +12,7 @@ from expkit.commands.options import Episode, Json, Player, RunPaths, Step, expan
 from expkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.run import Run
 
 EXAMPLES = (
     ("expkit inspect sample_data/run", "a run: rows, ledger, fields, distributions, shards"),
@@ -35,7 +35,7 @@ def inspect_(
 ) -> None:
     """What is in runs, a shard, an episode or a row."""
     from expkit.commands.inspect_run import run_as_json, show_run
-    from expkit.runs.read import open_run
+    from expkit.reading.opening import open_run
 
     if fog not in ("on", "off"):
         raise UsageError(f"--fog '{fog}' is not understood; use on or off")

@@ -9,9 +9,9 @@ import numpy as np
 from expkit.commands import output
 from expkit.errors import NotThere
 from expkit.games.generals import draw
-from expkit.runs.entries import Episode
-from expkit.runs.read import Run
-from expkit.schema import TEXT, Field
+from expkit.reading.run import Run
+from expkit.row.episodes import Episode
+from expkit.row.schema import TEXT, Field
 
 _BOARD_FIELDS = ("army", "owner", "terrain", "visible")
 

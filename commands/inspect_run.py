@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from expkit.commands import output
 from expkit.commands.distributions import distribution_as_json, percent, show_distributions
 from expkit.commands.list_ import STATE_STYLES
-from expkit.runs.read import Run
-from expkit.runs.summary import (
+from expkit.reading.run import Run
+from expkit.reading.summary import (
     Balance,
     Distributions,
     Summary,
@@ -17,7 +17,7 @@ from expkit.runs.summary import (
     distributions,
     summarize,
 )
-from expkit.units import format_count, format_duration, format_size
+from expkit.system.units import format_count, format_duration, format_size
 
 _SHARDS_SHOWN = 8
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from expkit.commands import output
 from expkit.formats.shard.read import ShardReader
-from expkit.runs.summary import column_bytes
-from expkit.units import format_size
+from expkit.reading.summary import column_bytes
+from expkit.system.units import format_size
 
 _BLOCKS_SHOWN = 20
 

@@ -11,10 +11,10 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import Json, complete_runs, near
 from expkit.errors import ExpkitError, NewerFormat, NotThere
-from expkit.units import format_duration, format_size
+from expkit.system.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.run import Run
 
 EXAMPLES = (
     ("expkit list", "the runs under ./runs, or under this folder where there is none"),
@@ -82,7 +82,7 @@ def _newer(found: list[dict[str, Any]]) -> list[str]:
 
 def _describe(path: Path) -> dict[str, Any]:
     """One run for JSON; one that cannot be read is `damaged`, or `newer`, and says why, it does not hide the others."""
-    from expkit.runs.read import open_run
+    from expkit.reading.opening import open_run
 
     try:
         with open_run(path) as run:

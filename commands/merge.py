@@ -40,7 +40,7 @@ def merge(
     """Join runs into a new one; every episode keeps its origin."""
     from expkit.rewrite.change import Change
     from expkit.rewrite.merge import Choice
-    from expkit.units import parse_board_size
+    from expkit.system.units import parse_board_size
 
     change = None if pad is None else Change(pad=parse_board_size(pad))
     merge_runs("merge", runs, out, Choice(dedupe=dedupe), change, dry_run=dry_run, force=force, json=json)

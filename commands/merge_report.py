@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from expkit.commands import output
 from expkit.commands.options import expand_runs
 from expkit.errors import UsageError
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from expkit.rewrite.merge import Choice, Merged, MergePlan
     from expkit.rewrite.revalue import ColumnChange
     from expkit.rewrite.sources import Sources
-    from expkit.runs.entries import Episode
+    from expkit.row.episodes import Episode
 
 
 def merge_runs(
@@ -33,10 +33,9 @@ def merge_runs(
 ) -> None:
     """Do it, print the result, exit."""
     from expkit.commands.whole_output import whole_output
-    from expkit.rewrite.change import describe_changes
     from expkit.rewrite.merge import merge, plan_merge
     from expkit.rewrite.new_folder import check_free
-    from expkit.rewrite.sources import Sources
+    from expkit.rewrite.sources import Sources, describe_changes
 
     paths = expand_runs(given)
     if out.resolve() in [path.resolve() for path in paths]:

@@ -16,7 +16,7 @@ import typer
 from expkit.errors import NotThere, UsageError
 
 if TYPE_CHECKING:
-    from expkit.runs.read import Run
+    from expkit.reading.run import Run
 
 
 def complete_runs(incomplete: str) -> list[str]:
@@ -146,7 +146,7 @@ def expand_runs(paths: list[str]) -> list[Path]:
 
 def one_run(given: str) -> Run:
     """The opened run at `given`. Raises as `expand_runs`, and UsageError when there are several."""
-    from expkit.runs.read import open_run
+    from expkit.reading.opening import open_run
 
     runs = expand_runs([given])
     if len(runs) > 1:

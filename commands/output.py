@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from expkit.commands import session
-from expkit.commands.contract import discard_stdout, printable
+from expkit.commands.streams import discard_stdout, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

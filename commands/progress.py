@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from expkit.commands import session
-from expkit.commands.contract import printable
 from expkit.commands.output import bar, has_ansi_terminal, make_console, text
-from expkit.units import format_count, format_duration
+from expkit.commands.streams import printable
+from expkit.system.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -11,12 +11,12 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.options import ConfigFile, DryRun, Json, RunPath, Yes, expand_runs
-from expkit.config import resolve
 from expkit.errors import UsageError
-from expkit.units import format_size
+from expkit.settings.config import resolve
+from expkit.system.units import format_size
 
 if TYPE_CHECKING:
-    from expkit.runs.prune import PrunePlan
+    from expkit.rewrite.prune import PrunePlan
 
 EXAMPLES = (
     ("expkit prune runs/a --keep-episodes 1000 --dry-run", "what would go if the newest 1,000 episodes stayed"),
@@ -50,9 +50,9 @@ def prune(
     limits = _limits(flags, config)
     if not limits:
         raise UsageError("nothing says what is to go; give --max-total, --max-age, --keep-episodes or --min-free")
-    from expkit.runs.prune import Retention, plan_prune
-    from expkit.runs.prune import prune as prune_run
-    from expkit.runs.read import open_run
+    from expkit.reading.opening import open_run
+    from expkit.rewrite.prune import Retention, plan_prune
+    from expkit.rewrite.prune import prune as prune_run
 
     retention = Retention(**limits)
     runs = expand_runs([run])

@@ -77,7 +77,7 @@ def query(
     """Rows by a condition, or SQL over one or many runs."""
     from expkit.commands import query_output
     from expkit.queries import ask
-    from expkit.runs.read import open_run
+    from expkit.reading.opening import open_run
 
     *paths, question = inputs
     if not paths:
@@ -130,6 +130,6 @@ def _say_written(out: Path, chosen: str, rows: int, told: dict[str, Any], json: 
         body = {"schema": "expkit.query/1", **told, "count": rows, "output": out, "format": chosen, "bytes": size}
         output.write_json(body)
     elif not session.current().quiet:
-        from expkit.units import format_size
+        from expkit.system.units import format_size
 
         output.line((str(out), "bold"), f": {rows:,} rows, {format_size(size)}")

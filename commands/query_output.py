@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from expkit.commands import output, session
-from expkit.files import DiskErrors, unlink_quietly
+from expkit.system.files import DiskErrors, unlink_quietly
 
 if TYPE_CHECKING:
     from expkit.queries.answer import Answer, Column
@@ -239,12 +239,12 @@ def _csv_cell(value: Any) -> Any:
 
 
 def _write_parquet(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
-    from expkit.arrow import write_parquet
+    from expkit.row.arrow import write_parquet
 
     write_parquet(file, *counted.record_batches())
 
 
 def _write_arrow(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
-    from expkit.arrow import write_stream
+    from expkit.row.arrow import write_stream
 
     write_stream(file, *counted.record_batches())

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.contract import describe, printable
+from expkit.commands.contract import describe
 from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColumn
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
+from expkit.commands.streams import printable
 from expkit.errors import UsageError
-from expkit.units import format_count, format_duration, format_size
+from expkit.system.units import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
     from expkit.collect import session
-    from expkit.config import Config, Resolved
+    from expkit.settings.config import Config, Resolved
 
 EXAMPLES = (
     ("expkit record --rows 20000 -o runs/a --force", "20,000 rows of generals, hunter against hunter"),
@@ -115,7 +116,7 @@ def record(
     json: Json = False,
 ) -> None:
     """Play live games and record every player's experience into a run."""
-    from expkit.config import resolve
+    from expkit.settings.config import resolve
 
     flags: dict[str, Any] = {
         "source": source, "rows": rows, "episodes": episodes, "duration": duration, "forever": forever,

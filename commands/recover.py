@@ -14,7 +14,7 @@ from expkit.commands.options import DryRun, Force, Json, RunPath, is_shard, near
 from expkit.errors import NotThere, UsageError
 
 if TYPE_CHECKING:
-    from expkit.runs.recovery_report import RecoveryReport
+    from expkit.recovery.report import RecoveryReport
     from expkit.runs.superseding import Ranges
 
 EXAMPLES = (
@@ -39,8 +39,8 @@ def recover(
 ) -> None:
     """Make a damaged or unfinished run valid again, and say what was lost."""
     from expkit.commands.progress import Progress
+    from expkit.recovery.recover import check_target, plan_recovery, recover, recover_into
     from expkit.runs.layout import is_run
-    from expkit.runs.recover import check_target, plan_recovery, recover, recover_into
 
     path = Path(run)
     if not path.exists():
@@ -77,7 +77,7 @@ def recover(
 
 
 def _print(report: RecoveryReport, dry_run: bool, code: int) -> None:
-    from expkit.units import format_size
+    from expkit.system.units import format_size
 
     for finding in report.findings[:_SHOWN]:
         output.line(("ERROR ", "bold red"), f"{finding.rule} ", (finding.where, "bold"), f": {finding.message}")

@@ -12,11 +12,11 @@ import typer
 from expkit.commands import output, session
 from expkit.commands.options import Episode, Json, RunPath, Step, one_run
 from expkit.errors import NotThere, UsageError
-from expkit.units import parse_rate
+from expkit.system.units import parse_rate
 
 if TYPE_CHECKING:
-    from expkit.runs.playback import Moment, Playback
-    from expkit.runs.read import Run
+    from expkit.reading.run import Run
+    from expkit.resimulation.playback import Moment, Playback
 
 EXAMPLES = (
     ("expkit replay sample_data/run", "watch it; keys are shown below the board"),
@@ -46,7 +46,7 @@ def replay(
     json: Json = False,
 ) -> None:
     """Watch an episode again, or prove that it plays out the same."""
-    from expkit.runs.playback import Playback
+    from expkit.resimulation.playback import Playback
 
     speed = parse_rate(rate) if rate is not None else 1.0
     with one_run(run) as opened:
@@ -85,7 +85,7 @@ def replay(
 def _matches(run: Run, where: str, episode: int | None, step: int | None) -> dict[int, list[Moment]]:
     """By episode what `--where` matches. Raises UsageError, NotThere when that is nothing, in the run or the episode
     asked for."""
-    from expkit.runs.playback import matches
+    from expkit.resimulation.playback import matches
 
     if step is not None:
         raise UsageError("--where finds the steps to show; leave out --step")

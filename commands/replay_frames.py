@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from expkit.commands import output
-from expkit.commands.contract import printable
 from expkit.commands.inspect_row import counted, keys_as_json, move_of
+from expkit.commands.streams import printable
 from expkit.games.generals import draw
-from expkit.runs.playback import Frame, Playback
-from expkit.runs.read import Run
+from expkit.reading.run import Run
+from expkit.resimulation.playback import Frame, Playback
 
 Line = list[output.Piece]
 _NAME_ROOM = 16

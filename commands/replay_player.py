@@ -11,8 +11,8 @@ from expkit.commands import output
 from expkit.commands.inspect_row import describe_end
 from expkit.commands.replay_frames import Line, frame_lines
 from expkit.commands.terminal import Screen
-from expkit.runs.playback import Moment, Playback
-from expkit.runs.read import Run
+from expkit.reading.run import Run
+from expkit.resimulation.playback import Moment, Playback
 
 STEPS_PER_SECOND = 4.0
 _FASTEST, _SLOWEST = 256.0, 1 / 16

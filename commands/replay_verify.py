@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from expkit.commands import output
 from expkit.commands.progress import Progress
-from expkit.runs.read import Run
-from expkit.runs.verify import Difference
-from expkit.runs.verify import verify_run as verify_episodes
+from expkit.reading.run import Run
+from expkit.resimulation.verify import Difference
+from expkit.resimulation.verify import verify_run as verify_episodes
 
 
 def verify_run(run: Run, number: int | None, json: bool) -> int:

@@ -10,7 +10,7 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import Json, RunPath
 from expkit.errors import NotThere
-from expkit.units import parse_duration
+from expkit.system.units import parse_duration
 
 EXAMPLES = (("expkit rotate runs/live", "while 'expkit record --forever -o runs/live' runs elsewhere"),)
 

@@ -15,12 +15,12 @@ from expkit.errors import CheckFailed, NewerFormat, NotThere, UsageError
 
 if TYPE_CHECKING:
     from expkit.commands.validate_report import Checked, Limit
+    from expkit.reading.run import Run
     from expkit.rules.registry import RuleChoice
     from expkit.rules.rule import Severity
-    from expkit.runs.expectations import Expectation
-    from expkit.runs.finding import Finding
-    from expkit.runs.read import Run
-    from expkit.runs.validate import Level
+    from expkit.validation.expectations import Expectation
+    from expkit.validation.finding import Finding
+    from expkit.validation.validate import Level
 
 EXAMPLES = (
     ("expkit validate sample_data/run", "every checksum and every rule; many runs, folders and globs work too"),
@@ -97,7 +97,7 @@ def validate(
     from expkit.commands.validate_formats import print_github, print_junit
     from expkit.commands.validate_report import Limit, as_json, print_findings, print_omitted, print_summary
     from expkit.commands.validate_rules import counters, print_counters
-    from expkit.runs.expectations import parse_expectation
+    from expkit.validation.expectations import parse_expectation
 
     if explain is not None:
         _explain(explain, rules, json or format == "json")
@@ -145,8 +145,8 @@ def validate(
 
 def _choose(rules: str | None, rule_settings: str | None, config: Path | None) -> RuleChoice:
     """The rules that apply by flags, variables, a settings file and defaults."""
-    from expkit.config import resolve
     from expkit.rules.registry import choose_rules
+    from expkit.settings.config import resolve
 
     resolved = resolve({"rules": rules, "rule_settings": rule_settings}, config)
     for warning in resolved.warnings:
@@ -192,9 +192,9 @@ def _check(
     target: Path, level: Level, threads: int, choice: RuleChoice, expectations: list[Expectation], limit: Limit
 ) -> Checked:
     from expkit.commands.validate_report import Checked
-    from expkit.runs.finding import Finding
-    from expkit.runs.read import open_run
-    from expkit.runs.validate import validate_shard
+    from expkit.reading.opening import open_run
+    from expkit.validation.finding import Finding
+    from expkit.validation.validate import validate_shard
 
     one = Checked(target)
     with limit.keeping(one) as keep:
@@ -220,8 +220,8 @@ def _findings(
 ) -> Iterator[Finding]:
     """Of one run; fills in what there is to tell of it."""
     from expkit.commands.progress import Progress
-    from expkit.runs.expectations import check_expectations
-    from expkit.runs.validate import Totals, validate_run
+    from expkit.validation.expectations import check_expectations
+    from expkit.validation.validate import Totals, validate_run
 
     long = level == "full" and _bytes(run) >= _WORTH_A_BAR
     totals = Totals()

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from expkit.commands import output
-from expkit.commands.contract import printable
+from expkit.commands.streams import printable
 from expkit.commands.validate_report import SEVERITIES, Checked
 from expkit.rules.rule import Severity
 from expkit.rules.structure import FAMILIES
-from expkit.runs.finding import Finding
-from expkit.runs.validate import QUICK
+from expkit.validation.finding import Finding
+from expkit.validation.validate import QUICK
 
 _GITHUB = {"error": "error", "warn": "warning", "info": "notice"}
 # Beyond these XML 1.0 has no way to write a character; `printable` shows most of them as escapes already.

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from expkit.commands import output, session
+from expkit.reading.summary import Balance
 from expkit.rules.rule import Severity
-from expkit.runs.finding import Finding
-from expkit.runs.summary import Balance
+from expkit.validation.finding import Finding
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
 _STYLES = {"error": "bold red", "warn": "bold yellow", "info": "dim"}

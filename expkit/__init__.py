@@ -9,27 +9,28 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from expkit.system.version import __version__
 
 if TYPE_CHECKING:
-    from expkit.adapters.wrapping import wrap
     from expkit.errors import ExpkitError
-    from expkit.queries import query
+    from expkit.reading.asking import query
+    from expkit.reading.opening import open_run
+    from expkit.reading.run import Run
     from expkit.recorder import Recorder
-    from expkit.runs.read import Run, open_run
-    from expkit.schema import Field, Schema
+    from expkit.row.schema import Field, Schema
+    from expkit.wrapping.wrap import wrap
 
 __all__ = ["ExpkitError", "Field", "Recorder", "Run", "Schema", "__version__", "open_run", "query", "wrap"]
 
 _HOME = {
     "ExpkitError": "expkit.errors",
-    "Field": "expkit.schema",
+    "Field": "expkit.row.schema",
     "Recorder": "expkit.recorder",
-    "Run": "expkit.runs.read",
-    "Schema": "expkit.schema",
-    "open_run": "expkit.runs.read",
-    "query": "expkit.queries",
-    "wrap": "expkit.adapters.wrapping",
+    "Run": "expkit.reading.run",
+    "Schema": "expkit.row.schema",
+    "open_run": "expkit.reading.opening",
+    "query": "expkit.reading.asking",
+    "wrap": "expkit.wrapping.wrap",
 }
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from expkit.buffers.budget import plan_blocks
 from expkit.collect.background import BackgroundCollector
 from expkit.collect.subscribe import Subscription
-from expkit.episodes import Ended, PolicyInfo
 from expkit.errors import BufferClosed, SchemaError, UsageError
 from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.recording.autoreset import autoreset_mode
@@ -27,15 +26,16 @@ from expkit.recording.discards import Discards
 from expkit.recording.episodes import EpisodeBook, check_json
 from expkit.recording.rows import RowRecording
 from expkit.recording.steps import StepRecording
-from expkit.rows import RowFactory
+from expkit.rewrite.prune import make_room
+from expkit.row.episodes import Ended, PolicyInfo
+from expkit.row.factory import RowFactory
+from expkit.row.schema import Schema
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo, new_run_id
 from expkit.runs.locks import Lock
-from expkit.runs.prune import make_room
 from expkit.runs.resume import begin_run, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, Sync, check_same, create_run
-from expkit.schema import Schema
-from expkit.units import parse_duration, parse_size
+from expkit.system.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from expkit.pipeline.chain import Pipeline

@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from expkit.batches import epochs
+from expkit.batches.decode import Batch, Rows, check_batch_size
+from expkit.batches.epochs import EpochState, PinnedShard, manifest_of
 from expkit.errors import UsageError
-from expkit.extras import require
-from expkit.reading import epochs
-from expkit.reading.epochs import EpochState, PinnedShard, manifest_of
-from expkit.runs.batches import Batch, Rows, check_batch_size
-from expkit.runs.read import open_run
-from expkit.schema import KEY_NAMES
-from expkit.units import parse_size
+from expkit.reading.opening import open_run
+from expkit.row.schema import KEY_NAMES
+from expkit.system.extras import require
+from expkit.system.units import parse_size
 
 if TYPE_CHECKING:
+    from expkit.reading.run import Run
     from expkit.reading.runs import Runs
-    from expkit.runs.read import Run
 
 require("torch", "torch", "expkit.torch")
 

@@ -1,4 +1,4 @@
-"""Arrow IPC files (Feather v2): a record batch for each batch of rows, columns as `expkit.arrow` makes them.
+"""Arrow IPC files (Feather v2): a record batch for each batch of rows, columns as `expkit.row.arrow` makes them.
 
 The Head stands in the Arrow schema's metadata under `expkit`, as zstd-compressed JSON: all Arrow formats carry such
 metadata along.
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zstandard
 
-from expkit.arrow import arrow_schema, batch_from_arrow, record_batch
 from expkit.errors import SchemaError, ShardError
-from expkit.extras import require
 from expkit.formats.protocol import HEAD_KEY, Batch, Carries, ExportOptions, Head, Recorded
+from expkit.row.arrow import arrow_schema, batch_from_arrow, record_batch
+from expkit.system.extras import require
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from expkit.errors import ShardError, UsageError
-from expkit.extras import require
 from expkit.formats.protocol import (
     HEAD_KEY,
     Batch,
@@ -31,7 +30,8 @@ from expkit.formats.protocol import (
     rows_of,
     tree_path,
 )
-from expkit.schema import Schema
+from expkit.row.schema import Schema
+from expkit.system.extras import require
 
 if TYPE_CHECKING:
     import h5py

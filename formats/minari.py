@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from expkit.errors import ShardError, UsageError
-from expkit.extras import require
 from expkit.formats.protocol import (
     HEAD_KEY,
     Batch,
@@ -34,7 +33,8 @@ from expkit.formats.protocol import (
     tree_path,
 )
 from expkit.formats.several import joined
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
+from expkit.system.extras import require
 
 if TYPE_CHECKING:
     import gymnasium

@@ -27,7 +27,7 @@ from expkit.formats.protocol import (
     Recorded,
     column_type,
 )
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 _ROWS = 1024  # at a time: of 1,200 numbers each they are some 40 MB as Python objects
 _ITEMS = 1 << 20

@@ -1,5 +1,5 @@
-"""Parquet: what DuckDB, pandas, Polars and Spark read. Columns as `expkit.arrow` makes them, a checksum on every page,
-and the Head in the Arrow schema that the file carries."""
+"""Parquet: what DuckDB, pandas, Polars and Spark read. Columns as `expkit.row.arrow` makes them, a checksum on every
+page, and the Head in the Arrow schema that the file carries."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from expkit.arrow import arrow_schema, record_batch
 from expkit.errors import ShardError
-from expkit.extras import require
 from expkit.formats.arrow_ipc import head_of, left_out, one_line, parts, with_head
 from expkit.formats.protocol import Batch, Carries, ExportOptions, Head, Recorded
 from expkit.formats.several import gathered
+from expkit.row.arrow import arrow_schema, record_batch
+from expkit.system.extras import require
 
 _READ_ROWS = 16_384
 _LOOK_ROWS = 256

@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import msgspec
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import SchemaError, ShardError
-from expkit.schema import KEY_NAMES, Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.schema import KEY_NAMES, Schema
 
 Batch = dict[str, np.ndarray]
 RowKind = Literal["all", "transitions"]

@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+
+from places import ROOT
 
 from expkit.formats.shard.layout import ENVELOPE
 from expkit.formats.shard.read import ShardReader
 
-ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "sample_data"
 RECORD = "record --episodes 4 --num-envs 4 --players 3 --size 12x16 --seed 7 --shard-rows 700 --flush-interval 20ms"
 

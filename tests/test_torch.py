@@ -17,8 +17,8 @@ from pipeline_runs import joined, write
 from torch.utils.data import DataLoader
 
 from expkit import Recorder, open_run
+from expkit.batches.epochs import manifest_of
 from expkit.errors import NotThere, UsageError
-from expkit.reading.epochs import manifest_of
 from expkit.torch import ExperienceDataset, ExperienceLoader, tensors
 
 MEMORY = 20_000  # waves of some 250 rows

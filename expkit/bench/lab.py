@@ -12,7 +12,7 @@ from types import TracebackType
 from expkit.bench.workloads import Workload, make_workload
 from expkit.errors import UsageError
 from expkit.games.protocol import Game
-from expkit.plugins import load_callable
+from expkit.system.plugins import load_callable
 
 
 class Lab:

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 import zstandard
 
-from expkit import __version__
 from expkit.bench.lab import Lab
-from expkit.parallel import cores
+from expkit.system.parallel import cores
+from expkit.system.version import __version__
 
 
 class Machine(msgspec.Struct):

@@ -160,7 +160,7 @@ Kept = TypeVar("Kept", bound=_Kept)
 
 def save_report(report: _Kept, path: Path) -> None:
     """A Report, or another struct with a schema, as indented JSON, in place of what is there."""
-    from expkit.files import write_atomic
+    from expkit.system.files import write_atomic
 
     text = msgspec.json.format(msgspec.json.encode(report), indent=1)
     write_atomic(path, text + b"\n")

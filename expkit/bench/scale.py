@@ -135,7 +135,7 @@ def _in_own_process(step: Callable[[Path, int], Values], path: Path, size: int) 
 def record_rows(path: Path, rows: int) -> Values:
     """Two hunters on 20x20, as `expkit record --rows N` plays and writes them."""
     from expkit.collect.session import Session
-    from expkit.config import resolve
+    from expkit.settings.config import resolve
 
     settings = resolve({"rows": rows, "seed": 1, "min_free": "0"}, None).config
     session = Session(settings, path)
@@ -151,7 +151,7 @@ def record_rows(path: Path, rows: int) -> Values:
 
 def scan_rows(path: Path, rows: int) -> Values:
     """All columns, one thread."""
-    from expkit.runs.read import open_run
+    from expkit.reading.opening import open_run
 
     with peak_memory() as peak, open_run(path) as run:
         steps = run.steps
@@ -188,8 +188,8 @@ def write_shards(path: Path, shards: int) -> Values:
 
 def read_shards(path: Path, shards: int) -> Values:
     """Opened, checked at a glance, scanned, sampled."""
-    from expkit.runs.read import open_run
-    from expkit.runs.validate import validate_run
+    from expkit.reading.opening import open_run
+    from expkit.validation.validate import validate_run
 
     laps = _laps()
     with peak_memory() as peak:

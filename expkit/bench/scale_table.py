@@ -8,7 +8,7 @@ from expkit.bench.results import read_kept
 from expkit.bench.scale import MEASURES, SCHEMA, ScaleReport, Series
 from expkit.bench.table import make_table
 from expkit.bench.words import format_date, format_limits, format_machine, format_ratio, format_time, format_versions
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 PART = "scale"  # of a README, between the lines <!-- scale --> and <!-- end scale -->
 REGENERATE = "expkit bench --scale {rows} --save-baseline .ci/scale.json --readme README.md"

@@ -131,7 +131,7 @@ def part_of(path: Path, name: str = PART) -> str:
 
 def replace_part(path: Path, content: str, name: str = PART) -> None:
     """Write `content` between the lines of a part. Raises as `part_of`."""
-    from expkit.files import write_atomic
+    from expkit.system.files import write_atomic
 
     before, _, after = _split(path, name)
     write_atomic(path, f"{before}{content}{after}".encode())

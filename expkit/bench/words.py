@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from expkit.bench.machine import Machine
 from expkit.bench.measure import Spread
-from expkit.units import format_count, format_size
+from expkit.system.units import format_count, format_size
 
 # Below this many a second, the time of one says more than the rate: starting a process, not moving a row.
 _SLOW = 100.0

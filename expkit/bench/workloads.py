@@ -17,8 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
-from expkit.layout import RowSink
-from expkit.schema import Field, Schema
+from expkit.row.layout import RowSink
+from expkit.row.schema import Field, Schema
 
 GAMES = 64
 TILES = 400

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from expkit.errors import MemoryBudget
-from expkit.layout import ALIGN, BlockLayout
-from expkit.schema import Schema
-from expkit.units import format_size
+from expkit.row.layout import ALIGN, BlockLayout
+from expkit.row.schema import Schema
+from expkit.system.units import format_size
 
 # A block holds this many steps of each concurrent game if memory allows: 20x20 boards then take 18 bytes a row on
 # disk; 20 with 64 steps, 32 with 16, 78 with 4.

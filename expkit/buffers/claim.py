@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from expkit.buffers.protocol import Batch
-from expkit.layout import BlockLayout
+from expkit.row.layout import BlockLayout
 
 
 class Claimed:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from expkit.buffers.blocks import control_words
+from expkit.buffers.claim import Claimed
 from expkit.buffers.protocol import BufferStats
-from expkit.buffers.ring import BlockRing, Claimed, control_words
+from expkit.buffers.ring import BlockRing
 from expkit.buffers.spill import SpillBuffer
 from expkit.buffers.waiting import Doorbell
 from expkit.errors import BufferClosed, NotThere, UsageError
-from expkit.layout import BlockLayout, aligned_empty
+from expkit.row.layout import BlockLayout, aligned_empty
 
 
 class PlayerBuffers:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from expkit.buffers.protocol import CAUSES, Batch, BufferStats, causes_of
+from expkit.buffers.protocol import Batch, BufferStats
 from expkit.buffers.rows import RowForm
 from expkit.errors import BufferClosed, Busy, NotThere, UsageError
-from expkit.schema import Schema
+from expkit.row.dropped import CAUSES, causes_of
+from expkit.row.schema import Schema
 
 _CHUNK_ROWS = 1024
 _OLDEST, _NEWEST, _CLEARED = (CAUSES.index(cause) for cause in ("drop-oldest", "drop-newest", "cleared"))

@@ -6,17 +6,15 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from expkit.buffers.blocks import RingBlocks
 from expkit.buffers.row_writer import UNFIT, RowWriter, compile_batch_writer, compile_writer
 from expkit.errors import BufferClosed, Busy, UsageError
 from expkit.kernels import ring as words
 from expkit.kernels.ring_add import next_block, producer_state
-
-if TYPE_CHECKING:
-    from expkit.buffers.ring import BlockRing
 
 # Processors that keep stores in order need no kernel to publish: there a plain 8-byte store is a release store.
 _STORES_KEEP_ORDER = platform.machine().lower() in ("x86_64", "amd64", "i686", "i386")
@@ -53,7 +51,7 @@ class Producer:
     `publish` the count, and so on. Kernels call `ring_add` with `state`; after that, `open` before `add` again.
     """
 
-    def __init__(self, ring: BlockRing):
+    def __init__(self, ring: RingBlocks):
         self._ring = ring
         self.state = producer_state(ring.layout.offsets, ring.layout.widths)
         self._control = memoryview(ring.control)  # type: ignore[arg-type]

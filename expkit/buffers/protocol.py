@@ -12,14 +12,10 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 Overflow = Literal["block", "drop-oldest", "drop-newest", "spill"]
 OVERFLOWS: tuple[str, ...] = get_args(Overflow)
-
-# Why rows were dropped, in the order of the kernels' gap words: the two policies, `clear()`, and a spill file that
-# could not be written or read back.
-CAUSES = ("drop-oldest", "drop-newest", "cleared", "spill-failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +91,3 @@ class ExperienceBuffer(Protocol):
 
     def stats(self) -> BufferStats:
         """Counts as of now."""
-
-
-def causes_of(counts: Iterable[int]) -> dict[str, int]:
-    """The causes that happened, from counts in the order of CAUSES."""
-    return {cause: count for cause, count in zip(CAUSES, counts, strict=True) if count}

@@ -16,8 +16,8 @@ import numpy as np
 
 from expkit.kernels.bits import pack_flags
 from expkit.kernels.gather import stream_array
-from expkit.layout import ALIGN, aligned_empty
-from expkit.schema import Column
+from expkit.row.layout import ALIGN, aligned_empty
+from expkit.row.schema import Column
 
 # (row, at, keys in the order they were asked for) -> None; raises TypeError, ValueError, KeyError or AttributeError
 # for a row that has to be looked at more closely, which may then be written in part.

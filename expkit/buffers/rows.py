@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.schema import Column, Schema
+from expkit.row.schema import Column, Schema
 
 # Columns that a row may leave out are zeroed for a whole block ahead if they are no wider than a cache line, else
 # for each row that leaves them out.

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from expkit.buffers.blocks import RingBlocks
 from expkit.kernels import ring as words
 from expkit.kernels.gather import gather_rows
-from expkit.layout import BlockLayout
+from expkit.row.layout import BlockLayout
 
 if TYPE_CHECKING:
-    from expkit.buffers.ring import BlockRing
     from expkit.buffers.spill import SpillBuffer
 
 # A ring that is overwritten faster than it can be copied, 20 times in a row, is copied with its taking end locked.
@@ -27,7 +27,7 @@ COPY_TRIES = 20
 Choice = Callable[[int], np.ndarray]
 
 
-def copy_rows(ring: BlockRing, choose: Choice, include_drained: bool) -> dict[str, np.ndarray]:
+def copy_rows(ring: RingBlocks, choose: Choice, include_drained: bool) -> dict[str, np.ndarray]:
     """Stored columns of the rows that `choose` picks among the readable ones."""
     ranges = np.empty((ring.blocks, 6), np.int64)
     for _ in range(COPY_TRIES):
@@ -44,7 +44,7 @@ def copy_rows(ring: BlockRing, choose: Choice, include_drained: bool) -> dict[st
         words.lock_taking(ring.control, False)
 
 
-def copy_spilled(ring: BlockRing, spill: SpillBuffer, choose: Choice, include_drained: bool) -> dict[str, np.ndarray]:
+def copy_spilled(ring: RingBlocks, spill: SpillBuffer, choose: Choice, include_drained: bool) -> dict[str, np.ndarray]:
     """As `copy_rows`, of a ring whose oldest rows are on disk. The caller keeps both from being drained."""
     while True:
         on_disk, chosen = spill.size, np.zeros(0, np.int64)
@@ -72,7 +72,7 @@ def copy_spilled(ring: BlockRing, spill: SpillBuffer, choose: Choice, include_dr
         return out
 
 
-def _gather(ring: BlockRing, ranges: np.ndarray, choose: Choice) -> tuple[dict[str, np.ndarray], bool]:
+def _gather(ring: RingBlocks, ranges: np.ndarray, choose: Choice) -> tuple[dict[str, np.ndarray], bool]:
     """The chosen rows, and whether no block was opened anew while they were copied."""
     chosen = choose(int(ranges[-1, 5]) if len(ranges) else 0)
     target, whole = _target(ring.layout, len(chosen)), True

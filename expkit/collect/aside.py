@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from expkit.files import DiskErrors, make_folder
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.schema import Schema
 from expkit.runs.layout import QUARANTINE_DIR, SHARD_SUFFIX
 from expkit.runs.write import RunWriter, shard_header
-from expkit.schema import Schema
+from expkit.system.files import DiskErrors, make_folder
 
 
 class Aside:

@@ -26,10 +26,10 @@ from expkit.collect.subscribe import Subscription
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
 from expkit.formats.shard.layout import FRAME_ROWS
+from expkit.row.schema import Schema
 from expkit.runs.counters import DROP_CAUSES, FILTERED
 from expkit.runs.layout import log_event
 from expkit.runs.write import RunWriter
-from expkit.schema import Schema
 
 if TYPE_CHECKING:
     from expkit.pipeline.blocks import BlockPipeline

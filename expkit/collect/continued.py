@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from expkit.config import SETTINGS, Config, Resolved, RewardSettings, links_of
 from expkit.errors import SchemaError, UsageError
 from expkit.runs.layout import RunInfo
+from expkit.settings.config import SETTINGS, Config, Resolved, RewardSettings, links_of
 
 # A change of one of these would be another game, or rows of another schema.
 OF_THE_RUN = (

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from expkit.collect.protocol import CollectorStats
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import BufferClosed, UsageError
 from expkit.formats.shard.encode import BlockEncoder
-from expkit.layout import RowSink
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.layout import RowSink
+from expkit.row.schema import Schema
 from expkit.runs.write import RunWriter
-from expkit.schema import Schema
 
 
 class DirectCollector:

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import msgspec
 
-from expkit.config import SETTINGS, Config, Resolved
 from expkit.errors import UsageError
 from expkit.games import find_source
+from expkit.settings.config import SETTINGS, Config, Resolved
 
 # Of environments, which are played by one thread of Python: hundreds of games at once would not be faster.
 _OF_ENVIRONMENTS = {"game.policy": "random", "game.max_steps": None, "recording.num_envs": 8}

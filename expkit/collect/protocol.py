@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
-from expkit.layout import RowSink
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.layout import RowSink
+from expkit.row.schema import Schema
 from expkit.runs.counters import LedgerCounts
-from expkit.schema import Schema
 
 
 class LedgerArrays(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 
 from expkit.buffers.row_writer import UNFIT, RowWriter, compile_writer
 from expkit.collect.sharded import ShardedFeed
-from expkit.rows import Progress, RowFactory
+from expkit.row.factory import Progress, RowFactory
 
 _KEYS = ("episode", "step", "policy", "policy_version", "time_ns")
 

@@ -23,19 +23,19 @@ from expkit.collect.continued import check_continued
 from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import ShardedFeed
 from expkit.collect.warm import warm_kernels
-from expkit.config import Config
-from expkit.episodes import EpisodeEnd, PolicyInfo, episode_number
 from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
 from expkit.games import GameSource, find_source
 from expkit.games.protocol import Game
-from expkit.layout import RowSink
 from expkit.rewards.columns import GAME, RewardColumns
+from expkit.rewrite.prune import make_room
+from expkit.row.episodes import EpisodeEnd, PolicyInfo, episode_number
+from expkit.row.layout import RowSink
 from expkit.runs.guard import DiskGuard, free_bytes
 from expkit.runs.layout import RunInfo, new_run_id, read_run_info
-from expkit.runs.prune import make_room
 from expkit.runs.resume import begin_run, check_resumable, is_begun, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, check_output, check_same, create_run
 from expkit.serialize.representations import checked_convert, parse_representation
+from expkit.settings.config import Config
 
 if TYPE_CHECKING:
     from expkit.pipeline.blocks import BlockPipeline

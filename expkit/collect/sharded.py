@@ -20,10 +20,10 @@ from expkit.buffers.producer import Producer
 from expkit.buffers.ring import BlockRing
 from expkit.buffers.waiting import Doorbell
 from expkit.collect.protocol import CollectorStats, LedgerArrays
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import BufferClosed, UsageError
-from expkit.layout import BlockLayout, RowSink
-from expkit.schema import Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.layout import BlockLayout, RowSink
+from expkit.row.schema import Schema
 
 WAIT_SECONDS = 0.2  # how often a waiting producer looks whether a drain thread has failed
 

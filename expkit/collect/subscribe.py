@@ -14,7 +14,7 @@ from types import TracebackType
 
 import numpy as np
 
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 
 class Subscription:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from expkit.kernels import compiling, is_warm
-from expkit.layout import BlockLayout, RowSink
-from expkit.schema import Field, Schema
+from expkit.row.layout import BlockLayout, RowSink
+from expkit.row.schema import Field, Schema
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from types import TracebackType
 
 import numpy as np
 
-from expkit.files import DiskErrors
-from expkit.schema import Schema
+from expkit.row.schema import Schema
+from expkit.system.files import DiskErrors
 
 BUCKET_BYTES = 128 << 20
 _MOST_BUCKETS = 4096

@@ -11,18 +11,18 @@ from types import TracebackType
 
 import numpy as np
 
-from expkit.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
 from expkit.errors import ShardError
 from expkit.formats.protocol import Batch, EpisodeRecord, rows_of
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.rewrite.layout import BLOCK_BYTES, BLOCK_ROWS, DEFAULT_SHARD_SIZE, Encoding
 from expkit.rewrite.merge import check_result
 from expkit.rewrite.new_folder import NewFolder
+from expkit.row.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
+from expkit.row.schema import Schema
 from expkit.runs.counters import FILTERED
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import RunInfo
 from expkit.runs.write import RunWriter, ShardLimits, create_run
-from expkit.schema import Schema
 
 _U64 = (1 << 64) - 1
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from expkit.formats.protocol import FolderFormat
-from expkit.schema import Field
-from expkit.units import format_size
+from expkit.row.schema import Field
+from expkit.system.units import format_size
 
 if TYPE_CHECKING:
-    from expkit.exchange.export import Exported
+    from expkit.exchange.exported import Exported
     from expkit.exchange.plan import ExportPlan
 
 _MOST_FILES = 100

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
 from expkit.errors import NoSpace, OutputExists, UsageError
 from expkit.exchange.card import dataset_card
+from expkit.exchange.exported import Exported, WrittenFile, WrittenPart
 from expkit.exchange.plan import ExportPlan, PartPlan
 from expkit.exchange.rows import StoredRows, batches, stored_blocks
 from expkit.exchange.shuffle import shuffled
-from expkit.files import DiskErrors, disk, make_folder, remove_tree
 from expkit.formats.protocol import Batch, ExportOptions, FolderFormat, Part, rows_of
 from expkit.formats.several import Cutter
-from expkit.parallel import ahead
 from expkit.rewrite.engine import Stopped
 from expkit.runs.guard import free_bytes
 from expkit.runs.layout import is_run
-from expkit.units import format_size
+from expkit.system.files import DiskErrors, disk, make_folder, remove_tree
+from expkit.system.parallel import ahead
+from expkit.system.units import format_size
 
 _SPARE = 16 << 20
 _HASH_BYTES = 1 << 20
@@ -31,45 +31,6 @@ _OURS = (
     "README.md", "metadata.json", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".npz", ".hdf5", ".h5",
     ".csv", ".csv.gz", ".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz",
 )  # fmt: skip
-
-
-@dataclass(slots=True)
-class WrittenFile:
-    """A file of the export; `path` is where it will be, `sha256` of its bytes, as hex."""
-
-    path: Path
-    bytes: int
-    sha256: str
-
-
-@dataclass(slots=True)
-class WrittenPart:
-    """One output as it was written. `last_rows` of its `rows` are final observations."""
-
-    name: str
-    rows: int = 0
-    last_rows: int = 0
-    episodes: int = 0
-
-
-@dataclass(slots=True)
-class Exported:
-    """What an export did."""
-
-    out: Path
-    format: str
-    parts: list[WrittenPart] = field(default_factory=list)
-    files: list[WrittenFile] = field(default_factory=list)
-    losses: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def bytes(self) -> int:
-        return sum(file.bytes for file in self.files)
 
 
 def export(

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from expkit.episodes import Ended, EpisodeEnd
 from expkit.errors import SchemaError, ShardError
 from expkit.formats.protocol import Batch, Recorded, rows_of
-from expkit.schema import DTYPES, RESERVED, Field, Schema
+from expkit.row.episodes import Ended, EpisodeEnd
+from expkit.row.schema import DTYPES, RESERVED, Field, Schema
 
 # What other tools call a column, by the first part of its name.
 ALIASES = {

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import PolicyInfo
 from expkit.errors import ExpkitError, ShardError
 from expkit.exchange.buckets import BUCKET_BYTES, Buckets
 from expkit.exchange.building import RunBuilder
@@ -18,8 +17,9 @@ from expkit.exchange.foreign import ForeignRows
 from expkit.formats.protocol import Batch, Format, Head, Recorded, column_names, column_type, rows_of
 from expkit.formats.several import files_in, read_several
 from expkit.rewrite.engine import Stopped
+from expkit.row.episodes import PolicyInfo
+from expkit.row.schema import Schema
 from expkit.runs.layout import RunInfo, new_run_id
-from expkit.schema import Schema
 
 
 class _Described(msgspec.Struct):

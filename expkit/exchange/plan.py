@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from expkit.episodes import Origin
 from expkit.errors import UsageError
 from expkit.formats.protocol import EpisodeRecord, Format, Head, RowKind, Shards
 from expkit.reading.split import part_of
@@ -16,7 +15,7 @@ from expkit.rewrite.filter import narrowed
 from expkit.rewrite.merge import Choice, wanted_segments
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Episode, Origin
 from expkit.runs.layout import RunInfo
 
 
@@ -105,7 +104,7 @@ def plan_export(sources: Sources, format: Format, asked: Asked) -> ExportPlan:
             if episode.number not in sources.complete[at]:
                 continue
             key = at, episode.number
-            into = parts[part_of(run, episode, asked.split) if asked.split else ""]
+            into = parts[part_of(run.id, episode, asked.split) if asked.split else ""]
             into[key] = episode.number if alone else len(episodes)
             episodes[key] = episode
     info = sources.runs[0].info if alone else sources.describe({})

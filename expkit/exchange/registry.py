@@ -14,7 +14,7 @@ from typing import Any
 
 from expkit.errors import ConfigError, UsageError
 from expkit.formats.protocol import Format
-from expkit.plugins import load_callable
+from expkit.system.plugins import load_callable
 
 GROUP = "expkit.formats"
 

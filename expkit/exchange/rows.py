@@ -12,12 +12,12 @@ import numpy as np
 
 from expkit.exchange.plan import Asked, PartPlan
 from expkit.formats.protocol import Batch, column_names
-from expkit.parallel import ahead, in_order
 from expkit.rewrite.filter import Where
 from expkit.rewrite.gather import Gatherer
 from expkit.rewrite.layout import BlockPlan, cut_shards, plan_blocks
 from expkit.rewrite.sources import Sources
-from expkit.schema import Schema
+from expkit.row.schema import Schema
+from expkit.system.parallel import ahead, in_order
 
 # The players of some so many rows' episodes come one after the other: as near as decoding frames twice allows.
 GROUP_ROWS = 1 << 18

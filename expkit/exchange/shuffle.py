@@ -14,7 +14,7 @@ import numpy as np
 
 from expkit.exchange.buckets import BUCKET_BYTES, Buckets
 from expkit.formats.protocol import Batch, column_names
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 _BATCH_BYTES = 16 << 20
 

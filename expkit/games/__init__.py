@@ -17,11 +17,11 @@ from expkit.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from expkit.config import GameSettings
-    from expkit.episodes import EpisodeStart
     from expkit.games.protocol import Game, Resimulator
     from expkit.rewards import RewardColumns
-    from expkit.schema import Schema
+    from expkit.row.episodes import EpisodeStart
+    from expkit.row.schema import Schema
+    from expkit.settings.config import GameSettings
 
 
 class GameSource(Protocol):
@@ -91,8 +91,6 @@ class PlaysWholeEpisodes(Protocol):
         GameError."""
         ...
 
-
-SIMULTANEOUS = "simultaneous_moves"  # in a run's metadata, where its source does not say it for all runs
 
 _SOURCES = {"generals": "expkit.games.generals.source:GeneralsSource"}
 _ENVIRONMENTS = ("gymnasium", "pettingzoo")

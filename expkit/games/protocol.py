@@ -7,9 +7,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
-from expkit.layout import RowSink
-from expkit.schema import Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.layout import RowSink
+from expkit.row.schema import Schema
+
+SIMULTANEOUS = "simultaneous_moves"  # in a run's metadata, where its source does not say it for all runs
 
 
 class Policy(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 from expkit.errors import UsageError
 from expkit.pipeline.chain import Chain, Counts
 from expkit.pipeline.processor import ColumnBatch
-from expkit.schema import KEY_NAMES, Schema
+from expkit.row.schema import KEY_NAMES, Schema
 
 
 class ProcessedBlock(NamedTuple):

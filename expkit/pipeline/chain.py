@@ -14,8 +14,8 @@ import numpy as np
 from expkit.errors import SchemaError
 from expkit.pipeline.kinds import Given, find_processor
 from expkit.pipeline.processor import ColumnBatch, Options, Outcome, Processor
-from expkit.pipeline.stretches import without
-from expkit.schema import STANDARD_FIELDS, Field, Schema
+from expkit.row.schema import STANDARD_FIELDS, Field, Schema
+from expkit.row.stretches import without
 
 
 @dataclass(slots=True)

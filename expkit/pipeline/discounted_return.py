@@ -10,7 +10,7 @@ from expkit.kernels.backward import sum_backwards
 from expkit.pipeline.gae import Fraction
 from expkit.pipeline.processor import ColumnBatch, Columns, Options
 from expkit.pipeline.values import acted, goes_on, next_values, nullable, number_field, over
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 
 class DiscountedReturn(Options, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from expkit.pipeline.processor import ColumnBatch
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 CAUSES = ("nan", "infinite", "range")
 

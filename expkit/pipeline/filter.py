@@ -9,7 +9,7 @@ import numpy as np
 from expkit.errors import UsageError
 from expkit.pipeline.processor import ColumnBatch, Columns, Options, Outcome
 from expkit.predicates import BoundPredicate, parse
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 
 class Filter(Options, frozen=True, kw_only=True):

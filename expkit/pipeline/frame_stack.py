@@ -10,9 +10,9 @@ from msgspec import Meta
 
 from expkit.errors import SchemaError
 from expkit.pipeline.processor import ColumnBatch, Columns, Options, field_names, plain
-from expkit.pipeline.stretches import first_rows
 from expkit.pipeline.values import stretch_of
-from expkit.schema import Schema
+from expkit.row.schema import Schema
+from expkit.row.stretches import first_rows
 
 
 class FrameStack(Options, frozen=True, kw_only=True):

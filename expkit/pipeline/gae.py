@@ -11,7 +11,7 @@ from msgspec import Meta
 from expkit.kernels.backward import sum_backwards
 from expkit.pipeline.processor import ColumnBatch, Columns, Options
 from expkit.pipeline.values import acted, goes_on, next_values, nullable, number_field
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 

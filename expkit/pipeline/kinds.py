@@ -12,7 +12,7 @@ import msgspec
 
 from expkit.errors import ConfigError, ExpkitError
 from expkit.pipeline.processor import FunctionProcessor, Options, Processor
-from expkit.plugins import load_callable
+from expkit.system.plugins import load_callable
 
 GROUP = "expkit.processors"
 

@@ -10,9 +10,9 @@ from msgspec import Meta
 
 from expkit.pipeline.gae import Fraction
 from expkit.pipeline.processor import ColumnBatch, Columns, Options, field_names, plain
-from expkit.pipeline.stretches import has_next
 from expkit.pipeline.values import acted, nullable, over, stretch_of
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
+from expkit.row.stretches import has_next
 
 NEXT = "next/"
 

@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 import numpy as np
 
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 
 @dataclass(frozen=True, slots=True)

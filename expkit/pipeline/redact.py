@@ -9,7 +9,7 @@ import numpy as np
 
 from expkit.errors import SchemaError
 from expkit.pipeline.processor import ColumnBatch, Columns, Options, field_names, plain
-from expkit.schema import STANDARD_FIELDS, Schema
+from expkit.row.schema import STANDARD_FIELDS, Schema
 
 _ALWAYS_THERE = {field.name for field in STANDARD_FIELDS}
 

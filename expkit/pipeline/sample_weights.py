@@ -10,9 +10,9 @@ from msgspec import Meta
 
 from expkit.errors import ConfigError
 from expkit.pipeline.processor import ColumnBatch, Columns, Options
-from expkit.pipeline.stretches import boundaries
 from expkit.pipeline.values import nullable, number_field
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
+from expkit.row.stretches import boundaries
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 

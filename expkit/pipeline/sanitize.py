@@ -12,7 +12,7 @@ import numpy as np
 from expkit.errors import ConfigError, SchemaError
 from expkit.pipeline.faults import bounds, causes_of, checkable, faulty_rows, wrong_values
 from expkit.pipeline.processor import ColumnBatch, Columns, Options, Outcome, field_names
-from expkit.schema import DTYPES, Field, Schema
+from expkit.row.schema import DTYPES, Field, Schema
 
 Action = Literal["repair", "reject", "quarantine", "keep"]
 

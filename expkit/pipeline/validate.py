@@ -8,7 +8,7 @@ import numpy as np
 
 from expkit.pipeline.faults import checkable, faulty_rows
 from expkit.pipeline.processor import ColumnBatch, Columns, Options, Outcome, field_names
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 
 class Validate(Options, frozen=True, kw_only=True):

@@ -6,8 +6,8 @@ import numpy as np
 
 from expkit.errors import SchemaError
 from expkit.pipeline.processor import ColumnBatch
-from expkit.pipeline.stretches import has_next
-from expkit.schema import Schema
+from expkit.row.schema import Schema
+from expkit.row.stretches import has_next
 
 
 def number_field(schema: Schema, name: str, kind: str) -> str:

@@ -16,7 +16,6 @@ from typing import NoReturn, TypeVar
 
 import numpy as np
 
-from expkit.episodes import PolicyInfo
 from expkit.errors import UsageError
 from expkit.predicates.episodes import ENDED, EPISODE_NAMES
 from expkit.predicates.tree import (
@@ -37,7 +36,8 @@ from expkit.predicates.tree import (
     Within,
     brief,
 )
-from expkit.schema import KEY_NAMES, Column, Field, Schema
+from expkit.row.episodes import PolicyInfo
+from expkit.row.schema import KEY_NAMES, Column, Field, Schema
 
 N = TypeVar("N", bound=Node)
 _NAMES_SHOWN = 12

@@ -7,8 +7,7 @@ from typing import get_args
 
 import numpy as np
 
-from expkit.episodes import Ended
-from expkit.runs.entries import Episode
+from expkit.row.episodes import Ended, Episode
 
 ENDED: tuple[str, ...] = get_args(Ended)
 EPISODE_NAMES = ("length", "ended", "outcome", "won")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from expkit.episodes import PolicyInfo
 from expkit.errors import UsageError
 from expkit.formats.shard.blocks import BlockInfo, Statistics
 from expkit.predicates.binding import Binder, sources
@@ -16,7 +15,8 @@ from expkit.predicates.episodes import EPISODE_NAMES, EpisodeTable
 from expkit.predicates.evaluate import Rows
 from expkit.predicates.syntax import parse_tree
 from expkit.predicates.tree import Node
-from expkit.schema import Schema
+from expkit.row.episodes import PolicyInfo
+from expkit.row.schema import Schema
 
 
 def parse(text: str, option: str = "--where") -> Predicate:

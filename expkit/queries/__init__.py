@@ -15,63 +15,23 @@ statement uses are decoded, and blocks that cannot hold rows for its comparisons
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from expkit.reading.readable import Readable
-from expkit.reading.runs import Runs, found_runs
-from expkit.runs.read import Run
-
 if TYPE_CHECKING:
-    import pyarrow
-
-    from expkit.queries.answer import Answer
-
-Source = Readable | str | os.PathLike[str]
-
-
-def query(
-    runs: Source | Sequence[Source],
-    question: str,
-    *,
-    columns: Sequence[str] | None = None,
-    memory: str | int = "1GiB",
-) -> pyarrow.Table:
-    """The answer to a question about runs, opened or by paths and globs, as a table of Arrow in memory.
-
-    question  SQL, or a condition on rows: then the answer is the rows, in the order of the files
-    columns   for a condition, fields and groups of fields beside run, episode, player and step; without, every field
-              that is one value
-    memory    what DuckDB may take before it uses a temporary folder
-
-    Raises UsageError for a question that cannot be answered, SchemaError for runs that make no one table, NotThere,
-    ShardError, MissingExtra.
-    """
-    listed = [runs] if isinstance(runs, Readable | str | os.PathLike) else list(runs)
-    with ExitStack() as stack:
-        opened: list[Run] = []
-        for source in listed:
-            if isinstance(source, Run):
-                opened.append(source)
-            elif isinstance(source, Runs):
-                opened += source.runs
-            elif not isinstance(source, Readable):
-                opened += [stack.enter_context(Run(path)) for path in found_runs([source])]
-        with ask(opened, question, columns=columns, memory=memory) as answer:
-            return answer.table()
+    from expkit.batches.source import BatchSource
+from expkit.queries.answer import Answer
 
 
 def ask(
-    runs: Sequence[Run],
+    runs: Sequence[BatchSource],
     question: str,
     *,
     columns: Sequence[str] | None = None,
     memory: str | int = "1GiB",
     threads: int | None = None,
 ) -> Answer:
-    """The answer as it is computed; see `query`. Raises as that does."""
+    """The answer as it is computed; see `expkit.query`. Raises as that does."""
     from expkit.errors import UsageError
     from expkit.queries.statement import is_statement
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expkit import arrow
+from expkit.row import arrow
 
 if TYPE_CHECKING:
     from expkit.queries.database import Database

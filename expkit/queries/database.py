@@ -8,14 +8,14 @@ from queue import Full, Queue
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from expkit.batches.source import BatchSource
 from expkit.errors import UsageError
-from expkit.extras import require
-from expkit.parallel import cores
 from expkit.queries.episode_table import EpisodeRows
 from expkit.queries.row_table import RowTable, Table
 from expkit.queries.sql_errors import explain
-from expkit.runs.read import Run
-from expkit.units import parse_size
+from expkit.system.extras import require
+from expkit.system.parallel import cores
+from expkit.system.units import parse_size
 
 MEMORY = "1GiB"
 _BATCH_ROWS = 8192
@@ -41,7 +41,7 @@ class Database:
     Raises MissingExtra, and SchemaError for runs that cannot make one table.
     """
 
-    def __init__(self, runs: Sequence[Run], *, memory: str | int = MEMORY, threads: int | None = None):
+    def __init__(self, runs: Sequence[BatchSource], *, memory: str | int = MEMORY, threads: int | None = None):
         self._duckdb = require("duckdb", "sql", "SQL")
         threads = cores() if threads is None else threads
         limit = parse_size(memory)

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from expkit import arrow
-from expkit.extras import require
+from expkit.batches import decode as batches
+from expkit.batches.decode import BatchDecoder
+from expkit.batches.source import BatchSource
 from expkit.predicates import EpisodeTable
 from expkit.queries.filters import columns_in
-from expkit.queries.row_table import NAMES, POLICY_NAME, RunRows, Table
-from expkit.runs import batches
-from expkit.runs.batches import BatchDecoder
-from expkit.runs.entries import Episode
-from expkit.runs.read import Run
+from expkit.queries.row_table import Table
+from expkit.queries.run_rows import NAMES, POLICY_NAME, RunRows
+from expkit.row import arrow
+from expkit.row.episodes import Episode
+from expkit.system.extras import require
 
 pa = require("pyarrow", "sql", "SQL")
 
@@ -68,7 +69,7 @@ class EpisodeRows(Table):
     started_ns, ended_ns  since 1970; null without a start or an end record
     """
 
-    def __init__(self, runs: Sequence[Run], threads: int):
+    def __init__(self, runs: Sequence[BatchSource], threads: int):
         self._runs = list(runs)
         self._threads = threads
         super().__init__(SCHEMA)
@@ -85,7 +86,7 @@ class EpisodeRows(Table):
             yield from table.select(shape.names).to_batches(_BATCH_ROWS)
 
 
-def _columns(run: Run, names: list[str], threads: int) -> dict[str, Any]:
+def _columns(run: BatchSource, names: list[str], threads: int) -> dict[str, Any]:
     """Those columns of all (episode, player) with rows."""
     episodes = run.episodes()
     pairs = [(episode, player) for episode in episodes for player in sorted(episode.rows)]
@@ -139,7 +140,9 @@ def _won(episodes: list[Episode], numbers: np.ndarray, players: np.ndarray) -> A
     return pa.array(won, mask=~known)
 
 
-def _from_rows(run: Run, numbers: np.ndarray, players: np.ndarray, names: list[str], threads: int) -> dict[str, Any]:
+def _from_rows(
+    run: BatchSource, numbers: np.ndarray, players: np.ndarray, names: list[str], threads: int
+) -> dict[str, Any]:
     """Columns that the rows tell, by one scan of those columns only that are needed."""
     stored = {"episode", "is_last"}
     for name in names:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from expkit import arrow
-from expkit.extras import require
+from expkit.batches.decode import Batch
+from expkit.batches.selection import Selection
 from expkit.formats.shard.blocks import BlockInfo, Statistics
-from expkit.reading.selection import Selection
-from expkit.runs.batches import Batch
+from expkit.queries.run_rows import RunRows
+from expkit.row import arrow
 from expkit.runs.superseding import VisibleBlock
-
-if TYPE_CHECKING:
-    from expkit.queries.row_table import RunRows
+from expkit.system.extras import require
 
 pa = require("pyarrow", "sql", "SQL")
 pads = require("pyarrow.dataset", "sql", "SQL")

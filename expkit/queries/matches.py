@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from expkit.batches import decode as batches
+from expkit.batches.decode import Batch, BatchDecoder
+from expkit.batches.source import BatchSource
 from expkit.errors import SchemaError
-from expkit.parallel import cores
 from expkit.predicates import Predicate, parse
 from expkit.queries.answer import Answer, Column
-from expkit.runs import batches
-from expkit.runs.batches import Batch, BatchDecoder
-from expkit.runs.read import Run
-from expkit.schema import KEY_NAMES
+from expkit.row.schema import KEY_NAMES
+from expkit.system.parallel import cores
 
 OPTION = "QUERY"
 EVERYTHING = "all"
@@ -35,7 +35,12 @@ class Matches(Answer):
     """
 
     def __init__(
-        self, runs: Sequence[Run], condition: str, *, columns: Sequence[str] | None = None, threads: int | None = None
+        self,
+        runs: Sequence[BatchSource],
+        condition: str,
+        *,
+        columns: Sequence[str] | None = None,
+        threads: int | None = None,
     ):
         self._runs = list(runs)
         self._threads = cores() if threads is None else threads
@@ -95,7 +100,7 @@ class Matches(Answer):
             for batch in batches.scan(run, decoder, size, "all", False, self._threads, selection):
                 yield [self._values(run, batch, name) for name in self._names]
 
-    def _stored(self, run: Run) -> list[str]:
+    def _stored(self, run: BatchSource) -> list[str]:
         wanted = {"is_last"}
         for name in self._names:
             if name in run.schema or name in KEY_NAMES:
@@ -106,7 +111,7 @@ class Matches(Answer):
                 wanted.add("policy")
         return [column.name for column in run.schema.columns if column.name in wanted]
 
-    def _values(self, run: Run, batch: Batch, name: str) -> list[Any]:
+    def _values(self, run: BatchSource, batch: Batch, name: str) -> list[Any]:
         """Of one column, None for null."""
         rows = len(batch["player"])
         if name in run.schema:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from expkit.batches.decode import Batch, Piece, Rows, rows_wanted
 from expkit.errors import NotThere
 from expkit.predicates import Predicate
-from expkit.runs.batches import Batch, Piece, Rows, rows_wanted
+from expkit.reading.run_facts import RunFacts
 from expkit.runs.superseding import VisibleBlock
-
-if TYPE_CHECKING:
-    from expkit.runs.read import Run
 
 
 class _Given:
@@ -48,7 +45,7 @@ class _Given:
 
 
 def follow(
-    runs: Sequence[Run],
+    runs: Sequence[RunFacts],
     columns: Sequence[str] | None,
     rows: Rows,
     where: str | Predicate | None,
@@ -57,12 +54,12 @@ def follow(
 ) -> Iterator[tuple[int, Batch]]:
     """The place among `runs` and a batch of one of them, see `Run.follow`: those of all runs in turns, until no
     recorder of any is at work."""
-    from expkit.runs.read import Run
-
     given = [_Given() for _ in runs]
     decoders = [run.decoder(columns) for run in runs]
     with ExitStack() as opened:
-        views = [opened.enter_context(Run(run.path)) for run in runs]
+        views = [run.reopened() for run in runs]
+        for view in views:
+            opened.callback(view.close)
         while True:
             ended = not any(view.live_writers for view in views)  # before the files were listed: nothing comes after
             for place, view in enumerate(views):
@@ -83,7 +80,7 @@ def follow(
                 view.refresh()
 
 
-def _new_blocks(view: Run, given: _Given) -> Iterator[VisibleBlock]:
+def _new_blocks(view: RunFacts, given: _Given) -> Iterator[VisibleBlock]:
     """Those not given yet. A shard that was pruned since it was listed has nothing that counts any more."""
     for position in range(len(view.shard_paths)):
         try:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from expkit.batches.decode import Batch
 from expkit.errors import NotThere, UsageError
-from expkit.runs.batches import Batch
 
 if TYPE_CHECKING:
     from expkit.reading.readable import Readable

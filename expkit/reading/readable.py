@@ -2,104 +2,43 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from expkit.batches import decode as batches
+from expkit.batches import epochs
+from expkit.batches.decode import BatchDecoder, Rows, stored_names
+from expkit.batches.epochs import Epoch, EpochState, PinnedShard
+from expkit.batches.next_observation import NextObservations
+from expkit.batches.source import BatchSource
+from expkit.batches.timeline import Timeline, sample
+from expkit.batches.windows import Windows
 from expkit.errors import UsageError
-from expkit.predicates import BoundPredicate, EpisodeTable, Predicate, parse
-from expkit.reading import epochs
-from expkit.reading.epochs import Epoch, EpochState, PinnedShard
-from expkit.reading.next_observation import NextObservations
-from expkit.reading.selection import Selection
-from expkit.reading.timeline import Timeline
-from expkit.reading.windows import Windows
-from expkit.runs import batches
-from expkit.runs.batches import BatchDecoder, Rows, stored_names
-from expkit.runs.index import RunIndex
-from expkit.runs.superseding import VisibleBlock
-from expkit.schema import Schema
-from expkit.units import parse_size
+from expkit.predicates import Predicate
+from expkit.system.units import parse_size
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from expkit.formats.shard.read import ShardReader
     from expkit.pipeline.chain import Pipeline
 
 
-class Readable(ABC):
+class Readable(BatchSource):
     """Rows of blocks of shards, to be read in batches."""
 
     @property
     @abstractmethod
-    def label(self) -> str:
-        """What errors call it."""
-
-    @property
-    @abstractmethod
-    def schema(self) -> Schema:
-        """Of all its rows."""
-
-    @property
-    @abstractmethod
-    def run_ids(self) -> list[str]:
-        """The id of each run that is read, no two alike."""
-
-    @property
-    @abstractmethod
-    def steps(self) -> int:
-        """Rows that are transitions."""
-
-    @property
-    @abstractmethod
-    def index(self) -> RunIndex:
-        """The table of segments over all readable shards."""
-
-    @abstractmethod
-    def blocks(self, *, unreadable: Literal["raise", "skip"] = "raise") -> Iterator[VisibleBlock]:
-        """Every block with rows that count, shard after shard. `skip` leaves out shards that cannot be opened at
-        all, instead of raising ShardError."""
-
-    @abstractmethod
-    def visible(self, position: int, index: int) -> VisibleBlock:
-        """A block by the position of its shard and its own in that. Raises NotThere when no row of it counts,
-        ShardError."""
-
-    @abstractmethod
-    def reader(self, shard: int) -> ShardReader:
-        """The reader of the shard at that position. Raises NotThere, ShardError."""
-
-    @abstractmethod
-    def lacks_rows(self, run: int, episode: int, player: int, rows: int) -> bool:
-        """Whether a player's episode of a run, of which there are `rows` and whose steps do not all follow each other,
-        may be missing any."""
-
-    @abstractmethod
-    def bind(self, where: Predicate) -> list[tuple[BoundPredicate, EpisodeTable | None]]:
-        """For each run the condition on its rows, with its episodes if they are asked for. Raises UsageError."""
+    def parts(self) -> Sequence[Readable]:
+        """The single runs that are read."""
 
     @cached_property
     def timeline(self) -> Timeline:
         """All rows in the order of (run, episode, player, step)."""
         return Timeline(self)
-
-    @property
-    def policy_places(self) -> list[np.ndarray] | None:
-        """For each of several runs, the place of each of its policies (u2) in the table of all; None for one run."""
-        return None
-
-    @property
-    def run_labels(self) -> list[str] | None:
-        """For each of several runs what errors and tables call it; None for one run."""
-        return None
-
-    def selection(self, where: str | Predicate) -> Selection:
-        """The rows for which a condition holds. Raises UsageError for what is no condition on these rows."""
-        return Selection(self.bind(parse(where, "where") if isinstance(where, str) else where))
 
     def decoder(
         self, columns: Sequence[str] | None = None, *, next_observation: bool = False, also: Sequence[str] = ()
@@ -108,7 +47,7 @@ class Readable(ABC):
         nothing."""
         names = stored_names(self.schema, columns)
         if next_observation:
-            return NextObservations(self, names, also)
+            return NextObservations(self, self.timeline, names, also)
         return BatchDecoder(self.schema, names, self.policy_places, also)
 
     def scan(
@@ -147,8 +86,8 @@ class Readable(ABC):
         """
         selection = None if where is None else self.selection(where)
         if pipeline is not None:
+            from expkit.batches import processed
             from expkit.pipeline import as_chain
-            from expkit.runs import processed
 
             _refuse_next(next_observation)
             chain = as_chain(pipeline, self.schema)
@@ -165,14 +104,15 @@ class Readable(ABC):
         threads: int = 1,
         where: str | Predicate | None = None,
     ) -> pyarrow.RecordBatchReader:
-        """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see `expkit.arrow` for
-        their columns. Of several runs `run`, the path, comes first; ragged fields are lists of what counts.
+        """The rows as a stream of Arrow record batches, of which a few are in memory at a time; see
+        `expkit.row.arrow` for their columns. Of several runs `run`, the path, comes first; ragged fields are lists of
+        what counts.
 
         columns  keys, fields or groups of fields, in the order given, and nothing else; all when left out
 
         The rest as for `scan`. Raises UsageError, SchemaError, MissingExtra; the stream raises ShardError.
         """
-        from expkit import arrow
+        from expkit.row import arrow
 
         labels = self.run_labels
         shape = arrow.arrow_schema(self.schema, columns, rows=rows, run=labels is not None, lists=True)
@@ -184,9 +124,10 @@ class Readable(ABC):
     def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
         """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
         see `expkit.query`. Raises UsageError, SchemaError, ShardError, MissingExtra."""
-        from expkit.queries import query
+        from expkit.queries import ask
 
-        return query(self, question, columns=columns)
+        with ask(self.parts, question, columns=columns) as answer:
+            return answer.table()
 
     def shuffled(
         self,
@@ -212,8 +153,8 @@ class Readable(ABC):
         batches, for several ranks, and to be taken up again. Raises UsageError, SchemaError, ShardError.
         """
         if pipeline is not None:
+            from expkit.batches import processed
             from expkit.pipeline import as_chain
-            from expkit.runs import processed
 
             _refuse_next(next_observation)
             chain, budget = as_chain(pipeline, self.schema), parse_size(memory)
@@ -247,7 +188,7 @@ class Readable(ABC):
         start     what `state_dict()` of an epoch returned, in this process or another: the batches that are left of
                   it follow, the same ones, whatever was recorded since. Seed, epoch, batch size, rank, rows, where and
                   memory are then those of that epoch.
-        manifest  what the epoch reads, all there is when left out: `expkit.reading.epochs.manifest_of` of one process
+        manifest  what the epoch reads, all there is when left out: `expkit.batches.epochs.manifest_of` of one process
                   for all ranks, where a recorder is at work meanwhile
 
         All else as for `shuffled`. Memory: `memory` for the rows that are mixed, twice that while a batch of the ones
@@ -277,7 +218,7 @@ class Readable(ABC):
         """`count` transitions drawn uniformly with replacement; next_observation as for `scan`. Raises NotThere when
         the run holds none."""
         decoder = self.decoder(columns, next_observation=next_observation)
-        return batches.sample(self, decoder, count, rng or np.random.default_rng())
+        return sample(self, self.timeline, decoder, count, rng or np.random.default_rng())
 
     def windows(
         self,
@@ -308,7 +249,7 @@ class Readable(ABC):
         selection = None if where is None else self.selection(where)
         also = () if selection is None else selection.columns
         batches.check_batch_size(batch_size)
-        windows = Windows(self, length, length if stride is None else stride, rows, pad)
+        windows = Windows(self.timeline, length, length if stride is None else stride, rows, pad)
         decoder = self.decoder(columns, next_observation=next_observation, also=also)
         return windows.batches(decoder, batch_size, threads, selection)
 
@@ -326,7 +267,7 @@ class Readable(ABC):
         """`count` windows drawn uniformly with replacement from all there are, at every step; see `windows`. Raises
         NotThere when no episode is long enough."""
         decoder = self.decoder(columns, next_observation=next_observation)
-        return Windows(self, length, 1, rows, pad).sample(decoder, count, rng or np.random.default_rng())
+        return Windows(self.timeline, length, 1, rows, pad).sample(decoder, count, rng or np.random.default_rng())
 
 
 def _refuse_next(next_observation: bool) -> None:

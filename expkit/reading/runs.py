@@ -14,20 +14,21 @@ from typing import Literal
 
 import numpy as np
 
+from expkit.batches.decode import Batch, Rows
 from expkit.buffers.protocol import ExperienceBuffer
-from expkit.episodes import PolicyInfo
 from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.formats.shard.read import ShardReader
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
+from expkit.reading.follow import follow
 from expkit.reading.readable import Readable
-from expkit.runs.batches import Batch, Rows
-from expkit.runs.entries import Episode
+from expkit.reading.run import Run
+from expkit.reading.run_facts import State
+from expkit.row.episodes import Episode, PolicyInfo
+from expkit.row.schema import Schema
+from expkit.row.schema_differences import schema_differences
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import is_run
-from expkit.runs.read import Run, State
-from expkit.runs.schema_differences import schema_differences
 from expkit.runs.superseding import VisibleBlock
-from expkit.schema import Schema
 
 MOST_RUNS = 1 << 16  # what a column of u2 can name
 
@@ -103,6 +104,10 @@ class Runs(Readable):
 
     def __len__(self) -> int:
         return sum(map(len, self.runs))
+
+    @property
+    def parts(self) -> list[Run]:
+        return self.runs
 
     @property
     def paths(self) -> list[Path]:
@@ -253,8 +258,6 @@ class Runs(Readable):
     ) -> Iterator[Batch]:
         """See `Run.follow`: of all runs in turns, until no recorder of any is at work. `run` is the place in `paths`,
         and `policy` the row of that run's own table: a table of all would change as tables grow."""
-        from expkit.reading.follow import follow
-
         if where is not None:
             self.selection(where)
         return (

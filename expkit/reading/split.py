@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
 from expkit.errors import UsageError
-from expkit.runs.entries import Episode
-from expkit.runs.read import Run
+from expkit.row.episodes import Episode
 from expkit.runs.superseding import Superseding
 
 
@@ -22,11 +22,11 @@ def check_split(split: Mapping[str, float], option: str = "split") -> None:
         raise UsageError(f"the parts of {option} add up to {sum(split.values()):g}, not to 1")
 
 
-def part_of(run: Run, episode: Episode, split: Mapping[str, float]) -> str:
-    """The part that an episode goes to: decided by where it was recorded alone, so that all its players, and it and
-    its copies in merged runs, go to the same."""
+def part_of(run_id: str, episode: Episode, split: Mapping[str, float]) -> str:
+    """The part that an episode of that run goes to: decided by where it was recorded alone, so that all its players,
+    and it and its copies in merged runs, go to the same."""
     origin = episode.start.origin if episode.start is not None else None
-    name, number = (run.id, episode.number) if origin is None else (origin.run, origin.episode)
+    name, number = (run_id, episode.number) if origin is None else (origin.run, origin.episode)
     drawn = int.from_bytes(blake2b(f"{name}/{number}".encode(), digest_size=8).digest(), "big") / 2**64
     upto = 0.0
     for part, fraction in split.items():
@@ -36,7 +36,20 @@ def part_of(run: Run, episode: Episode, split: Mapping[str, float]) -> str:
     return part
 
 
-class _OnlyEpisodes:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the parts that `split` makes of a run, by name."""
+
+    name: str
+    split: Mapping[str, float]
+
+    def numbers(self, run_id: str, episodes: Iterable[Episode]) -> np.ndarray:
+        """u64, rising: those of the episodes that are in it, which come by number."""
+        mine = (episode.number for episode in episodes if part_of(run_id, episode, self.split) == self.name)
+        return np.fromiter(mine, np.uint64)
+
+
+class OnlyEpisodes:
     """Hides rows as a run's `Superseding` does, and all those of other episodes than `numbers` (u64, rising)."""
 
     def __init__(self, superseding: Superseding, numbers: np.ndarray):
@@ -52,23 +65,3 @@ class _OnlyEpisodes:
         begin, end = np.searchsorted(self._numbers, np.array([low, high], np.uint64), "left")
         inside = int(end - begin) + (end < len(self._numbers) and int(self._numbers[end]) == high)
         return bool(inside != high - low + 1)
-
-
-class RunPart(Run):
-    """The episodes of a run that a split gives to one of its parts, to be read like a run of its own."""
-
-    def __init__(self, run: Run, name: str, split: Mapping[str, float]):
-        self._name, self._split = name, dict(split)
-        super().__init__(run.path)
-
-    @property
-    def label(self) -> str:
-        return f"{self.path} ({self._name})"
-
-    def refresh(self) -> None:
-        super().refresh()
-        mine = [episode.number for episode in self.episodes() if part_of(self, episode, self._split) == self._name]
-        # What was read to tell episodes apart is of the whole run.
-        for name in ("index", "_episodes"):
-            self.__dict__.pop(name, None)
-        self.superseding = _OnlyEpisodes(self.superseding, np.array(mine, np.uint64))  # type: ignore[assignment]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from expkit.errors import Busy
 from expkit.recording.episodes import EpisodeBook
-from expkit.runs.prune import discard
+from expkit.rewrite.prune import discard
 
 _PATIENCE_SECONDS = 30.0  # for other maintenance to be done
 _RETRY_SECONDS = 0.05

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from expkit.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, episode_number
 from expkit.errors import SchemaError
-from expkit.rows import Progress
+from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, episode_number, how_it_ended
+from expkit.row.factory import Progress
 
 COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer counts
 
@@ -143,11 +143,6 @@ def check_json(what: str, value: Any) -> None:
         msgspec.json.encode(value)
     except (TypeError, ValueError) as error:
         raise SchemaError(f"{what} has to be JSON values: {error}") from None
-
-
-def how_it_ended(parts: set[Ended]) -> Ended:
-    """How an episode ended, by how its players' parts did: by the rules if one of them did, else by a limit."""
-    return "terminated" if "terminated" in parts else "truncated" if "truncated" in parts else "interrupted"
 
 
 def _end_record(number: int, known: OpenEpisode, ended: Ended) -> EpisodeEnd:

@@ -10,8 +10,8 @@ import numpy as np
 
 from expkit.errors import SchemaError
 from expkit.recording.table import LAST, RowTable
-from expkit.rows import RowFactory
-from expkit.schema import Field
+from expkit.row.factory import RowFactory
+from expkit.row.schema import Field
 
 
 def put_last(factory: RowFactory, table: RowTable, fields: Sequence[Field], final: Any, ended: np.ndarray) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 from expkit.collect.protocol import Feed
 from expkit.collect.row_lane import RowLane
 from expkit.collect.sharded import ShardedFeed
-from expkit.episodes import Ended
 from expkit.errors import SchemaError
-from expkit.host import host_array
 from expkit.recording.by_entry import by_entry
 from expkit.recording.episodes import COUNTER, EpisodeBook
-from expkit.rows import Progress, RowFactory
+from expkit.row.episodes import Ended
+from expkit.row.factory import Progress, RowFactory
+from expkit.row.host import host_array
 
 
 class RowRecording:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from expkit.collect.protocol import Feed
-from expkit.episodes import Ended, EpisodeEnd, EpisodeStart
 from expkit.errors import UsageError
 from expkit.recording.autoreset import Autoreset
-from expkit.recording.episodes import EpisodeBook, check_json, how_it_ended
+from expkit.recording.episodes import EpisodeBook, check_json
 from expkit.recording.final import put_last
 from expkit.recording.table import HELD, LAST, ROWS, SEEN, RowTable
-from expkit.rows import RowFactory
-from expkit.schema import Field, Schema
+from expkit.row.episodes import Ended, EpisodeEnd, EpisodeStart, how_it_ended
+from expkit.row.factory import RowFactory
+from expkit.row.schema import Field, Schema
 
 _NOTHING: tuple[dict[str, int], dict[str, Any]] = ({}, {})
 _NO_OUTCOME: dict[str, float | None] = {"0": None}  # of a single player

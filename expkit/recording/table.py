@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.host import host_array
 from expkit.kernels.table_rows import append_rows
-from expkit.layout import BlockLayout, RowSink
-from expkit.schema import Field, Schema
+from expkit.row.host import host_array
+from expkit.row.layout import BlockLayout, RowSink
+from expkit.row.schema import Field, Schema
 
 # The parts of the table, each with room for all columns. What was seen before the action lies in the first or the
 # second, what is seen after it in the other one.

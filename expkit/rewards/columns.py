@@ -12,7 +12,7 @@ import numpy as np
 
 from expkit.errors import SchemaError, UsageError
 from expkit.rewards.protocol import Batch, RewardFunction, checked_values, needs_of
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 REWARD, PREFIX = "reward", "reward/"
 GAME = "game"

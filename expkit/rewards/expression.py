@@ -16,10 +16,10 @@ import re
 from typing import Any
 
 from expkit.errors import UsageError
-from expkit.plugins import number_of, setting_of
 from expkit.rewards.protocol import RewardFunction
 from expkit.rewards.registry import find_reward
 from expkit.rewards.strategies import ClippedReward, ConstantReward, SumReward
+from expkit.system.plugins import number_of, setting_of
 
 LONGEST = 1000
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")

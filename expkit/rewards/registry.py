@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import ConfigError, UsageError
-from expkit.plugins import load_callable
 from expkit.rewards.potential import ArmyPotential, CityPotential, LandPotential, PotentialReward
 from expkit.rewards.protocol import Batch, Potential, RewardFunction, needs_of
 from expkit.rewards.strategies import ConstantReward, GameReward, SparseReward
 from expkit.rewards.weighted import DOCUMENTED, TargetReward, WeightedReward
+from expkit.system.plugins import load_callable
 
 GROUP = "expkit.rewards"
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from expkit.errors import SchemaError, UsageError
-from expkit.runs.read import Run
-from expkit.runs.schema_differences import schema_differences
-from expkit.schema import Field, Schema
+from expkit.reading.run import Run
+from expkit.row.schema import Field, Schema
 from expkit.serialize.board_fields import BoardFields
 from expkit.serialize.conversion import Conversion
 from expkit.serialize.padding import Padding
 from expkit.serialize.representations import Representation, find_conversion, parse_representation
-
-if TYPE_CHECKING:
-    from expkit.rewrite.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -82,21 +78,3 @@ def common_board(a: Schema, b: Schema) -> tuple[int, int] | None:
     if (one.height, one.width) == (other.height, other.width):
         return None
     return max(one.height, other.height), max(one.width, other.width)
-
-
-def describe_changes(sources: Sources, schema: Schema) -> list[dict[str, Any]]:
-    """What becomes of each run's rows under a change, as JSON objects can hold it: bytes of a row before compression,
-    and the fields that are stored in another way. Empty without a change."""
-    if sources.change is None:
-        return []
-    return [
-        {
-            "run": str(run.path),
-            "row_bytes": {"from": run.schema.row_bytes, "to": schema.row_bytes},
-            "fields": [
-                {"name": field, "from": before, "to": after}
-                for field, before, after in schema_differences(run.schema, schema)
-            ],
-        }
-        for run in sources.runs
-    ]

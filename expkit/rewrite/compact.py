@@ -17,22 +17,22 @@ import numpy as np
 
 from expkit.errors import Busy, NoSpace, NotThere
 from expkit.formats.shard.encode import BlockEncoder
-from expkit.parallel import cores, in_order
+from expkit.reading.run import Run
 from expkit.rewrite.compact_plan import MADE_BY, CompactPlan, OutputShard, plan_compact
 from expkit.rewrite.engine import Stopped, Work
 from expkit.rewrite.gather import Gatherer
+from expkit.rewrite.generation import Generation, Inheritance, inherit, retired_shards, sweep
 from expkit.rewrite.layout import DEFAULT_SHARD_SIZE, Encoding, plan_blocks
 from expkit.rewrite.prove import check_output, check_sound, prove
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import settle
-from expkit.runs.generation import Generation, Inheritance, inherit, retired_shards, sweep
 from expkit.runs.guard import free_bytes
 from expkit.runs.layout import log_event
 from expkit.runs.locks import live_writers, without_readers
-from expkit.runs.read import Run
 from expkit.runs.requests import request_rotation
 from expkit.runs.superseding import ranges_of
-from expkit.units import format_size
+from expkit.system.parallel import cores, in_order
+from expkit.system.units import format_size
 
 _SPARE = 16 << 20  # bytes to be free beyond what a shard is estimated to take
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from expkit.formats.shard.read import ShardReader
+from expkit.reading.run import Run
+from expkit.rewrite.generation import complete_episodes, episodes_in
 from expkit.rewrite.layout import DEFAULT_SHARD_SIZE, Encoding, cut_shards
 from expkit.rewrite.segments import Segments
-from expkit.runs.generation import complete_episodes, episodes_in
-from expkit.runs.read import Run
 
 MADE_BY = "compact"  # key of a shard's header: how it was compressed
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from expkit.formats.shard.digest import RowHasher, sum_by_run, zeros_for
-from expkit.mixing import mixed
+from expkit.reading.run import Run
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
-from expkit.runs.read import Run
+from expkit.system.mixing import mixed
 
 Key = tuple[int, int]  # run, episode
 _U64 = (1 << 64) - 1

@@ -9,9 +9,9 @@ import numpy as np
 
 from expkit.errors import UsageError
 from expkit.predicates import BoundPredicate, EpisodeTable, parse
+from expkit.reading.run import Run
 from expkit.reading.split import check_split
-from expkit.runs.read import Run
-from expkit.schema import KEY_NAMES, STANDARD_FIELDS, Schema
+from expkit.row.schema import KEY_NAMES, STANDARD_FIELDS, Schema
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from expkit.errors import ShardError
 from expkit.formats.shard.encode import WIDE_BYTES
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
+from expkit.reading.run import Run
 from expkit.rewrite.layout import BlockPlan
-from expkit.runs.read import Run
-from expkit.schema import Column
+from expkit.row.schema import Column
 from expkit.serialize.conversion import Conversion
 
 Rows = dict[str, np.ndarray]

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart, Origin
 from expkit.errors import CheckFailed, NoSpace
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
+from expkit.reading.run import Run
 from expkit.reading.split import part_of
 from expkit.rewards.columns import REWARDS, RewardColumns, told_rewards
 from expkit.rewrite.compact_plan import MADE_BY
@@ -30,15 +30,14 @@ from expkit.rewrite.new_folder import NewFolder
 from expkit.rewrite.revalue import Revaluation, unknown_note
 from expkit.rewrite.segments import Segments
 from expkit.rewrite.sources import Sources
+from expkit.row.episodes import Episode, EpisodeEnd, EpisodeStart, Origin
+from expkit.row.schema import Schema
 from expkit.rules.registry import choose_rules
 from expkit.runs.counters import FILTERED
-from expkit.runs.entries import Episode
 from expkit.runs.guard import DiskGuard, free_bytes
-from expkit.runs.read import Run
-from expkit.runs.validate import validate_run
 from expkit.runs.write import RunWriter, ShardLimits, create_run
-from expkit.schema import Schema
-from expkit.units import format_size
+from expkit.system.units import format_size
+from expkit.validation.validate import validate_run
 
 _SPARE = 16 << 20  # bytes to be free beyond what the output is estimated to take
 
@@ -170,7 +169,7 @@ def plan_merge(sources: Sources, choice: Choice | None = None) -> MergePlan:
     parts = {part.name: part for part in plan.parts}
     for at, episode in numbers:
         key = at, episode.number
-        part = parts[part_of(sources.runs[at], episode, choice.split) if choice.split else ""]
+        part = parts[part_of(sources.runs[at].id, episode, choice.split) if choice.split else ""]
         for player, rows in left_out.get(key, {}).items():
             part.filtered[player] = part.filtered.get(player, 0) + rows
         if key in sizes or (choice.where is None and key not in left_out):

@@ -6,10 +6,10 @@ from pathlib import Path
 from types import TracebackType
 
 from expkit.errors import Busy, OutputExists
-from expkit.files import DiskErrors, disk, make_folder, remove_tree
 from expkit.runs.layout import is_run
 from expkit.runs.locks import live_writers
 from expkit.runs.write import check_output
+from expkit.system.files import DiskErrors, disk, make_folder, remove_tree
 
 
 class NewFolder:

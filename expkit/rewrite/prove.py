@@ -13,9 +13,9 @@ from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.digest import RowHasher, sum_by_run, zeros_for
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
-from expkit.parallel import cores, in_order
+from expkit.reading.run import Run
 from expkit.rewrite.segments import Segments
-from expkit.runs.read import Run
+from expkit.system.parallel import cores, in_order
 
 Sums = dict[tuple[int, int], tuple[int, int]]
 _U64 = (1 << 64) - 1

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from expkit.reading.summary import Distribution, distribution
+from expkit.resimulation.rewards import PlayerRewards, RewardReader
 from expkit.rewards.columns import RewardColumns
 from expkit.rewrite.sources import Sources
-from expkit.runs.entries import Episode
-from expkit.runs.rewards import PlayerRewards, RewardReader
-from expkit.runs.summary import Distribution, distribution
+from expkit.row.episodes import Episode
 
 EXAMPLES = 10
 

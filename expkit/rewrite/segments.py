@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from expkit.runs.read import Run
+from expkit.reading.run import Run
 
 _U64 = (1 << 64) - 1
 

@@ -10,19 +10,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import PolicyInfo
 from expkit.errors import Busy, SchemaError, ShardError, UsageError
+from expkit.reading.run import Run
+from expkit.reading.summary import balance
 from expkit.rewards.columns import GAME, MIXED, REWARD, REWARDS, told_rewards
 from expkit.rewrite.change import Change, common_board, widened
+from expkit.rewrite.generation import complete_episodes
 from expkit.rewrite.segments import Segments
-from expkit.runs.generation import complete_episodes
+from expkit.row.episodes import PolicyInfo
+from expkit.row.schema import Schema
+from expkit.row.schema_differences import schema_differences
 from expkit.runs.layout import RunInfo, list_shards, new_run_id
 from expkit.runs.locks import live_writers
 from expkit.runs.origins import ORIGINS, OriginPlayer, OriginRun, origins_of
-from expkit.runs.read import Run
-from expkit.runs.schema_differences import schema_differences
-from expkit.runs.summary import balance
-from expkit.schema import Schema
 from expkit.serialize.conversion import Conversion
 
 _LOOKS = 10
@@ -181,6 +181,24 @@ class Sources:
             for origin in [*origins_of(run.info.metadata), _origin(run)]:
                 found.setdefault(origin.id, origin)
         return list(found.values())
+
+
+def describe_changes(sources: Sources, schema: Schema) -> list[dict[str, Any]]:
+    """What becomes of each run's rows under a change, as JSON objects can hold it: bytes of a row before compression,
+    and the fields that are stored in another way. Empty without a change."""
+    if sources.change is None:
+        return []
+    return [
+        {
+            "run": str(run.path),
+            "row_bytes": {"from": run.schema.row_bytes, "to": schema.row_bytes},
+            "fields": [
+                {"name": field, "from": before, "to": after}
+                for field, before, after in schema_differences(run.schema, schema)
+            ],
+        }
+        for run in sources.runs
+    ]
 
 
 def _same_rewards(one: Run, other: Run) -> bool:

@@ -1,7 +1,7 @@
 """Rules about recorded experience: what each asks of the data, and the small function that looks.
 
 `rule` turns a function into one, `load_rules` knows all of them, `choose_rules` takes those that are wanted with their
-settings; `expkit.runs.validate` applies them to a run.
+settings; `expkit.validation.validate` applies them to a run.
 """
 
 from __future__ import annotations

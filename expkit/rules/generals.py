@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from expkit.kernels.generals_check import HIDDEN, TOLD, fog_faults, mask_faults
+from expkit.row.schema import Schema
 from expkit.rules.rows import Rows
 from expkit.rules.rule import Violation, rule
-from expkit.schema import Schema
 
 BOARD = {"observation/army": "i4", "observation/owner": "i1", "observation/terrain": "u1"}
 VISIBLE, MASK, LAND = "observation/visible", "action_mask", "observation/total_land"

@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from expkit.errors import ConfigError, UsageError
-from expkit.plugins import load_callable
 from expkit.rules import generals, rewards, steps, values, whole_run
 from expkit.rules.rule import GROUP, Rule, Severity
 from expkit.rules.structure import STRUCTURE
+from expkit.system.plugins import load_callable
 
 _OWN = (
     *STRUCTURE,

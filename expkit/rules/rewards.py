@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from expkit.row.schema import Schema
 from expkit.rules.generals import LAND
 from expkit.rules.rows import EpisodeRows, Rows
 from expkit.rules.rule import Violation, rule
-from expkit.schema import Schema
 
 REWARD, TRUTH = "reward", "state/owner"
 _LIVE = ("generals", "game-rewards", "self-play")

@@ -8,16 +8,16 @@ from functools import cached_property
 
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.kernels.same_rows import keep_unchanged
-from expkit.schema import KEY_NAMES, Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.schema import KEY_NAMES, Schema
 
 
 class Rows:
     """n rows of one player, sorted by episode and step. Columns that are not needed by a rule, or whose values are
     lost, are not there.
 
-    stored    the columns as the file has them: bits packed, see `expkit.schema`
+    stored    the columns as the file has them: bits packed, see `expkit.row.schema`
     complete  no row of this player is known to be missing from the run
     sums      uint64 (n,): equal in two rows where the columns `summed`, which were not decoded, are equal
     """

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from expkit.errors import UsageError
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 Severity = Literal["error", "warn", "info"]
 Over = Literal["file", "rows", "steps", "episode", "run"]

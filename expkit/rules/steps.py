@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from expkit.row.schema import Schema
 from expkit.rules.rows import Rows
 from expkit.rules.rule import Violation, rule
-from expkit.schema import Schema
 
 NEXT = "next_"
 

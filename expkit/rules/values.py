@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from expkit.row.schema import Field, Schema
 from expkit.rules.rows import Rows
 from expkit.rules.rule import Violation, rule
-from expkit.schema import Field, Schema
 
 MASK, ACTION, REWARD = "action_mask", "action", "reward"
 

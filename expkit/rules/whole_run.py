@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from expkit.episodes import WRITER_BITS
+from expkit.row.episodes import WRITER_BITS
+from expkit.row.schema import Schema
 from expkit.rules.rows import PlayerFacts, RunFacts
 from expkit.rules.rule import Violation, rule
-from expkit.schema import Schema
 
 _EXPECTED = ("terminated", "truncated")  # a run may well have neither, or only one of them
 

@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from expkit.buffers.protocol import CAUSES
 from expkit.errors import CheckFailed
-from expkit.files import DiskErrors, disk, write_all_at, write_atomic
+from expkit.row.dropped import CAUSES
 from expkit.runs.layout import COUNTERS_FILE
 from expkit.runs.locks import taking_turns
+from expkit.system.files import DiskErrors, disk, write_all_at, write_atomic
 
 MAGIC = b"EXPLEDG1"
 HEADER = struct.Struct("<8sII")

@@ -1,17 +1,17 @@
-"""What a run is made of, as readers describe it: shard files, episodes, and the run's own facts from a shard header."""
+"""What readers know of a run besides its rows: shard files, annotations, its own facts from a shard's header."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from expkit.episodes import Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
+from expkit.row.episodes import PolicyInfo
 from expkit.runs.layout import RunInfo, moment
 
 
@@ -24,43 +24,6 @@ class ShardEntry:
     rows: int
     bytes: int
     closed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """One episode: `rows` by player as found in the files, `ended` as its end record says, else interrupted. `run`:
-    which of the runs that are read together it is of."""
-
-    number: int
-    start: EpisodeStart | None
-    end: EpisodeEnd | None
-    rows: dict[int, int] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-    run: int = 0
-
-    @property
-    def ended(self) -> Ended:
-        return self.end.ended if self.end is not None else "interrupted"
-
-    @property
-    def length(self) -> int:
-        """Steps of the longest player, as the end record says, else as found."""
-        if self.end is not None:
-            return self.end.length
-        return max(self.rows.values(), default=0)
-
-    @property
-    def outcome(self) -> dict[int, float | None]:
-        """By player; empty without an end record."""
-        return {int(player): value for player, value in self.end.outcome.items()} if self.end else {}
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The game's own, then what was annotated later."""
-        merged = dict(self.start.metadata) if self.start else {}
-        if self.end is not None:
-            merged |= self.end.metadata
-        return merged | self.notes
 
 
 def annotation(meta: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:

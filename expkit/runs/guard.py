@@ -10,7 +10,7 @@ from pathlib import Path
 
 from expkit.errors import NoSpace
 from expkit.runs.layout import SHARD_SUFFIX, find_runs, is_run, list_shards
-from expkit.units import format_size
+from expkit.system.units import format_size
 
 DEFAULT_MIN_FREE = 2 << 30
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from expkit.errors import ShardError
-from expkit.pipeline.stretches import boundaries
+from expkit.row.stretches import boundaries
 from expkit.runs.superseding import VisibleBlock
 
 

@@ -27,11 +27,11 @@ from typing import Any
 
 import yaml
 
-from expkit import __version__
-from expkit.episodes import PolicyInfo
 from expkit.errors import CheckFailed, NotThere, SchemaError
-from expkit.files import DiskErrors, disk, write_atomic
-from expkit.schema import Schema
+from expkit.row.episodes import PolicyInfo
+from expkit.row.schema import Schema
+from expkit.system.files import DiskErrors, disk, write_atomic
+from expkit.system.version import __version__
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.json"

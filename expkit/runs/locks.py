@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from expkit.errors import Busy, UsageError
-from expkit.files import DiskErrors, disk, make_folder
 from expkit.runs.layout import LOCKS_DIR, SHARDS_DIR
+from expkit.system.files import DiskErrors, disk, make_folder
 
 # Whoever asks who is recording holds a shared lock for a moment, on a busy machine for a long one; that is no reason
 # to give up. One that holds it for longer is suspended.

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from expkit.episodes import MOST_ROWS
-from expkit.files import write_atomic
+from expkit.row.episodes import MOST_ROWS
 from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME
 from expkit.runs.locks import taking_turns
+from expkit.system.files import write_atomic
 
 VERSION = 1
 MAX_BYTES = 256 << 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.episodes import EpisodeStart
+from expkit.row.episodes import EpisodeStart
 
 ORIGINS = "origins"
 

@@ -21,13 +21,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from expkit.episodes import WRITER_BITS, EpisodeEnd, episode_number
 from expkit.errors import Busy, CheckFailed, NewerFormat, NotThere, OutputExists, ShardError
-from expkit.files import DiskErrors, disk, make_folder, remove_tree
 from expkit.formats.shard.layout import FILE_HEADER, MAX_JSON, RECORD_MAGIC
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.seal import seal_shard
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.episodes import WRITER_BITS, EpisodeEnd, episode_number
 from expkit.runs.counters import Ledger, WriterLedger, read_ledger
 from expkit.runs.layout import (
     LOCKS_DIR,
@@ -45,6 +44,7 @@ from expkit.runs.locks import Lock, ReaderLock, taking_turns
 from expkit.runs.manifest import read_manifest, update_manifest
 from expkit.runs.superseding import claim_writer, next_shard_number, removed_rows, shards_of, superseded_by
 from expkit.runs.write import check_output, make_run, shard_header
+from expkit.system.files import DiskErrors, disk, make_folder, remove_tree
 
 # A file without a whole record that is longer than a header can be is looked at by recovery, not thrown away.
 _LONGEST_HEADER = FILE_HEADER.size + MAX_JSON

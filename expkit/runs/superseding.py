@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from expkit.episodes import MOST_ROWS, WRITER_BITS
 from expkit.errors import CheckFailed, NewerFormat, NotThere, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
+from expkit.row.episodes import MOST_ROWS, WRITER_BITS
+from expkit.row.schema import Schema
 from expkit.runs.counters import read_ledger
 from expkit.runs.layout import SHARD_NAME, ShardPath, list_shards
 from expkit.runs.locks import Lock, lock_writer
-from expkit.schema import Schema
 
 Ranges = list[tuple[int, int]]
 

@@ -18,12 +18,11 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from expkit import __version__
-from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import BufferClosed, Busy, CheckFailed, NotThere, OutputExists, SchemaError
-from expkit.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.row.schema import Schema
 from expkit.runs.counters import Ledger
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import (
@@ -43,7 +42,8 @@ from expkit.runs.manifest import Listed, update_manifest
 from expkit.runs.requests import pending_rotations
 from expkit.runs.reserve import keep_reserve
 from expkit.runs.superseding import claim_writer, next_shard_number
-from expkit.schema import Schema
+from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
+from expkit.system.version import __version__
 
 Sync = Literal["none", "interval", "block"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 MOVES = 8  # full and half moves in four directions from each tile, then one pass
 FLAGS = 4  # stored mask bits of a tile

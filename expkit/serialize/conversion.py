@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 
 class Conversion(Protocol):

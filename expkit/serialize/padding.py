@@ -23,7 +23,7 @@ import numpy as np
 
 from expkit.errors import SchemaError, UsageError
 from expkit.kernels.generals_state import MOUNTAIN, NEUTRAL, OBSTACLE, UNKNOWN
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 from expkit.serialize.board_fields import FLAGS, MOVES, BoardFields, padded_actions
 from expkit.serialize.representations import CHANNELS, OBSERVATION
 

@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from expkit.errors import UsageError
-from expkit.layout import aligned_empty
+from expkit.row.layout import aligned_empty
 
 DEFAULT_SIZE = 16
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from expkit.errors import UsageError
 from expkit.kernels.generals_state import DOWN, LEFT, RIGHT, UP
-from expkit.mixing import GOLDEN, mixed
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 from expkit.serialize.board_fields import FLAGS, MOVES, BoardFields
+from expkit.system.mixing import GOLDEN, mixed
 
 Batch = dict[str, np.ndarray]
 _Turn = Callable[[np.ndarray, int], np.ndarray]

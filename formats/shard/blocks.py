@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import zstandard
 
-from expkit.episodes import MOST_ROWS
 from expkit.errors import ShardError
 from expkit.formats.shard.layout import (
     BLOCK,
@@ -34,8 +33,9 @@ from expkit.kernels.bits import BITS, CHANGES, CONSTANT, DELTA, PLANES, from_pla
 from expkit.kernels.changes import replay_frames
 from expkit.kernels.digest import nh_row
 from expkit.kernels.replay_sums import extremes_of, order_of, sum_frames
-from expkit.layout import ALIGN, aligned_empty
-from expkit.schema import Column, Schema
+from expkit.row.episodes import MOST_ROWS
+from expkit.row.layout import ALIGN, aligned_empty
+from expkit.row.schema import Column, Schema
 
 # Arrays that no cache holds for long are written past the caches, rows of some length at a time.
 _STREAM_FROM = 4 << 20

@@ -19,7 +19,7 @@ from expkit.formats.shard.encode import statistics_of_values
 from expkit.formats.shard.layout import KIND_BLOCK, KIND_FOOTER, Finding, Severity
 from expkit.formats.shard.read import ShardReader, block_info
 from expkit.formats.shard.records import RecordFile
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 _U64 = 0xFFFFFFFFFFFFFFFF
 

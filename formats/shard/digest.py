@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from expkit.kernels.digest import hash_rows, key_stream, nh_row, sum_runs
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 
 class RowHasher:

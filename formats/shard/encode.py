@@ -31,8 +31,8 @@ from expkit.kernels.bits import BITS, CONSTANT, DELTA, NONE, PLANES
 from expkit.kernels.changes import encode_columns
 from expkit.kernels.digest import key_stream, sum_runs
 from expkit.kernels.sort import find_runs, order_rows
-from expkit.layout import aligned_empty
-from expkit.schema import Column, Schema
+from expkit.row.layout import aligned_empty
+from expkit.row.schema import Column, Schema
 
 WIDE_BYTES = 32  # a column of at least so many bytes a row is framed
 _FRAME_TARGET = 64 << 10  # frames of narrower columns hold more rows, until they have so many bytes

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.layout import ALIGN
+from expkit.row.layout import ALIGN
 
 _SMALL = 1 << 20  # the C library's allocator recycles these itself
 _KEPT = 256 << 20  # bytes of memory kept, in use or not

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import EpisodeEnd, EpisodeStart, Rows
 from expkit.errors import NotThere, ShardError
 from expkit.formats.shard.blocks import (
     BlockHead,
@@ -36,7 +35,8 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.formats.shard.records import RecordFile
-from expkit.schema import Column, Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, Rows
+from expkit.row.schema import Column, Schema
 
 # Of all open files together: with a bound each, 256 of them had 8 GiB between them.
 _HEADS = KeptBytes(64 << 20)

@@ -18,7 +18,6 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta
 
-from expkit import __version__
 from expkit.errors import NewerFormat, NotThere, SchemaError, ShardError
 from expkit.formats.shard.layout import (
     ENVELOPE,
@@ -37,7 +36,8 @@ from expkit.formats.shard.layout import (
     parse_envelope,
     unpack_json,
 )
-from expkit.schema import Schema
+from expkit.row.schema import Schema
+from expkit.system.version import __version__
 
 _WINDOW = 1 << 20
 _PROGRAM_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")  # nothing else of an unknown file is repeated

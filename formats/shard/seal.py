@@ -14,9 +14,7 @@ from os import PathLike
 from typing import Any, BinaryIO
 from zlib import crc32
 
-from expkit.episodes import EpisodeEnd
 from expkit.errors import NotThere, ShardError
-from expkit.files import DiskErrors, disk
 from expkit.formats.shard.check import check_block, check_records
 from expkit.formats.shard.layout import (
     FILE_HEADER,
@@ -32,6 +30,8 @@ from expkit.formats.shard.layout import (
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.records import RecordFile
 from expkit.formats.shard.write import ShardWriter
+from expkit.row.episodes import EpisodeEnd
+from expkit.system.files import DiskErrors, disk
 
 SEALED = "sealed"
 _WINDOW = 1 << 20

@@ -10,9 +10,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import NoSpace, OutputExists, ShardError, WriteFailed
-from expkit.files import disk, write_all
 from expkit.formats.shard.blocks import parse_head
 from expkit.formats.shard.encode import EncodedBlock
 from expkit.formats.shard.layout import (
@@ -33,7 +31,9 @@ from expkit.formats.shard.layout import (
 )
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord
 from expkit.formats.shard.records import RecordFile
-from expkit.schema import Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart
+from expkit.row.schema import Schema
+from expkit.system.files import disk, write_all
 
 _EPISODES_PER_RECORD = 1024
 

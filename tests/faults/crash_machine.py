@@ -15,8 +15,8 @@ from crash_states import State, crash_states
 from disk import LoggedDisk
 
 from expkit import open_run
-from expkit.files import using
-from expkit.runs.validate import validate_run
+from expkit.system.files import using
+from expkit.validation.validate import validate_run
 
 MEMORY = "/dev/shm"
 Key = tuple[int, int, int]  # episode, player, step

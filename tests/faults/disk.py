@@ -1,6 +1,6 @@
 """Two disks to put in the place of the real one: one fails at an operation of choice, one keeps a log of everything.
 
-Both do the real thing underneath, through `expkit.files.Disk`.
+Both do the real thing underneath, through `expkit.system.files.Disk`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expkit.files import Disk
+from expkit.system.files import Disk
 
 OPERATIONS = tuple(name for name in vars(Disk) if not name.startswith("_"))
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EROFS": errno.EROFS, "ENOENT": errno.ENOENT}

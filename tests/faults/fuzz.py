@@ -14,7 +14,10 @@ from pathlib import Path
 from random import Random
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(HERE.parent))
+from places import HELPERS, ROOT  # noqa: E402
+
+sys.path[:0] = HELPERS
 # Above what the process has when it begins: the format allows records of 16 MiB of JSON and blocks of 16 MiB here.
 SPARE = 512 << 20
 
@@ -28,7 +31,7 @@ def main() -> None:
     import atheris
 
     # Not the kernels: Numba compiles their bytecode.
-    kernels = [f"expkit.kernels.{path.stem}" for path in (HERE.parent.parent / "expkit" / "kernels").glob("*.py")]
+    kernels = [f"expkit.kernels.{path.stem}" for path in (ROOT / "expkit" / "kernels").glob("*.py")]
     with atheris.instrument_imports(include=["expkit"], exclude=[*kernels, "expkit.kernels"]):
         from fuzz_targets import CORPUS, TARGETS
 

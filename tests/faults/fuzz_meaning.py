@@ -16,13 +16,13 @@ from fuzz_errors import in_one_line
 from fuzz_shards import mutate_bytes
 
 from expkit import Field, Schema
-from expkit.config import links_of
 from expkit.errors import ConfigError, SchemaError, UsageError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.schema import generals_schema
 from expkit.pipeline import ColumnBatch, as_chain
 from expkit.rewards import RewardColumns
 from expkit.serialize.representations import checked_convert, parse_representation
+from expkit.settings.config import links_of
 
 Mutation = Callable[[bytes, Random], bytes]
 _PLACE = re.compile(r"[\w.]:[\w.]")

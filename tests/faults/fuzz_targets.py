@@ -40,21 +40,21 @@ from written_runs import VECTOR_SCHEMA
 
 import expkit.formats.shard.blocks as limits
 from expkit import Recorder, open_run
-from expkit.config import load_file, resolve
+from expkit.comparison.compare import compare_runs
 from expkit.errors import CheckFailed, ConfigError, NewerFormat, NotThere, ShardError, UsageError
-from expkit.files import Disk, using
 from expkit.formats.shard import RowHasher, ShardReader, check_shard, copy_block, seal_shard
 from expkit.predicates import EpisodeTable, parse
-from expkit.runs.compare import compare_runs
+from expkit.reading.summary import balance, distributions, listed_rows, removed_by_player, summarize
+from expkit.recovery.recover import recover
+from expkit.rewrite.prune import Retention, plan_prune, prune
 from expkit.runs.counters import HEADER, MAGIC, PAGE, Ledger, read_ledger
-from expkit.runs.glance import is_sound_at_a_glance
 from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import read_manifest
-from expkit.runs.prune import Retention, plan_prune, prune
-from expkit.runs.recover import recover
 from expkit.runs.resume import close_dead_writer, next_episode
-from expkit.runs.summary import balance, distributions, listed_rows, removed_by_player, summarize
-from expkit.runs.validate import Level, validate_run
+from expkit.settings.config import load_file, resolve
+from expkit.system.files import Disk, using
+from expkit.validation.glance import is_sound_at_a_glance
+from expkit.validation.validate import Level, validate_run
 
 CORPUS = Path(__file__).parent / "corpus"
 # A block may take 2 GiB by the format: so that a bound on memory can be seen, as much as these 16 MiB here.
@@ -406,7 +406,7 @@ def run_settings(data: bytes) -> None:
 
 
 def settings_seeds() -> Iterator[bytes]:
-    from expkit.config_document import default_yaml
+    from expkit.settings.document import default_yaml
 
     yield b"Y" + default_yaml().encode()
     yield b"Y{game: {players: 3, size: 20x20}, shards: {size: 64MiB, age: 1h}, recording: {rows: 0x10}}"

@@ -13,8 +13,8 @@ from recordings import PLAYERS, SCHEMA
 
 from expkit import Recorder
 from expkit.errors import BufferClosed
-from expkit.files import Disk, using
 from expkit.rewrite.compact import compact
+from expkit.system.files import Disk, using
 
 
 def observations(episode: np.ndarray, player: np.ndarray, step: np.ndarray) -> np.ndarray:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPORT = "EXPKIT_FAULT_REPORT"
-TESTS = Path(__file__).resolve().parent.parent
 Figures = dict[str, int]
 
 
@@ -101,7 +100,7 @@ PROMISES = (
         "before and after, checked before the old files go.",
         "rewrites of random runs with `--prove`, and one that drops or changes a row, which has to be refused",
         (
-            "test_compact.py::test_a_row_dropped_on_the_way_is_noticed",
+            "rewrite/test_compact.py::test_a_row_dropped_on_the_way_is_noticed",
             "faults/test_rewrites.py::test_no_wrong_rewrite_is_published",
         ),
         ("rewrites", "wrong ones refused"),

@@ -15,7 +15,6 @@ from test_shard_damage import bomb
 from written_runs import write_vectors
 
 from expkit import open_run
-from expkit.config import resolve
 from expkit.errors import CheckFailed, ConfigError, ShardError, UsageError
 from expkit.formats.shard import ShardReader, check_shard
 from expkit.formats.shard.layout import (
@@ -28,12 +27,13 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.predicates import parse
+from expkit.reading.summary import listed_rows, removed_by_player
+from expkit.row.schema import Field, Schema
 from expkit.runs.layout import read_run_info
 from expkit.runs.manifest import is_damaged, read_manifest
-from expkit.runs.summary import listed_rows, removed_by_player
-from expkit.runs.validate import validate_run
-from expkit.schema import Field, Schema
-from expkit.units import parse_duration, parse_size
+from expkit.settings.config import resolve
+from expkit.system.units import parse_duration, parse_size
+from expkit.validation.validate import validate_run
 
 HEADER = pack_file_header({"schema": TINY.to_builtins()})
 

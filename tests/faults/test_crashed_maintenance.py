@@ -10,10 +10,10 @@ from recordings import record_on, record_parts
 from written_runs import flip_bit
 
 from expkit.formats.shard import ShardReader
+from expkit.recovery.recover import recover
 from expkit.rewrite.compact import compact
+from expkit.rewrite.prune import Retention, prune
 from expkit.runs.layout import COUNTERS_FILE, MANIFEST_FILE, RUN_FILE
-from expkit.runs.prune import Retention, prune
-from expkit.runs.recover import recover
 from expkit.runs.resume import take_writer
 
 

@@ -11,9 +11,9 @@ from recordings import record_on, record_parts
 from shard_rows import BOARD, write_shard
 
 from expkit.errors import ShardError
-from expkit.files import using
 from expkit.formats.shard import ShardReader, check_shard
 from expkit.runs.locks import lock_writer
+from expkit.system.files import using
 
 
 def test_a_recording_survives_a_crash_after_any_operation(tmp_path, tried):

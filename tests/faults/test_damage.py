@@ -11,11 +11,11 @@ from shard_rows import BOARD, TINY, everything, rows_of, write_shard
 
 from expkit import open_run
 from expkit.errors import NoSpace, ShardError
-from expkit.files import Disk, using
 from expkit.formats.shard import BlockEncoder, ShardReader, ShardWriter, check_shard
 from expkit.formats.shard.layout import FILE_HEADER
-from expkit.runs.summary import balance, listed_rows
-from expkit.runs.validate import validate_run
+from expkit.reading.summary import balance, listed_rows
+from expkit.system.files import Disk, using
+from expkit.validation.validate import validate_run
 
 
 @pytest.fixture(scope="module")

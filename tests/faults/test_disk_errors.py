@@ -15,15 +15,15 @@ from promises import report
 from recordings import SCHEMA, record_on, record_parts
 from shard_rows import rows_of
 
-from expkit.episodes import EpisodeStart
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
-from expkit.files import Disk, using
 from expkit.formats.shard.encode import BlockEncoder
+from expkit.row.episodes import EpisodeStart
 from expkit.runs.counters import Ledger, read_ledger
 from expkit.runs.guard import DiskGuard
 from expkit.runs.layout import COUNTERS_FILE, RunInfo, new_run_id
 from expkit.runs.locks import taking_turns
 from expkit.runs.write import RunWriter, create_run
+from expkit.system.files import Disk, using
 
 record = partial(record_parts, parts=3, steps=2)
 visible_rows = partial(all_visible_rows, without=frozenset({"time_ns"}))  # two recordings differ in it alone

@@ -25,12 +25,12 @@ from recordings import PLAYERS, SCHEMA, observation, record_on
 
 from expkit import Recorder, open_run
 from expkit.errors import ExpkitError, NoSpace, NotThere
+from expkit.reading.summary import balance
 from expkit.rewrite.compact import compact
+from expkit.rewrite.prune import Retention, prune
 from expkit.runs.guard import free_bytes
 from expkit.runs.layout import list_shards
-from expkit.runs.prune import Retention, prune
 from expkit.runs.reserve import keep_reserve
-from expkit.runs.summary import balance
 
 WITHOUT = frozenset({"time_ns"})
 

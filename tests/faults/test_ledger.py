@@ -12,9 +12,9 @@ from known_rows import record_overloaded
 from warm_processes import Server
 
 from expkit.commands import main
+from expkit.recovery.recover import recover
 from expkit.rewrite.compact import compact
-from expkit.runs.prune import Retention, prune
-from expkit.runs.recover import recover
+from expkit.rewrite.prune import Retention, prune
 
 POLICIES = ("block", "drop-oldest", "drop-newest", "spill")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import mutants
 import pytest
 from mutants import MUTANTS, VARIABLE
-from promises import PROMISES, REPORT, TESTS
+from places import TESTS
+from promises import PROMISES, REPORT
 
 HERE = Path(__file__).parent
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import mutants
 import pytest
-from promises import PROMISES, REPORT, TESTS, read_report, report, table, told
+from places import TESTS
+from promises import PROMISES, REPORT, read_report, report, table, told
 
-from expkit.config import OTHER_VARIABLES, SETTINGS
+from expkit.settings.config import OTHER_VARIABLES, SETTINGS
 
 SPEC = TESTS.parent / "formats" / "shard" / "SPEC.md"
 SECTION = re.compile(r"(?<=## Promises\n\n).*?(?=\n## |\Z)", re.S)

@@ -28,20 +28,20 @@ from written_runs import flip_bit
 import expkit.recorder
 from expkit import Field, Recorder, Schema, open_run
 from expkit.collect.direct import DirectCollector
-from expkit.episodes import WRITER_BITS
+from expkit.comparison.compare import compare_runs
 from expkit.errors import Busy
-from expkit.files import using
 from expkit.formats.shard import ShardReader
+from expkit.reading.run import Run
+from expkit.reading.summary import balance
+from expkit.recovery.recover import recover, recover_into
 from expkit.rewrite.compact import compact
 from expkit.rewrite.merge import Choice, merge, plan_merge
+from expkit.rewrite.prune import Retention, prune
 from expkit.rewrite.sources import Sources
-from expkit.runs.compare import compare_runs
+from expkit.row.episodes import WRITER_BITS
 from expkit.runs.layout import list_shards
-from expkit.runs.prune import Retention, prune
-from expkit.runs.read import Run
-from expkit.runs.recover import recover, recover_into
-from expkit.runs.summary import balance
-from expkit.runs.validate import validate_run
+from expkit.system.files import using
+from expkit.validation.validate import validate_run
 
 SCHEMA = Schema([Field("observation", "u4", (3,), "observation"), Field("action", "u2", belongs="action")])
 PLAYERS = 2

@@ -15,17 +15,17 @@ from shard_rows import GOLDEN, rows_of
 from test_replay_sums import DTYPES, shard_of
 from test_validate import hide
 
-import expkit.runs.file_checks as file_checks
+import expkit.validation.file_checks as file_checks
 from expkit import Field, Schema, open_run
-from expkit.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.errors import ShardError
 from expkit.formats.shard import BlockEncoder, RowHasher, ShardReader, ShardWriter, copy_block
 from expkit.formats.shard.check import check_block
 from expkit.formats.shard.layout import FRAME, KIND_BLOCK
 from expkit.kernels.bits import CHANGES, CONSTANT
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.layout import RunInfo
-from expkit.runs.validate import validate_run, validate_shard
 from expkit.runs.write import RunWriter, create_run
+from expkit.validation.validate import validate_run, validate_shard
 
 
 def both_ways(path, schema=None):

@@ -132,9 +132,9 @@ def _serve(say: Callable[[Any], None]) -> None:
 def _warm_up() -> None:
     """Record, prune, compact and recover once, so that whoever is forked has it all in memory."""
     from expkit.commands.verbs import VERBS
+    from expkit.recovery.recover import recover
     from expkit.rewrite.compact import compact
-    from expkit.runs.prune import Retention, prune
-    from expkit.runs.recover import recover
+    from expkit.rewrite.prune import Retention, prune
 
     for verb in VERBS:  # all of one state of the sources, should somebody be at work on them
         importlib.import_module(f"expkit.commands.{verb.module}")
@@ -153,8 +153,10 @@ def _warm_up() -> None:
 GAME = ("--size", "8x8", "--num-envs", "2", "--threads", "1", "--max-steps", "20", "--min-free", "0")
 
 if __name__ == "__main__":
-    here = Path(__file__).resolve().parent
-    sys.path[:0] = [str(here), str(here.parent)]
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from places import HELPERS
+
+    sys.path[:0] = HELPERS
     import known_rows
     import mutants
     import recordings

@@ -32,7 +32,7 @@ def make_environment(kind: str = ENVIRONMENT) -> Any:
 
 
 def record_cartpole(lab: Lab, workload: str) -> Trial:
-    from expkit.adapters.wrapping import wrap
+    from expkit.wrapping.wrap import wrap
 
     path, bare = lab.path("cartpole"), make_environment()
     env = wrap(make_environment(), path)

@@ -19,9 +19,9 @@ from expkit.exchange.importing import import_table
 from expkit.exchange.plan import Asked, ExportPlan, plan_export
 from expkit.exchange.registry import find_format
 from expkit.exchange.rows import batches
-from expkit.files import remove_tree
 from expkit.formats.protocol import Batch, ExportOptions, Format
 from expkit.rewrite.sources import Sources
+from expkit.system.files import remove_tree
 
 LIBRARY = "the library, rows in memory"
 READING = "the library reading"

@@ -7,7 +7,7 @@ import numpy as np
 from expkit.bench.lab import Lab
 from expkit.bench.stage import Trial, stage
 from expkit.games.protocol import Game
-from expkit.layout import RowSink
+from expkit.row.layout import RowSink
 
 GAMES = 64
 TICKS = 64

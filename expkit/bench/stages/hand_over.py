@@ -14,10 +14,11 @@ import numpy as np
 from expkit.bench.lab import Lab
 from expkit.bench.stage import Goal, Trial, stage
 from expkit.bench.stages.rings import ring_values
-from expkit.buffers.ring import BlockRing, control_words
+from expkit.buffers.blocks import control_words
+from expkit.buffers.ring import BlockRing
 from expkit.kernels import bench_rows
-from expkit.layout import BlockLayout
-from expkit.schema import Schema
+from expkit.row.layout import BlockLayout
+from expkit.row.schema import Schema
 
 ROWS = 4_000_000
 BLOCKS, BLOCK_ROWS = 16, 16384

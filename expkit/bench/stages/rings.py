@@ -15,7 +15,7 @@ from expkit.bench.workloads import Workload
 from expkit.buffers.producer import Producer
 from expkit.buffers.ring import BlockRing
 from expkit.kernels import bench_rows
-from expkit.layout import BlockLayout
+from expkit.row.layout import BlockLayout
 
 BLOCKS = 8
 BATCH = 256

@@ -13,9 +13,10 @@ from expkit.bench.reference import BlockFile
 from expkit.bench.stage import Goal, Trial, stage
 from expkit.bench.stages.shards import REFERENCE
 from expkit.bench.workloads import GAMES, Workload
+from expkit.reading.opening import open_run
+from expkit.reading.run import Run
 from expkit.recorder import Recorder
-from expkit.runs.read import Run, open_run
-from expkit.runs.validate import validate_run
+from expkit.validation.validate import validate_run
 
 COPIES = 3  # of the workload's rows, in a shard each
 SAMPLE = 256

@@ -8,7 +8,7 @@ from typing import Any
 from expkit.bench.lab import Lab
 from expkit.bench.stage import Trial, stage
 from expkit.bench.stages.runs import SAMPLE, close_run, run_of
-from expkit.runs.read import Run
+from expkit.reading.run import Run
 
 WINDOW = 16
 

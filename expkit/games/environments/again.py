@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.environment import EnvLayout
-from expkit.episodes import EpisodeStart
 from expkit.errors import ExpkitError, GameError
 from expkit.games.environments.rows_into_sink import SinkTarget
 from expkit.games.environments.tables import table_of
-from expkit.layout import RowSink
+from expkit.row.episodes import EpisodeStart
+from expkit.row.layout import RowSink
+from expkit.spaces.environment import EnvLayout
 
 Tables = Mapping[int, Mapping[str, np.ndarray]]
 

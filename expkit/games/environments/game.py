@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.environment import EnvLayout
-from expkit.episodes import EpisodeEnd, EpisodeStart, episode_number
 from expkit.games.environments.policies import Decision, Policy, ask, random_action, resolve
 from expkit.games.environments.rows_into_sink import SinkTarget
 from expkit.games.environments.tables import Table, Turn, table_of
-from expkit.layout import RowSink
-from expkit.schema import Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, episode_number
+from expkit.row.layout import RowSink
+from expkit.row.schema import Schema
+from expkit.spaces.environment import EnvLayout
 
 
 class Counter:

@@ -9,8 +9,8 @@ import warnings
 from typing import Any
 
 from expkit.errors import MissingExtra, UsageError
-from expkit.extras import require
-from expkit.plugins import load_callable
+from expkit.system.extras import require
+from expkit.system.plugins import load_callable
 
 
 def make_environment(source: str) -> Any:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from expkit.adapters.environment import EnvLayout
-from expkit.adapters.masks import MASK
 from expkit.errors import UsageError
 from expkit.games.environments.tables import Turn
-from expkit.plugins import load_callable
+from expkit.spaces.environment import EnvLayout
+from expkit.spaces.masks import MASK
+from expkit.system.plugins import load_callable
 
 Decision = tuple[int, int, Turn]  # episode, step, whose turn it is
 Policy = Callable[..., Any] | None  # None is random

@@ -6,12 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import SchemaError
-from expkit.layout import RowSink
-from expkit.recording.episodes import how_it_ended
-from expkit.rows import Progress, RowFactory
-from expkit.schema import Schema
+from expkit.row.episodes import EpisodeEnd, EpisodeStart, how_it_ended
+from expkit.row.factory import Progress, RowFactory
+from expkit.row.layout import RowSink
+from expkit.row.schema import Schema
 
 
 class SinkTarget:

@@ -9,14 +9,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.config import GameSettings
-from expkit.episodes import EpisodeStart
 from expkit.errors import GameError, UsageError
-from expkit.games import SIMULTANEOUS
 from expkit.games.environments.make import make_environment
-from expkit.games.protocol import Game, Resimulator
+from expkit.games.protocol import SIMULTANEOUS, Game, Resimulator
 from expkit.rewards import RewardColumns
-from expkit.schema import Schema
+from expkit.row.episodes import EpisodeStart
+from expkit.row.schema import Schema
+from expkit.settings.config import GameSettings
 
 
 class EnvironmentConfig(msgspec.Struct, frozen=True):
@@ -46,8 +45,8 @@ class EnvironmentSource:
         self.name = source.partition(":")[0]
 
     def configure(self, settings: GameSettings) -> EnvironmentConfig:
-        from expkit.adapters.environment import agents_of, env_layout, env_metadata, is_multi_agent, is_turn_based
-        from expkit.adapters.masks import mask_key_in
+        from expkit.spaces.environment import agents_of, env_layout, env_metadata, is_multi_agent, is_turn_based
+        from expkit.spaces.masks import mask_key_in
 
         env = make_environment(self.source)
         layout = env_layout(env)
@@ -142,7 +141,7 @@ class EnvironmentSource:
         return play_again(make_environment(self.source), self._layout(config), len(config.players), start, tables)
 
     def _layout(self, config: EnvironmentConfig) -> Any:
-        from expkit.adapters.environment import env_layout
+        from expkit.spaces.environment import env_layout
 
         env = make_environment(self.source)
         layout = env_layout(env, mask_key=config.action_mask)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from expkit.adapters.environment import EnvLayout, is_multi_agent, is_turn_based
-from expkit.adapters.episode_rows import EpisodeRows, RowTarget
+from expkit.spaces.agent_rows import AECRows, Agents, ParallelRows
+from expkit.spaces.env_rows import EnvRows
+from expkit.spaces.environment import EnvLayout, is_multi_agent, is_turn_based
+from expkit.spaces.episode_rows import EpisodeRows, RowTarget
 
 
 class Turn(NamedTuple):
@@ -63,8 +65,6 @@ def _seeds(env_seed: int, action_seeds: Mapping[int, int]) -> dict[str, int]:
 
 class _Single:
     def __init__(self, env: Any, target: RowTarget, layout: EnvLayout):
-        from expkit.adapters.gymnasium import EnvRows
-
         self._env, self._layout = env, layout
         self._rows = EnvRows(target, layout)
         self.most_acting = 1
@@ -98,8 +98,6 @@ class _Turns:
     """An AEC environment; the turns of agents that are out are taken at once."""
 
     def __init__(self, env: Any, target: RowTarget, layout: EnvLayout, players: int):
-        from expkit.adapters.pettingzoo import AECRows, Agents
-
         self._env, self._layout = env, layout
         self._rows = AECRows(target, layout, Agents(env, players))
         self.most_acting = 1
@@ -145,8 +143,6 @@ class _AtOnce:
     """A Parallel environment."""
 
     def __init__(self, env: Any, target: RowTarget, layout: EnvLayout, players: int):
-        from expkit.adapters.pettingzoo import Agents, ParallelRows
-
         self._env = env
         self._rows = ParallelRows(target, layout, Agents(env, players))
         self.most_acting = players

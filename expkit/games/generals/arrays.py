@@ -9,7 +9,7 @@ import numpy as np
 from expkit.games.generals.config import GeneralsConfig, rules_array
 from expkit.kernels import generals_state as k
 from expkit.kernels.generals_rows import FROM_GAME, FROM_VIEW
-from expkit.layout import aligned_empty
+from expkit.row.layout import aligned_empty
 
 SCRATCH_PLANES = 4
 

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
 from expkit.errors import UsageError
 from expkit.games.generals.arrays import GeneralsArrays
 from expkit.games.generals.config import GeneralsConfig
@@ -18,8 +17,9 @@ from expkit.games.generals.tick_rewards import TickRewards
 from expkit.kernels import generals_rows as k
 from expkit.kernels import generals_state as r
 from expkit.kernels.generals_play import APPLY, BOTH, FINISH, OBSERVE, play
-from expkit.layout import RowSink
 from expkit.rewards import RewardColumns
+from expkit.row.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
+from expkit.row.layout import RowSink
 
 # in the order of C_EPISODE and following
 _STAMPED = (

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from expkit.episodes import EpisodeStart
 from expkit.errors import ConfigError, GameError
 from expkit.formats.gior import GiorMove, GiorReplay, read_gior
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay
 from expkit.games.generals.schema import generals_schema
-from expkit.schema import Schema
+from expkit.row.episodes import EpisodeStart
+from expkit.row.schema import Schema
 
 LAST_VERSION_WITH_REGROWTH = 5
 REGROW_TO = 40

@@ -10,7 +10,7 @@ import numpy as np
 
 from expkit.errors import UsageError
 from expkit.kernels import generals_policy as kinds
-from expkit.plugins import load_callable
+from expkit.system.plugins import load_callable
 
 BUILT_IN = {"hunter": kinds.HUNTER, "expander": kinds.EXPANDER, "random": kinds.RANDOM}
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from expkit.episodes import EpisodeStart
 from expkit.errors import GameError
 from expkit.games.generals.arrays import GeneralsArrays
 from expkit.games.generals.config import GeneralsConfig
 from expkit.kernels import compiling
 from expkit.kernels import generals_replay as kernel
 from expkit.kernels import generals_state as k
+from expkit.row.episodes import EpisodeStart
 from expkit.serialize.board_fields import padded_actions
 
 _FIRST_SLOT = np.zeros(1, np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from expkit.games.generals.config import GeneralsConfig
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 
 OWNER_MEANING = "player id, -1 neutral (mountains too), -2 unknown, in fog"
 TERRAIN_CODES = ("plain", "city", "general", "mountain", "fog", "obstacle")

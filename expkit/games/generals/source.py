@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.config import GameSettings
-from expkit.episodes import EpisodeStart
 from expkit.errors import GameError
 from expkit.games.generals.config import GeneralsConfig
 from expkit.games.generals.engine import EpisodeCounter, Generals
 from expkit.games.generals.schema import generals_schema
 from expkit.games.protocol import Resimulator
 from expkit.rewards import RewardColumns
-from expkit.schema import Schema
-from expkit.units import parse_board_size
+from expkit.row.episodes import EpisodeStart
+from expkit.row.schema import Schema
+from expkit.settings.config import GameSettings
+from expkit.system.units import parse_board_size
 
 DEFAULT_MAX_STEPS = 500  # where the settings name no limit, for a game of generals needs one
 

@@ -9,10 +9,10 @@ import numpy as np
 from expkit.errors import UsageError
 from expkit.games.generals.arrays import GeneralsArrays
 from expkit.kernels import generals_state as k
-from expkit.layout import RowSink
 from expkit.rewards.columns import REWARD, RewardColumns
 from expkit.rewards.protocol import NEXT
-from expkit.schema import Column
+from expkit.row.layout import RowSink
+from expkit.row.schema import Column
 
 _RESULTS = ("action", REWARD, "terminated", "truncated")
 

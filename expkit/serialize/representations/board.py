@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from expkit.errors import SchemaError, UsageError
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 from expkit.serialize.representations.protocol import OBSERVATION
 
 BOARD = {

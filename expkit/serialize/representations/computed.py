@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import ConfigError
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 from expkit.serialize.representations.board import BoardRepresentation, board_tiles
 from expkit.serialize.representations.protocol import OBSERVATION
 
@@ -71,7 +71,7 @@ def computed(
     tile = y * W + x, and who is looking, and returns (rows, *shape). It takes the place of the board as a field
     `observation`, and may be called in several threads at once.
 
-    dtype     a number's, of `expkit.schema.DTYPES`
+    dtype     a number's, of `expkit.row.schema.DTYPES`
     shape     of one row's value; "H", "W" side by side stand for the sides of the board
     channels  names of the values along the first side, where they have some
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from expkit.errors import ConfigError, SchemaError
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 from expkit.serialize.conversion import Conversion
 from expkit.serialize.representations.board import BOARD, BoardRepresentation
 from expkit.serialize.representations.planes import (

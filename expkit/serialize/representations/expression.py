@@ -11,9 +11,9 @@ import ast
 import re
 
 from expkit.errors import UsageError
-from expkit.plugins import setting_of
 from expkit.serialize.representations.protocol import Representation
 from expkit.serialize.representations.registry import find_representation
+from expkit.system.plugins import setting_of
 
 LONGEST = 1000
 _FORM = re.compile(r"([^\s()]+)\s*(\(.*\))?", re.DOTALL)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from expkit.kernels.flat_features import flat_of_rows
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 from expkit.serialize.representations.board import BOARD, BoardRepresentation
 from expkit.serialize.representations.protocol import OBSERVATION
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from expkit.errors import ConfigError
 from expkit.kernels.planes import PLANES, planes_of_rows
-from expkit.schema import Field, Schema
+from expkit.row.schema import Field, Schema
 from expkit.serialize.pool import ArrayPool
 from expkit.serialize.representations.board import BOARD, BoardRepresentation
 from expkit.serialize.representations.protocol import OBSERVATION

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)

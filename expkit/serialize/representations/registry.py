@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import ConfigError, UsageError
-from expkit.plugins import load_callable
-from expkit.schema import Schema
+from expkit.row.schema import Schema
 from expkit.serialize.representations.flat import FlatRepresentation
 from expkit.serialize.representations.planes import (
     BytePlanesRepresentation,
@@ -23,6 +22,7 @@ from expkit.serialize.representations.planes import (
 )
 from expkit.serialize.representations.protocol import Representation
 from expkit.serialize.representations.raw import RawRepresentation
+from expkit.system.plugins import load_callable
 
 GROUP = "expkit.representations"
 

@@ -1,0 +1,48 @@
+"""`expkit.query`: a question about runs that are opened for it, or were."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from expkit.reading.readable import Readable
+from expkit.reading.run import Run
+from expkit.reading.runs import found_runs
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Source = Readable | str | os.PathLike[str]
+
+
+def query(
+    runs: Source | Sequence[Source],
+    question: str,
+    *,
+    columns: Sequence[str] | None = None,
+    memory: str | int = "1GiB",
+) -> pyarrow.Table:
+    """The answer to a question about runs, opened or by paths and globs, as a table of Arrow in memory.
+
+    question  SQL, or a condition on rows: then the answer is the rows, in the order of the files
+    columns   for a condition, fields and groups of fields beside run, episode, player and step; without, every field
+              that is one value
+    memory    what DuckDB may take before it uses a temporary folder
+
+    Raises UsageError for a question that cannot be answered, SchemaError for runs that make no one table, NotThere,
+    ShardError, MissingExtra.
+    """
+    from expkit.queries import ask
+
+    listed = [runs] if isinstance(runs, Readable | str | os.PathLike) else list(runs)
+    with ExitStack() as stack:
+        opened: list[Readable] = []
+        for source in listed:
+            if isinstance(source, Readable):
+                opened += source.parts
+            else:
+                opened += [stack.enter_context(Run(path)) for path in found_runs([source])]
+        with ask(opened, question, columns=columns, memory=memory) as answer:
+            return answer.table()

@@ -1,0 +1,69 @@
+"""`expkit.wrap`: an environment of Gymnasium or PettingZoo that is recorded while it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from expkit.errors import UsageError
+from expkit.games.protocol import SIMULTANEOUS
+from expkit.recorder import Recorder
+from expkit.recording.autoreset import autoreset_mode
+from expkit.spaces.environment import agents_of, env_layout, env_metadata, is_multi_agent, is_turn_based
+
+
+def wrap(
+    env: Any,
+    run: str | os.PathLike[str],
+    *,
+    action_mask: str | None = None,
+    capacity: int = 64,
+    players: Sequence[str] | int | None = None,
+    autoreset: Any = None,
+    **options: Any,
+) -> Any:
+    """The environment, recorded into a run while it is used as before; `close` closes the run, and `recorder` is its
+    Recorder: `env.recorder.set_policy(0, "ppo", version=3)`, `env.recorder.flush()`.
+
+    env          of Gymnasium, single or vector, or of PettingZoo, AEC or Parallel, whose agents are the players
+    action_mask  what the observation or the info calls the mask of legal actions, where it is not `action_mask` of
+                 the observation; `legal_moves` may be a list of them
+    capacity     entries there is room for in a Sequence, nodes and edges in a Graph; more are refused
+    players      names, or how many, of an environment that does not say which agents there may be
+    autoreset    of a vector environment whose metadata do not say it: next_step, same_step or disabled
+    options      of the Recorder: mode, metadata, memory, flush_interval, …
+
+    Raises UsageError for what is no such environment, SchemaError for spaces without a form, MissingExtra, and what
+    Recorder raises.
+    """
+    layout = env_layout(env, mask_key=action_mask, capacity=capacity)
+    metadata = {"environment": env_metadata(env, layout), **options.pop("metadata", {})}
+    source = options.pop("source", None)
+    if is_multi_agent(env):
+        from expkit.spaces.agent_rows import takes_turns_within
+        from expkit.wrapping.pettingzoo import RecordedAEC, RecordedParallel
+
+        names: Sequence[str] | int | None = [str(agent) for agent in agents_of(env)] or players
+        if names is None:
+            raise UsageError(f"{env} does not say which agents there may be; give players=")
+        turns = is_turn_based(env)
+        metadata[SIMULTANEOUS] = not turns and takes_turns_within(env) is None
+        source = source or f"pettingzoo:{metadata['environment']['name']}"
+        recorder = Recorder(run, layout.schema, players=names, source=source, metadata=metadata, **options)
+        return (RecordedAEC if turns else RecordedParallel)(env, recorder, layout)
+    metadata[SIMULTANEOUS] = True
+    source = source or f"gymnasium:{metadata['environment']['name']}"
+    options |= {"players": players or 1, "source": source, "metadata": metadata}
+    if hasattr(env, "single_observation_space"):
+        from expkit.wrapping.vector import RecordedVectorEnv
+
+        told = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
+        mode = autoreset_mode(autoreset if told is None else told, env.num_envs)
+        if autoreset is not None and autoreset_mode(autoreset, env.num_envs) != mode:
+            raise UsageError(f"autoreset {autoreset!r}: the environment's metadata say {mode!r}; leave it out")
+        recorder = Recorder(run, layout.schema, num_envs=env.num_envs, autoreset=mode, **options)
+        return RecordedVectorEnv(env, recorder, layout, mode)
+    from expkit.wrapping.gymnasium import RecordedEnv
+
+    return RecordedEnv(env, Recorder(run, layout.schema, **options), layout)
