@@ -18,6 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import warm_processes
 from gior_files import gior
 from patience import PATIENCE, wait_until
 from places import SAMPLE
@@ -31,15 +32,12 @@ NAMES = [verb.name for verb in VERBS]
 ANSI = re.compile(r"\x1b[\[\]()]")
 
 
-def expkit(*arguments, cwd=None, timeout=PATIENCE, **environment):
+def expkit(*arguments, cwd=None, **environment):
     """Run the command line as a process of its own."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("EXPKIT_", "NO_COLOR"))}
     if "EXPKIT_CACHE_DIR" in os.environ:
         inherited["EXPKIT_CACHE_DIR"] = os.environ["EXPKIT_CACHE_DIR"]
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, arguments)],
-        cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    return warm_processes.expkit(*arguments, cwd=cwd, environ={**inherited, **environment})
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import warm_processes
 from patience import PATIENCE, wait_until
 
 from expkit import Field, Recorder, Schema, open_run
@@ -41,14 +42,8 @@ def play(observation, action_mask, episode, step, player):
 
 
 def expkit(*arguments, code=0, cwd=None, **environment):
-    done = subprocess.run(
-        [*EXPKIT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        cwd=cwd,
-        env={**os.environ, "EXPKIT_MIN_FREE": "0", **environment},
-    )
+    environ = {**os.environ, "EXPKIT_MIN_FREE": "0", **environment}
+    done = warm_processes.expkit(*arguments, cwd=cwd, environ=environ)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -11,6 +11,7 @@ import textwrap
 
 import numpy as np
 from patience import PATIENCE
+from warm_processes import expkit
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.reading.summary import balance
@@ -120,12 +121,6 @@ SCRIPT = textwrap.dedent("""
     print(rows, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """)
-
-
-def expkit(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, words)], capture_output=True, text=True, timeout=PATIENCE
-    )
 
 
 def test_a_killed_script_loses_what_came_after_its_last_flush_and_all_say_how_many(tmp_path):

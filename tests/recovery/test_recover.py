@@ -13,6 +13,7 @@ from contextlib import suppress
 import msgspec
 import numpy as np
 import pytest
+import warm_processes
 from damaged_runs import TINY, QuickDisk, contents, missing, small_run, write_episode
 from faults.disk import FaultyDisk
 from patience import PATIENCE, wait_until
@@ -489,10 +490,7 @@ def test_an_operation_that_fails_leaves_a_run_that_recovers(tmp_path, fault):
 
 
 def expkit(*arguments, **options):
-    return subprocess.run(
-        [*EXPKIT, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE,
-        env={**os.environ, "EXPKIT_MIN_FREE": "0"}, **options,
-    )  # fmt: skip
+    return warm_processes.expkit(*arguments, environ={**os.environ, "EXPKIT_MIN_FREE": "0"}, **options)
 
 
 @pytest.fixture(scope="module")

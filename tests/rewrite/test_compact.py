@@ -24,6 +24,7 @@ from patience import PATIENCE, wait_until
 from places import HELPERS
 from test_prune import write
 from test_superseding import all_rows
+from warm_processes import expkit
 from written_runs import VECTOR_SCHEMA, flip_bit, write_boards
 
 import expkit.rewrite.compact as compacting
@@ -46,11 +47,6 @@ from expkit.runs.locks import maintenance
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.files import Disk, using
 from expkit.validation.validate import validate_run
-
-
-def expkit(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "expkit.commands", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def peak_memory(pid: int) -> int:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE, wait_until
 from test_superseding import all_rows
+from warm_processes import expkit
 from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, write_boards, write_vectors
 
 from expkit import Recorder
@@ -27,11 +28,6 @@ from expkit.rewrite.prune import PrunePlan, Retention, plan_prune, prune
 from expkit.runs.guard import shards_bytes
 from expkit.runs.layout import ACTIVE_SUFFIX, ShardPath, list_shards
 from expkit.validation.validate import validate_run
-
-
-def expkit(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "expkit.commands", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, **options)  # type: ignore[call-overload]
 
 
 def write(path: Path, lengths: list[int], shard_rows: int) -> Path:

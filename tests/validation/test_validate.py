@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE
 from places import HELPERS
+from warm_processes import expkit
 from written_runs import BOARD_SCHEMA, TILES, VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
 
 from expkit import Field, Recorder, Schema, open_run
@@ -375,13 +376,6 @@ def test_progress_counts_every_row(tmp_path):
         assert list(validate_run(run, threads=2, progress=seen.append)) == []
         assert seen[-1] == len(run)
         assert seen == sorted(seen)
-
-
-def expkit(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        timeout=PATIENCE, check=False,
-    )  # fmt: skip
 
 
 KILLED = """
