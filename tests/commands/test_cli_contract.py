@@ -424,7 +424,8 @@ def clone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("line", [line for line in examples() if not line.startswith("expkit rotate")])
-def test_the_examples_in_help_work(clone, call, line):
+def test_the_examples_in_help_work(clone, call, line, monkeypatch):
+    monkeypatch.setattr("expkit.commands.replay_player.STEPS_PER_SECOND", 400.0)  # a game at its pace takes 8 s
     done = call(*shlex.split(line)[1:], cwd=clone)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -118,12 +118,12 @@ def together(folder, tried, seconds, seed, *, pruning=True):
 
 
 def test_readers_see_whole_blocks_whatever_goes_on(tmp_path, tried):
-    together(tmp_path, tried, 6, seed=1)
+    together(tmp_path, tried, 4, seed=1)
 
 
 def test_nothing_goes_that_is_read(tmp_path, tried):
     """Without pruning, a run that is open loses no shard."""
-    together(tmp_path, tried, 4, seed=3, pruning=False)
+    together(tmp_path, tried, 3, seed=3, pruning=False)
 
 
 @pytest.mark.slow

@@ -123,6 +123,16 @@ def expkit(*words: object, cwd: Path | None = None, environ: dict[str, str] | No
     )  # fmt: skip
 
 
+def start(*words: object) -> int:
+    """The id of a process that is to be killed; `kill` does, whether it has ended by then or not."""
+    return _shared().start("expkit", *words)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    assert _shared().wait(pid) in (0, -signal.SIGKILL)
+
+
 def call(words: list[str]) -> int:
     """What a process does: the command line, or a function of a module beside this file."""
     name, *arguments = words

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import warm_processes
+from damaged_runs import QuickDisk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE, wait_until
@@ -263,7 +265,7 @@ class _Cut(BaseException):
     """The process ends here."""
 
 
-class _DyingDisk(Disk):
+class _DyingDisk(QuickDisk):
     """Does `most` operations that change something, then none any more."""
 
     def __init__(self, most: int):
@@ -293,7 +295,8 @@ def test_it_may_die_before_any_of_its_operations(tmp_path: Path) -> None:
         with using(_DyingDisk(most)), pytest.raises(_Cut):
             compact(path, shard_size=300)
         assert facts(path) == before, f"died before operation {most}"
-        compact(path, shard_size=300)
+        with using(QuickDisk()):
+            compact(path, shard_size=300)
         check(path, before)
         assert not [s for s in list_shards(path, unfinished=True) if s.active]
         shutil.rmtree(path)
@@ -301,17 +304,19 @@ def test_it_may_die_before_any_of_its_operations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", range(10))
 def test_a_killed_command_loses_nothing(run: Path, moment: int) -> None:
-    """kill -9 at a random moment of a real process: most of its life goes by while it starts."""
+    """kill -9 at a random moment of a real process, the first while it starts Python."""
     before = facts(run)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "expkit.commands", "compact", str(run), "--shard-size", "1MiB", "--level", "19", "-q"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    if moment:
-        wait_until(lambda: (run / "shards" / "g1").exists() or process.poll() is not None)
-    time.sleep(random.Random(moment).random() * 0.4)
-    process.kill()
-    process.communicate()
+    words = ["compact", str(run), "--shard-size", "1MiB", "--level", "19", "-q"]
+    if not moment:
+        process = subprocess.Popen([sys.executable, "-m", "expkit.commands", *words])
+        time.sleep(random.Random(moment).random() * 0.4)
+        process.kill()
+        process.wait(PATIENCE)
+    else:
+        pid = warm_processes.start(*words)
+        wait_until((run / "shards" / "g1").exists, every=0.002)
+        time.sleep(random.Random(moment).random() * 0.4)
+        warm_processes.kill(pid)
     check(run, before)
     assert expkit("compact", run).returncode == 0
     check(run, before)
