@@ -35,6 +35,7 @@ class Server:
 
     def __init__(self, log: Path):
         self._log = log
+        self.environ = dict(os.environ)
         here = Path(__file__).resolve()
         self._process = subprocess.Popen(
             [sys.executable, str(here)],
@@ -112,11 +113,10 @@ def expkit(*words: object, cwd: Path | None = None, environ: dict[str, str] | No
     """One command line as a process of its own, to its end. Where the environment says how Python or the terminal
     are to be, it starts Python by itself: 1 to 2 s of the processor, where a forked one takes a twentieth."""
     environ = dict(os.environ) if environ is None else environ
-    given = [str(word) for word in words]
-    if all(
-        name.startswith("EXPKIT_") and name != "EXPKIT_CACHE_DIR" for name, _ in environ.items() ^ os.environ.items()
-    ):
-        return _shared().command(given, cwd, environ)
+    given, server = [str(word) for word in words], _shared()
+    changed = {name for name, _ in environ.items() ^ server.environ.items()}
+    if "EXPKIT_CACHE_DIR" not in changed and all(name.startswith(("EXPKIT_", "PYTEST_")) for name in changed):
+        return server.command(given, cwd, environ)
     return subprocess.run(
         [sys.executable, "-m", "expkit.commands", *given], cwd=cwd, capture_output=True, text=True, env=environ,
         timeout=900,

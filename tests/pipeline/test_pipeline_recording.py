@@ -16,7 +16,7 @@ import pytest
 from patience import PATIENCE
 from pipeline_rows import SCHEMA
 from pipeline_runs import WHOLE, by_key, joined, write
-from places import ROOT
+from places import HELPERS, ROOT
 
 from expkit import Field, Recorder, open_run
 from expkit.collect.session import Session
@@ -251,7 +251,11 @@ def bonus(rows):
 
 
 def expkit(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "EXPKIT_MIN_FREE": "0", "PYTHONPATH": str(Path(__file__).parent)}
+    environ = {
+        **os.environ,
+        "EXPKIT_MIN_FREE": "0",
+        "PYTHONPATH": os.pathsep.join([*HELPERS, os.environ.get("PYTHONPATH", "")]),
+    }
     command = [sys.executable, "-m", "expkit.commands", *words]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, env=environ)
     assert done.returncode == code, done.stdout + done.stderr
