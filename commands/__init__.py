@@ -1,4 +1,5 @@
-"""The command line: one module per verb, thin. `main` is the console script `expkit`."""
+"""The command line: one module per verb, thin. `main` is the console script `expkit`.
+Imports all that stands below: it is the roof."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """How fast each part is on this machine, beside what the machine itself can do.
+Imports exchange and all that stands below.
 
     stage       what is measured: a small registered function that makes a Trial
     stages/     the stages, by part of the way a row travels

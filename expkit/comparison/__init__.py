@@ -1,2 +1,2 @@
 """Are two runs the same, and if not, where do they differ first.
-Imports reading, and what stands below it."""
+Imports resimulation and all that stands below."""

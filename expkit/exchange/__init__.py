@@ -1,4 +1,5 @@
 """Runs into the formats of other tools, and back.
+Imports torch, wrapping and all that stands below.
 
 registry   formats by name and by suffix; the formats themselves are in expkit.formats
 rows       the rows of runs in batches, as an export wants them

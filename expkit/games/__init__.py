@@ -1,5 +1,6 @@
 """Games to record from, by the name that stands for them on the command line: `NAME`, `LIBRARY:ID` for environments of
 other libraries, `module:callable` for what a user's own module makes.
+Imports reading and all that stands below.
 
 Adding a source means adding a `GameSource` to `_SOURCES`.
 """

@@ -1,4 +1,5 @@
 """All Numba code: pure loops over arrays, `nogil`, results in `out` arguments, no I/O, no logging.
+Imports nothing of expkit.
 
 `kernel` is the one decorator. Compiled code is cached on disk in a folder named by a digest of this package's
 sources, because Numba's own cache leaves a caller stale when a callee in another file changes. Writes to that cache

@@ -1,4 +1,5 @@
 """Pipelines: what is done to rows between a game and the disk, or between the disk and a trainer.
+Imports predicates, rewards and others of their row, and all that stands below.
 
     chain = Chain(["validate", {"kind": "gae", "gamma": 0.99}], run.schema)
     for batch in run.scan(["observation", "advantage"], pipeline=chain): ...

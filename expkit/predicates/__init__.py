@@ -1,4 +1,5 @@
 """Conditions on rows, as `--where` takes them: `player == 1 and reward > 0.5`.
+Imports formats and all that stands below; none of the packages beside it.
 
 Names
     keys                episode, player, step, policy_version, time_ns, is_first, is_last, and policy, which is compared

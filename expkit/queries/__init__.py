@@ -1,4 +1,5 @@
 """Questions about runs: conditions on rows, as `expkit.predicates` has them, and SQL.
+Imports batches and all that stands below.
 
     expkit.query("runs/a", "player == 1 and reward > 0.5")                    # the rows
     expkit.query(["runs/a", "runs/b"], "SELECT run, avg(return) FROM episodes GROUP BY run")
@@ -18,9 +19,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from expkit.batches.source import BatchSource
+from expkit.errors import UsageError
+from expkit.queries.statement import is_statement
+
 if TYPE_CHECKING:
-    from expkit.batches.source import BatchSource
-from expkit.queries.answer import Answer
+    from expkit.queries.answer import Answer
 
 
 def ask(
@@ -32,9 +36,6 @@ def ask(
     threads: int | None = None,
 ) -> Answer:
     """The answer as it is computed; see `expkit.query`. Raises as that does."""
-    from expkit.errors import UsageError
-    from expkit.queries.statement import is_statement
-
     if not runs:
         raise UsageError("no run to query")
     if is_statement(question):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from expkit.queries import ask
 from expkit.reading.readable import Readable
 from expkit.reading.run import Run
 from expkit.reading.runs import found_runs
@@ -34,8 +35,6 @@ def query(
     Raises UsageError for a question that cannot be answered, SchemaError for runs that make no one table, NotThere,
     ShardError, MissingExtra.
     """
-    from expkit.queries import ask
-
     listed = [runs] if isinstance(runs, Readable | str | os.PathLike) else list(runs)
     with ExitStack() as stack:
         opened: list[Readable] = []

@@ -1,2 +1,2 @@
 """Damaged and unfinished runs made valid again, and what was lost told exactly.
-Imports rewrite and validation, and what stands below them."""
+Imports rewrite and all that stands below."""

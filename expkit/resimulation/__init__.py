@@ -1,2 +1,2 @@
 """Recorded games played again: to prove them, to watch them, and to know the states and rewards that they had.
-Imports games and reading, and what stands below them."""
+Imports games and all that stands below."""

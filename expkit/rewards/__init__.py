@@ -1,4 +1,5 @@
 """Rewards as strategies: what an action is worth, computed from the truth before and after it, for whole batches.
+Imports formats and all that stands below; none of the packages beside it.
 
 protocol    what a reward and a potential are, and the columns they see
 strategies  the end of the game alone; sums with weights; clipping

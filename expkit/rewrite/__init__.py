@@ -1,4 +1,5 @@
 """The one engine under compact, merge and rewrite: whole episodes are read out of runs and written anew.
+Imports validation and all that stands below.
 
 segments   where the rows of all episodes are, over one run or several
 layout     which episodes share an output shard, and which rows an output block

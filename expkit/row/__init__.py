@@ -1,2 +1,2 @@
 """What a row is: schema, keys, episodes, their layout in memory, the factory that makes rows of what a caller gives.
-Imports system and errors."""
+Imports kernels, system and errors."""

@@ -22,8 +22,9 @@ from expkit.settings.config import SETTINGS
 
 # Where expkit speaks with other libraries, or of how games are played inside, their words are the right ones.
 FOREIGN = (
-    "expkit/adapters", "expkit/bench/peers", "expkit/exchange", "expkit/kernels", "expkit/games", "expkit/torch",
-    "formats/hdf5", "formats/minari", "formats/huggingface",
+    "expkit/bench/peers", "expkit/exchange", "expkit/games", "expkit/kernels", "expkit/spaces", "expkit/torch",
+    "expkit/wrapping",
+    "formats/hdf5", "formats/huggingface", "formats/minari",
 )  # fmt: skip
 
 
@@ -110,7 +111,7 @@ METHODS: dict[type, dict[str, str]] = {
         "one": "row",
         "many": "arrow blocks blocks_of episode episodes epoch follow load_into query rows sample sample_windows scan "
         "shuffled split windows",
-        "whole": "bind close close_readers decoder refresh selection",
+        "whole": "bind close close_readers decoder refresh reopened selection",
         "only one": "current_path find_episode lacks_rows locate reader reader_or_none visible",
     },
     Schema: {
