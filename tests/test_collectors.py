@@ -9,7 +9,6 @@ import pytest
 from expkit import Field, Schema, open_run
 from expkit.buffers.budget import Plan
 from expkit.collect.background import BackgroundCollector
-from expkit.collect.direct import DirectCollector
 from expkit.episodes import EpisodeEnd, EpisodeStart
 from expkit.errors import BufferClosed, NoSpace, WriteFailed
 from expkit.formats.shard.blocks import parse_head
@@ -212,18 +211,3 @@ def test_the_first_rows_are_durable_long_before_the_flush_interval(tmp_path):
         time.sleep(0.01)
     assert writer.ledger.durable.tolist() == [6, 6]
     collector.close()
-
-
-def test_the_direct_collector_writes_in_the_callers_thread(tmp_path):
-    writer = make_writer(tmp_path / "run")
-    with DirectCollector(writer, SCHEMA, PLAYERS, block_rows=32) as collector:
-        play(collector.feed(), range(5), 49)
-        assert collector.stats().written == {0: 250, 1: 250}
-        collector.flush()
-        assert collector.stats().durable == {0: 250, 1: 250}
-    collector.close()
-    with pytest.raises(BufferClosed):
-        collector.ready(1)
-    run = open_run(tmp_path / "run")
-    assert [e.ended for e in run.episodes()] == ["terminated"] * 5
-    assert run.rows(4, 1)["step"].tolist() == list(range(50))

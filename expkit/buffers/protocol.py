@@ -50,11 +50,6 @@ class BufferStats:
     drained: int
     dropped: dict[str, int]
 
-    @property
-    def utilization(self) -> float:
-        """Part of the capacity in use; 0 for an unbounded buffer, above 1 for one that spilled to disk."""
-        return self.size / self.capacity if self.capacity else 0.0
-
 
 @runtime_checkable
 class ExperienceBuffer(Protocol):

@@ -27,7 +27,6 @@ class Subscription:
         self.schema = schema
         self.dropped_rows = 0
         self.dropped_batches = 0
-        self.delivered_rows = 0
         self._max = max_batches
         self._queue: deque[tuple[int, dict[str, np.ndarray], int]] = deque()
         self._ready = threading.Condition()
@@ -57,7 +56,6 @@ class Subscription:
                     return None
                 self._ready.wait(left)
             player, columns, rows = self._queue.popleft()
-            self.delivered_rows += rows
         batch = {
             name: self.schema.unpack(name, values) for name, values in columns.items() if not name.startswith("valid:")
         }
