@@ -53,7 +53,6 @@ Step = Annotated[int | None, typer.Option("--step", metavar="S", help="The game'
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, with counts and bytes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Output = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")]
 Reward = Annotated[
     str | None,
     typer.Option(

@@ -76,10 +76,6 @@ class RowFactory:
         """Players with rows and no last row yet in that episode."""
         return sorted(player for number, player in self._open if number == episode)
 
-    def open_episodes(self) -> list[tuple[int, int]]:
-        """(episode, player) pairs without their last row yet."""
-        return sorted(self._open)
-
     def transition(
         self,
         views: Mapping[str, np.ndarray],

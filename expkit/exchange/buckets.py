@@ -27,7 +27,6 @@ class Buckets:
         self.columns = {column.name: column for column in schema.columns}
         self.count = min(_MOST_BUCKETS, max(1, -(-rows * (schema.row_bytes + 2) // bucket_bytes)))
         self._folder, self._prefix = folder, prefix
-        self._sizes = [0] * self.count
         self._written: list[list[int]] = [[] for _ in range(self.count)]
 
     def __enter__(self) -> Buckets:
