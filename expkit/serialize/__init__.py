@@ -1,1 +1,1 @@
-"""From observed boards to what trainers read: representations, turned boards, pooled arrays, cached visibility."""
+"""From observed boards to what trainers read: representations, turned boards, pooled arrays."""
