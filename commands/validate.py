@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import ConfigFile, Json, MaybeRunPaths, expand, is_shard
+from expkit.commands.options import ConfigFile, Json, MaybeRunPaths, expand, is_shard, resolve_for
 from expkit.errors import CheckFailed, NewerFormat, NotThere, UsageError
 
 if TYPE_CHECKING:
@@ -145,13 +145,11 @@ def validate(
 
 def _choose(rules: str | None, rule_settings: str | None, config: Path | None) -> RuleChoice:
     """The rules that apply by flags, variables, a settings file and defaults."""
-    from expkit.config import resolve
     from expkit.rules.registry import choose_rules
 
-    resolved = resolve({"rules": rules, "rule_settings": rule_settings}, config)
-    for warning in resolved.warnings:
-        output.note(f"expkit validate: {warning}")
-    return choose_rules(resolved.config.validation.rules, resolved.config.validation.rule_settings)
+    flags = {"rules": rules, "rule_settings": rule_settings}
+    settings = resolve_for("validate", flags, config).config.validation
+    return choose_rules(settings.rules, settings.rule_settings)
 
 
 def _explain(wanted: str, rules: str | None, json: bool) -> None:

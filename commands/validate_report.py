@@ -15,6 +15,7 @@ from expkit.commands import output, session
 from expkit.rules.rule import Severity
 from expkit.runs.finding import Finding
 from expkit.runs.summary import Balance
+from expkit.units import format_number
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
 _STYLES = {"error": "bold red", "warn": "bold yellow", "info": "dim"}
@@ -106,7 +107,7 @@ def print_omitted(checked: list[Checked], github: bool) -> None:
 def print_summary(checked: list[Checked], code: int) -> None:
     counts = {severity: sum(one.count(severity) for one in checked) for severity in SEVERITIES}
     names = {"error": "error", "warn": "warning", "info": "note"}
-    parts = [f"{n:,} {names[s]}{'s' * (n != 1)}" for s, n in counts.items() if n]
+    parts = [format_number(n, names[s]) for s, n in counts.items() if n]
     rows = sum(one.rows for one in checked)
     style = "bold red" if counts["error"] else "bold yellow" if counts["warn"] else "bold green"
     text: list[output.Piece] = [(", ".join(parts) if counts["error"] + counts["warn"] else "ok", style)]

@@ -14,7 +14,7 @@ from expkit.runs.finding import Finding
 from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, SHARDS_DIR, ShardPath, list_shards, read_run_info
 from expkit.runs.manifest import is_damaged
 from expkit.runs.read import Run
-from expkit.units import format_size
+from expkit.units import format_number, format_size
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 _KNOWN_FOLDER = re.compile(r"w(0|[1-9]\d{0,8})|g[1-9]\d{0,8}")
@@ -126,7 +126,7 @@ def check_superseded(run: Run, retired: list[ShardPath], *, partly: bool) -> Ite
             hidden = 0 if reader_or_none is None else reader_or_none.rows - run.shards[position].rows
             rows, shards = rows + hidden, shards + bool(hidden)
     if shards:
-        where = f"{shards:,} shard{'s' * (shards != 1)}"
+        where = format_number(shards, "shard")
         message = f"{rows:,} rows in {where} were pruned or rewritten; compact frees what they take"
         if retired:
             message += f"; {len(retired):,} of these files ({format_size(size)}) can go whole"

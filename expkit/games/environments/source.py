@@ -17,6 +17,7 @@ from expkit.games.environments.make import make_environment
 from expkit.games.protocol import Game, Resimulator
 from expkit.rewards import RewardColumns
 from expkit.schema import Schema
+from expkit.units import format_number
 
 
 class EnvironmentConfig(msgspec.Struct, frozen=True):
@@ -79,7 +80,7 @@ class EnvironmentSource:
 
     def describe(self, config: EnvironmentConfig) -> str:
         players = len(config.players)
-        return f"{self.source} · {players} player{'' if players == 1 else 's'}"
+        return f"{self.source} · {format_number(players, 'player')}"
 
     def metadata(self, config: EnvironmentConfig) -> dict[str, Any]:
         return {"game": self.to_builtins(config), SIMULTANEOUS: config.simultaneous}
