@@ -81,6 +81,11 @@ class ExperienceBuffer(Protocol):
 
     def load(self, batches: Iterable[Batch]) -> int:
         """Add all rows of `batches`; returns how many. Raises what `add_batch` does."""
+        rows = 0
+        for batch in batches:
+            self.add_batch(batch.columns)
+            rows += batch.rows
+        return rows
 
     def clear(self) -> None:
         """Drop everything held, counted as `cleared`."""

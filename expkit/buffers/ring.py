@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from expkit.buffers.claim import Claimed, concatenate
 from expkit.buffers.producer import Producer
-from expkit.buffers.protocol import CAUSES, OVERFLOWS, Batch, BufferStats, causes_of
+from expkit.buffers.protocol import CAUSES, OVERFLOWS, Batch, BufferStats, ExperienceBuffer, causes_of
 from expkit.buffers.rows import RowForm
 from expkit.buffers.snapshot import Choice, copy_rows, copy_spilled
 from expkit.buffers.waiting import Doorbell
@@ -38,8 +38,8 @@ def _queue_slots(blocks: int) -> int:
     return 1 << (blocks - 1).bit_length()  # a power of two, so that tickets may wrap
 
 
-class BlockRing:
-    """A ring of `blocks` blocks of one player's rows, struct of arrays, in one arena. An ExperienceBuffer.
+class BlockRing(ExperienceBuffer):
+    """A ring of `blocks` blocks of one player's rows, struct of arrays, in one arena.
 
     overflow   what happens to a new row when no block is free: wait (`block`), discard the oldest full block
                (`drop-oldest`), refuse the row (`drop-newest`), or move the oldest full block to disk (`spill`, which
@@ -149,13 +149,6 @@ class BlockRing:
     def add_batch(self, columns: Mapping[str, Any]) -> None:
         with self._add_lock:
             self._default.add_batch(columns)
-
-    def load(self, batches: Iterable[Batch]) -> int:
-        rows = 0
-        for batch in batches:
-            self.add_batch(batch.columns)
-            rows += batch.rows
-        return rows
 
     def may_have_room(self) -> bool:
         """Whether it is worth asking for a block: one is free, or full and may be dropped, or the ring is closed."""
