@@ -82,4 +82,4 @@ class BoundPredicate:
                     the block is used, which costs no reading
         episodes    narrows down episode-level names, where given
         """
-        return Known.of_block(statistics, info, episodes).answer(self._condition).yes
+        return Known(statistics, info, episodes).answer(self._condition).yes
