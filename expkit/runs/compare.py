@@ -7,7 +7,6 @@ run id, host, configuration, seeds, policies that no row names, time stamps of r
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isnan
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.errors import UsageError
+from expkit.errors import UsageError, did_you_mean
 from expkit.runs.compare_rows import Difference, RowComparer
 from expkit.runs.compare_side import Side, Unreadable
 from expkit.runs.compare_values import show_value
@@ -115,8 +114,7 @@ def _expand(names: Iterable[str], known: list[str]) -> Iterator[str]:
             continue
         hits = [one for one in known if one == name or one.startswith(f"{name}/")]
         if not hits:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            hint = did_you_mean(name, known, f"there are {', '.join(known)}")
             raise UsageError(f"neither run has a column '{name}'; {hint}")
         yield from hits
 
