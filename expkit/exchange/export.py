@@ -14,7 +14,7 @@ from expkit.exchange.card import dataset_card
 from expkit.exchange.plan import ExportPlan, PartPlan
 from expkit.exchange.rows import StoredRows, batches, stored_blocks
 from expkit.exchange.shuffle import shuffled
-from expkit.files import DiskErrors, disk, make_folder, remove_tree
+from expkit.files import DiskErrors, disk, make_folder, remove_path
 from expkit.formats.protocol import Batch, ExportOptions, FolderFormat, Part, rows_of
 from expkit.formats.several import Cutter
 from expkit.parallel import ahead
@@ -250,13 +250,13 @@ class _Output:
             for left in self._out.parent.iterdir():  # by a killed call
                 beside = (f"{self.path.name}.rows.", f".{self.path.name}.")
                 if left in (self.path, self._old, self.beside(_CARD)) or left.name.startswith(beside):
-                    _remove(left)
+                    remove_path(left)
         return self
 
     def __exit__(self, *_: object) -> None:
         with DiskErrors(self._out, "remove what is unfinished"):
-            _remove(self.path)
-            _remove(self.beside(_CARD))
+            remove_path(self.path)
+            remove_path(self.beside(_CARD))
 
     def beside(self, suffix: str) -> Path:
         """A further file, that gets the name of the output with `suffix` behind."""
@@ -272,7 +272,7 @@ class _Output:
                 disk().rename(self.beside(_CARD), self._out.with_name(self._out.name + _CARD))
             disk().sync_folder(self._out.parent)
             if replaced:
-                _remove(self._old)
+                remove_path(self._old)
 
 
 def check_output_path(out: Path, *, force: bool) -> None:
@@ -287,10 +287,3 @@ def check_output_path(out: Path, *, force: bool) -> None:
         odd = [path for path in out.rglob("*") if path.is_file() and not path.name.endswith(_OURS)]
         if odd:
             raise OutputExists(f"{out} holds what no export makes, like {odd[0]}; choose another -o")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
-    elif os.path.lexists(path):
-        disk().unlink(path)
