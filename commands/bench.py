@@ -13,7 +13,7 @@ from expkit.commands import output
 from expkit.commands.options import Json
 from expkit.commands.signals import finish_first
 from expkit.errors import UsageError
-from expkit.system.units import parse_share
+from expkit.system.units import format_number, parse_share
 
 if TYPE_CHECKING:
     from expkit.bench.baseline import Comparison
@@ -130,7 +130,7 @@ def bench(
     if peers:
         _say_missing()
     count = sum(len(one.workloads) for one in chosen)
-    title = f"bench {named} · {bench_report.count(count, 'measurement')} · files in {folder}"
+    title = f"bench {named} · {format_number(count, 'measurement')} · files in {folder}"
     with finish_first() as request, Lab(folder, source) as lab, _showing(title) as show:
         report = run_suite(lab, chosen, named, show, stop=lambda: bool(request))
         if peers and not request:

@@ -29,17 +29,13 @@ from expkit.bench.words import (
 )
 from expkit.commands import output
 from expkit.commands.output import Column, Piece
-from expkit.system.units import format_duration, format_size
+from expkit.system.units import format_duration, format_number, format_size
 
 # Width from which goals stand in the table with what they ask for, not as marks alone.
 _ROOMY = 200
 _ROWS = "tiny: of CartPole · R: 20x20 boards as they are recorded · W: the same as float planes · noise: random floats"
 # Cells of the bar left and right of its limit.
 _BAR = 4
-
-
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def print_list(stages: Sequence[Stage], json: bool) -> None:
@@ -216,7 +212,7 @@ def _print_comparison(compared: Comparison) -> None:
     told = [one for one in compared.changes if one.failed or one.moved]
     output.line(
         (f"beside the baseline of {format_date(compared.baseline_created)}", "bold"),
-        f" (suite {compared.baseline_suite}{allowed}): {count(len(compared.changes), 'stage')} compared",
+        f" (suite {compared.baseline_suite}{allowed}): {format_number(len(compared.changes), 'stage')} compared",
         f", {len(compared.changes) - len(told)} without a change that is sure" if compared.changes else "",
     )
     if told:
@@ -256,11 +252,12 @@ def print_end(
         output.line(("failed ", "bold red"), f"{failure.key}: {failure.message}")
     compiling = sum(one.compile_seconds for one in report.stages)
     goals = [goal for one in report.stages for goal in one.goals]
-    text: list[Piece] = [f"{count(len(report.stages), 'result')} in {format_duration(report.seconds)}"]
+    text: list[Piece] = [f"{format_number(len(report.stages), 'result')} in {format_duration(report.seconds)}"]
     text.append(f", {format_duration(compiling)} of it compiling" if compiling >= 0.05 else ", nothing to compile")
     if goals:
         met = sum(goal.met for goal in goals)
-        text += [" · ", (f"{met} of {count(len(goals), 'goal')} met", "green" if met == len(goals) else "yellow")]
+        style = "green" if met == len(goals) else "yellow"
+        text += [" · ", (f"{met} of {format_number(len(goals), 'goal')} met", style)]
     if compared is not None and compared.fail_slower is not None:
         failed = len(compared.failed)
         verdict = (f"{failed} too slow", "bold red") if failed else ("none too slow", "bold green")

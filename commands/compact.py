@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import DryRun, Json, RunPath, expand_runs
+from expkit.commands.options import DryRun, Json, RunPath, one_run_path
 from expkit.errors import UsageError
-from expkit.system.units import format_size, parse_size
+from expkit.system.units import format_number, format_size, parse_size
 
 if TYPE_CHECKING:
     from expkit.rewrite.compact import Compacted
@@ -44,18 +44,16 @@ def compact(
     """Rewrite small shards into few, recompressed, with proof."""
     from expkit.rewrite.layout import Encoding
 
-    runs = expand_runs([run])
-    if len(runs) > 1:
-        raise UsageError(f"{run} holds {len(runs)} runs; name one, like {runs[0]}")
+    path = one_run_path(run)
     size = parse_size(shard_size)
     if size < 1 << 20:
         raise UsageError(f"--shard-size {shard_size} is too small; 1MiB is the least")
     default = Encoding()
     encoding = Encoding(level or default.level, frame_rows or default.frame_rows)
     if dry_run:
-        _plan_only(runs[0], encoding, size, json)
+        _plan_only(path, encoding, size, json)
     else:
-        _compact(runs[0], encoding, size, prove, json)
+        _compact(path, encoding, size, prove, json)
 
 
 def _plan_only(path: Path, encoding: Encoding, size: int, json: bool) -> None:
@@ -86,8 +84,8 @@ def _plan_only(path: Path, encoding: Encoding, size: int, json: bool) -> None:
         return
     output.line(
         (str(path), "bold"),
-        f": would rewrite {plan.rows:,} rows of {plan.episodes:,} episodes in {_shards(plan.shards)} "
-        f"({format_size(plan.bytes)}) into {_shards(len(plan.outputs))}, "
+        f": would rewrite {plan.rows:,} rows of {plan.episodes:,} episodes in {format_number(plan.shards, 'shard')} "
+        f"({format_size(plan.bytes)}) into {format_number(len(plan.outputs), 'shard')}, "
         f"with up to {format_size(plan.peak_bytes)} more on the disk meanwhile",
     )
     _say_left(plan.left)
@@ -150,7 +148,7 @@ def _as_json(path: Path, done: Compacted) -> dict[str, Any]:
 
 
 def _tell(path: Path, done: Compacted) -> None:
-    gone = f"{done.deleted:,} old shard{'s' * (done.deleted != 1)} deleted"
+    gone = f"{format_number(done.deleted, 'old shard')} deleted"
     if not done.shards and not done.stopped:
         _say_nothing_to_do(path, done.left, gone if done.deleted else "")
     else:
@@ -158,7 +156,7 @@ def _tell(path: Path, done: Compacted) -> None:
         before, after = done.bytes_before, done.bytes_after
         parts = [
             f"{_change(before, after)} ({before / rows:.1f} -> {after / rows:.1f} B/row)",
-            f"{done.episodes:,} episodes in {_shards(done.shards)}",
+            f"{done.episodes:,} episodes in {format_number(done.shards, 'shard')}",
             *(["proven equal"] if done.proven and done.shards else []),
             gone,
         ]
@@ -190,7 +188,3 @@ def _say_nothing_to_do(path: Path, left: int, more: str = "") -> None:
 def _say_left(left: int) -> None:
     if left:
         output.line(f"{left:,} episodes are left as they are: they are still being recorded, or share a shard with one")
-
-
-def _shards(count: int) -> str:
-    return f"{count:,} shard{'s' * (count != 1)}"

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import ConfigFile, Force, Json
+from expkit.commands.options import ConfigFile, Force, Json, resolve_for
 from expkit.errors import OutputExists
-from expkit.settings.config import SETTINGS, load_file, resolve
+from expkit.settings.config import SETTINGS, load_file
 from expkit.settings.document import default_yaml, json_schema, written
 
 EXAMPLES = (
@@ -33,9 +33,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show the settings in force: flag, then EXPKIT_* variable, then file, then default."""
-    resolved = resolve({}, config)
-    for warning in resolved.warnings:
-        output.note(f"expkit config: {warning}")
+    resolved = resolve_for("config", {}, config)
     if json:
         origins = {key: {"source": o.source, "name": o.name or None} for key, o in resolved.origins.items()}
         output.write_json(

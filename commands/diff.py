@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import Json, complete_runs, is_shard, one_run
+from expkit.commands.options import Json, complete_runs, is_shard, one_run, split_names
 from expkit.errors import UsageError
+from expkit.system.units import format_number
 
 if TYPE_CHECKING:
     from expkit.comparison.compare import Comparison, Difference
@@ -26,7 +25,6 @@ EXAMPLES = (
 )
 
 _SHOWN = 8
-_PATIENCE = 1.0  # seconds without a word: most comparisons are done by then
 
 
 def diff(
@@ -49,25 +47,24 @@ def diff(
     json: Json = False,
 ) -> None:
     """Whether two runs hold the same, or where they differ first."""
-    from expkit.commands.progress import Progress
+    from expkit.commands.progress import PATIENCE, Progress
     from expkit.comparison.compare import compare_runs
 
     for given in (run_a, run_b):
         if is_shard(Path(given)):
             raise UsageError(f"{given} is one shard file of a run; name the folders that hold run.yaml")
-    started = time.monotonic()
-    with one_run(run_a) as a, one_run(run_b) as b, ExitStack() as stack:
-        progress: Progress | None = None
+    with (
+        one_run(run_a) as a,
+        one_run(run_b) as b,
+        Progress(f"comparing {a.path} and {b.path}", "episodes", after=PATIENCE) as progress,
+    ):
 
         def show(done: int, total: int, found: Comparison) -> None:
-            nonlocal progress
-            if progress is None and time.monotonic() - started > _PATIENCE:
-                progress = stack.enter_context(Progress(f"comparing {a.path} and {b.path}", "episodes"))
-            if progress is not None:
-                fields = [f"{found.rows:,} rows", f"{found.episodes_differing:,} differ"]
-                progress.update(done, total, fields=fields)
+            fields = [f"{found.rows:,} rows", f"{found.episodes_differing:,} differ"]
+            progress.update(done, total, fields=fields)
 
-        found = compare_runs(a, b, tolerance, _split(columns), ignore=_split(ignore) or [], full=full, on_episode=show)
+        names, left_out = split_names(columns), split_names(ignore) or []
+        found = compare_runs(a, b, tolerance, names, ignore=left_out, full=full, on_episode=show)
     if json:
         output.write_json(_as_json(a, b, found, tolerance))
     else:
@@ -75,10 +72,6 @@ def diff(
         options += [f"--ignore {name}" for name in ignore or ()]
         _print(a, b, found, " ".join(["expkit diff", str(a.path), str(b.path), *options]))
     raise typer.Exit(0 if found.equal else 4)
-
-
-def _split(names: list[str] | None) -> list[str] | None:
-    return None if names is None else [name for given in names for name in given.split(",") if name]
 
 
 def _print(a: Run, b: Run, found: Comparison, again: str) -> None:
@@ -107,7 +100,7 @@ def _print(a: Run, b: Run, found: Comparison, again: str) -> None:
 
 
 def _counts(found: Comparison) -> str:
-    return f"{found.episodes:,} episode{'s' * (found.episodes != 1)}, {found.rows:,} rows"
+    return f"{format_number(found.episodes, 'episode')}, {found.rows:,} rows"
 
 
 def _next(a: Run, b: Run, found: Comparison, first: Difference, again: str, follows: bool) -> list[output.Piece]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import Columns, DryRun, Force, Json, Representation, RunInputs, Where, expand_runs
+from expkit.commands.options import Columns, DryRun, Force, Json, Representation, RunInputs, Where, input_runs
 from expkit.errors import UsageError
-from expkit.system.units import format_size
+from expkit.system.units import format_number, format_size
 
 if TYPE_CHECKING:
     from expkit.exchange.exported import Exported
@@ -81,15 +81,13 @@ def export(
     from expkit.system.parallel import cores
     from expkit.system.units import parse_size
 
-    paths = expand_runs(runs)
-    if out.resolve() in [path.resolve() for path in paths]:
-        raise UsageError(f"{out} is one of the inputs; choose another -o")
+    paths = input_runs(runs, out)
     chosen = find_format(format) if format is not None else format_of(out)
     if rows not in (None, "all", "transitions"):
         raise UsageError(f"--rows {rows} is not one of all, transitions")
     asked = Asked(
         where,
-        None if columns is None else [name for given in columns for name in given.split(",") if name],
+        columns,
         None if split is None else parse_split(split),
         "transitions" if rows == "transitions" else "all",
         seed if shuffle else None,
@@ -165,12 +163,11 @@ def _peak(plan: ExportPlan, size: int) -> int:
 
 
 def _tell(done: Exported) -> None:
-    files = len(done.files)
     steps = done.rows - sum(part.last_rows for part in done.parts)
     output.line(
         (str(done.out), "bold"),
         f": {done.rows:,} rows ({steps:,} steps) of {sum(part.episodes for part in done.parts):,} episodes · "
-        f"{format_size(done.bytes)} in {files:,} file{'s' * (files != 1)}, {done.format}",
+        f"{format_size(done.bytes)} in {format_number(len(done.files), 'file')}, {done.format}",
     )
     for part in done.parts:
         if part.name:

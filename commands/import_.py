@@ -10,6 +10,7 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.options import Force, Json
+from expkit.system.units import format_number
 
 EXAMPLES = (
     ("expkit import game.gior -o runs/game", "play a generals.io replay again, into a run"),
@@ -45,8 +46,8 @@ def import_(
         return
     output.line(
         (f"{done.run}", "bold"),
-        f": {done.rows:,} rows ({done.steps:,} steps) of {done.players} player{'s' * (done.players != 1)}, "
-        f"{done.episodes:,} episode{'s' * (done.episodes != 1)}",
+        f": {done.rows:,} rows ({done.steps:,} steps) of {format_number(done.players, 'player')}, "
+        f"{format_number(done.episodes, 'episode')}",
     )
     for note in done.notes:
         output.line((note, "yellow"))

@@ -17,7 +17,7 @@ from expkit.reading.summary import (
     distributions,
     summarize,
 )
-from expkit.system.units import format_count, format_duration, format_size
+from expkit.system.units import format_count, format_duration, format_number, format_size
 
 _SHARDS_SHOWN = 8
 
@@ -104,8 +104,7 @@ def _show_head(run: Run, summary: Summary) -> None:
     output.line(f"{summary.rows:,} rows ({summary.steps:,} steps){rate}", indent=2)
     output.line(_episodes_line(summary), indent=2)
     each = f", {run.bytes / summary.rows:.1f} B/row" if summary.rows else ""
-    count = len(run.shards)
-    output.line(f"{format_size(run.bytes)}{each}, {count} shard{'s' * (count != 1)}", indent=2)
+    output.line(f"{format_size(run.bytes)}{each}, {format_number(len(run.shards), 'shard')}", indent=2)
     if summary.balance is None:
         output.line(("no ledger: what was lost cannot be told", "yellow"), indent=2)
     else:
@@ -117,7 +116,7 @@ def _episodes_line(summary: Summary) -> str:
     drawn = summary.ended.get("terminated", 0) - summary.won
     parts += [f"{drawn:,} terminated without a winner"] if drawn else []
     parts += [f"{summary.ended[how]:,} {how}" for how in ("truncated", "interrupted") if summary.ended.get(how)]
-    return f"{summary.episodes:,} episode{'s' * (summary.episodes != 1)}" + (f": {', '.join(parts)}" if parts else "")
+    return format_number(summary.episodes, "episode") + (f": {', '.join(parts)}" if parts else "")
 
 
 def ledger_line(entries: list[Balance]) -> list[output.Piece]:

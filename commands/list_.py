@@ -11,7 +11,7 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import Json, complete_runs, near
 from expkit.errors import ExpkitError, NewerFormat, NotThere
-from expkit.system.units import format_duration, format_size
+from expkit.system.units import format_duration, format_number, format_size
 
 if TYPE_CHECKING:
     from expkit.reading.run import Run
@@ -68,7 +68,7 @@ def list_(
     output.table(columns, [_row(run) for run in found])
     total = sum(run["bytes"] or 0 for run in found)
     rows = sum(run["rows"] or 0 for run in found)
-    output.line((f"{len(found)} run{'s' * (len(found) != 1)}, {rows:,} rows, {format_size(total)}", "dim"))
+    output.line((f"{format_number(len(found), 'run')}, {rows:,} rows, {format_size(total)}", "dim"))
     if newer := _newer(found):
         more = f" ({len(newer) - 1} more of the runs are newer, too)" if len(newer) > 1 else ""
         raise NewerFormat(newer[0] + more)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expkit.commands import output
-from expkit.commands.options import expand_runs
-from expkit.errors import UsageError
-from expkit.system.units import format_size
+from expkit.commands.options import input_runs
+from expkit.system.units import format_number, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,9 +36,7 @@ def merge_runs(
     from expkit.rewrite.new_folder import check_free
     from expkit.rewrite.sources import Sources, describe_changes
 
-    paths = expand_runs(given)
-    if out.resolve() in [path.resolve() for path in paths]:
-        raise UsageError(f"{out} is one of the inputs; choose another -o")
+    paths = input_runs(given, out)
     check_free(out, force=force)
     with Sources(paths, change) as sources:
         schema = choice.schema(sources.schema)
@@ -123,7 +120,7 @@ def _tell(done: Merged) -> None:
         output.line(
             (str(part.path), "bold"),
             f": {part.rows:,} rows of {part.episodes:,} episodes{left_out} · {format_size(part.bytes)} in "
-            f"{part.shards:,} shard{'s' * (part.shards != 1)}, validated",
+            f"{format_number(part.shards, 'shard')}, validated",
         )
     _tell_more(done.duplicates, done.notes)
     if done.odd_values:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import glob
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expkit.errors import NotThere, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from expkit.reading.run import Run
+    from expkit.settings.config import Resolved
 
 
 def complete_runs(incomplete: str) -> list[str]:
@@ -31,6 +34,11 @@ def complete_runs(incomplete: str) -> list[str]:
         return []
     prefix = f"{folder}/" if "/" in incomplete else ""
     return [f"{prefix}{entry.name}{'' if is_run(entry) else '/'}" for entry in found if not entry.name.startswith(".")]
+
+
+def split_names(given: list[str] | None) -> list[str] | None:
+    """The names of an option that may be repeated and takes several, with commas."""
+    return None if given is None else [name for names in given for name in names.split(",") if name]
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, errors too.")]
@@ -53,7 +61,6 @@ Step = Annotated[int | None, typer.Option("--step", metavar="S", help="The game'
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, with counts and bytes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Output = Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")]
 Reward = Annotated[
     str | None,
     typer.Option(
@@ -70,7 +77,12 @@ Where = Annotated[
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--columns", metavar="A,B", help="Only these fields or groups; keys and reward always stay."),
+    typer.Option(
+        "--columns",
+        metavar="A,B",
+        help="Only these fields or groups; keys and reward always stay.",
+        callback=split_names,
+    ),
 ]
 Representation = Annotated[
     str | None,
@@ -144,11 +156,35 @@ def expand_runs(paths: list[str]) -> list[Path]:
     return list(dict.fromkeys(runs))
 
 
-def one_run(given: str) -> Run:
-    """The opened run at `given`. Raises as `expand_runs`, and UsageError when there are several."""
-    from expkit.reading.opening import open_run
-
+def one_run_path(given: str) -> Path:
+    """The run at `given`. Raises as `expand_runs`, and UsageError when there are several."""
     runs = expand_runs([given])
     if len(runs) > 1:
         raise UsageError(f"{given} holds {len(runs)} runs; name one, like {runs[0]}")
-    return open_run(runs[0])
+    return runs[0]
+
+
+def one_run(given: str) -> Run:
+    """The opened run at `given`. Raises as `one_run_path`."""
+    from expkit.reading.opening import open_run
+
+    return open_run(one_run_path(given))
+
+
+def input_runs(given: list[str], out: Path) -> list[Path]:
+    """Run folders to make `out` of. Raises as `expand_runs`, and UsageError when `out` is one of them."""
+    paths = expand_runs(given)
+    if out.resolve() in [path.resolve() for path in paths]:
+        raise UsageError(f"{out} is one of the inputs; choose another -o")
+    return paths
+
+
+def resolve_for(verb: str, flags: Mapping[str, Any], config: Path | None) -> Resolved:
+    """The settings in force, as `expkit.settings.config.resolve`; its warnings are printed."""
+    from expkit.commands import output
+    from expkit.settings.config import resolve
+
+    resolved = resolve(flags, config)
+    for warning in resolved.warnings:
+        output.note(f"expkit {verb}: {warning}")
+    return resolved

@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from expkit.commands import session
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 _DRAW_EVERY = 1 / 8
 _PLAIN_EVERY = 10.0
 _BAR_CELLS = 24
+PATIENCE = 1.0  # seconds without a sign of life, for work that mostly is done by then
 
 
 class Progress:
@@ -29,10 +29,18 @@ class Progress:
         with Progress("recording runs/a · generals 20x20 · ^C finishes cleanly", unit="rows") as progress:
             progress.update(done, total=rows, rate=rows_per_second, fields=["dropped 0", "ring 12%"])
 
-    The title is printed once. On a terminal the bar disappears at the end and the summary takes its place.
+    The title is printed once, with `after` only when the work has taken so many seconds. On a terminal the bar
+    disappears at the end and the summary takes its place.
     """
 
-    def __init__(self, title: str, unit: str = "rows", stream: TextIO | None = None, plain_every: float = _PLAIN_EVERY):
+    def __init__(
+        self,
+        title: str,
+        unit: str = "rows",
+        stream: TextIO | None = None,
+        plain_every: float = _PLAIN_EVERY,
+        after: float = 0.0,
+    ):
         self.title = title
         self.unit = unit
         self._stream = sys.stderr if stream is None else stream
@@ -41,11 +49,17 @@ class Progress:
         self._started = time.monotonic()
         self._shown = self._started
         self._live: Live | None = None
+        self._after = after
+        self._begun = False
 
     def __enter__(self) -> Progress:
         self._started = self._shown = time.monotonic()
-        if self._quiet:
-            return self
+        if not self._quiet and not self._after:
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
+        self._begun = True
         if has_ansi_terminal(self._stream):
             from rich.live import Live
 
@@ -55,11 +69,8 @@ class Progress:
             self._live.start()
         else:
             self._print(self.title)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -82,7 +93,11 @@ class Progress:
         left         seconds to go, when not total and rate tell
         """
         now = time.monotonic()
-        if self._quiet or now - self._shown < (_DRAW_EVERY if self._live is not None else self._plain_every):
+        if self._quiet or now - self._started < self._after:
+            return
+        if not self._begun:
+            self._begin()
+        if now - self._shown < (_DRAW_EVERY if self._live is not None else self._plain_every):
             return
         self._shown = now
         if share is None and total:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import ConfigFile, DryRun, Json, RunPath, Yes, expand_runs
+from expkit.commands.options import ConfigFile, DryRun, Json, RunPath, Yes, one_run_path, resolve_for
 from expkit.errors import UsageError
-from expkit.settings.config import resolve
-from expkit.system.units import format_size
+from expkit.system.units import format_number, format_size
 
 if TYPE_CHECKING:
     from expkit.rewrite.prune import PrunePlan
@@ -55,10 +54,7 @@ def prune(
     from expkit.rewrite.prune import prune as prune_run
 
     retention = Retention(**limits)
-    runs = expand_runs([run])
-    if len(runs) > 1:
-        raise UsageError(f"{run} holds {len(runs)} runs; name one, like {runs[0]}")
-    path = runs[0]
+    path = one_run_path(run)
     if dry_run or not yes:
         with open_run(path) as opened:
             plan = plan_prune(opened, retention)
@@ -71,9 +67,7 @@ def prune(
 
 def _limits(flags: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     """The limits that are set. A default is none: nothing is deleted because nobody said otherwise."""
-    resolved = resolve(flags, config)
-    for warning in resolved.warnings:
-        output.note(f"expkit prune: {warning}")
+    resolved = resolve_for("prune", flags, config)
     given = {name for name in flags if resolved.origins[f"retention.{name}"].source != "default"}
     limits = {name: getattr(resolved.config.retention, name) for name in given}
     return {name: value for name, value in limits.items() if value is not None}
@@ -100,7 +94,7 @@ def _tell(path: Path, plan: PrunePlan, json: bool, *, dry_run: bool) -> None:
     else:
         verb = "would prune" if dry_run else "pruned"
         files = len(plan.shards) - plan.tombstones
-        shards = f"{files} shard{'s' * (files != 1)}, {format_size(plan.bytes)}"
+        shards = f"{format_number(files, 'shard')}, {format_size(plan.bytes)}"
         output.line((str(path), "bold"), f": {verb} {_what(plan)}, {shards} {'to free' if dry_run else 'freed'}")
     if plan.hidden:
         output.line(f"{plan.hidden:,} of these rows share a shard with episodes that stay: compact frees their bytes")

@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from expkit.commands import output, session
-from expkit.commands.options import Force, Json, complete_runs, expand_runs
+from expkit.commands.options import Force, Json, complete_runs, expand_runs, split_names
 from expkit.errors import OutputExists, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLES = (
     ("expkit query sample_data/run 'player == 1 and reward > 0.5'", "the rows for which a condition holds"),
@@ -85,12 +82,11 @@ def query(
     chosen = _format(format, out, json)
     if out is not None and out.exists() and not force:
         raise OutputExists(f"{out} exists already; use --force to replace it")
-    wanted = None if columns is None else [name for given in columns for name in given.split(",") if name]
     most = limit if limit is not None else None if out is not None else _LIMITS.get(chosen)
     most = most or None
     with ExitStack() as stack:
         runs = [stack.enter_context(open_run(path)) for path in expand_runs(paths)]
-        answer = stack.enter_context(ask(runs, question, columns=wanted, memory=memory))
+        answer = stack.enter_context(ask(runs, question, columns=split_names(columns), memory=memory))
         told: dict[str, Any] = {"runs": [run.path for run in runs], "query": question}
         if out is not None:
             rows = query_output.write_file(answer, out, chosen, most)

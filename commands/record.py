@@ -11,12 +11,12 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.contract import describe
-from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColumn
+from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColumn, resolve_for
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
 from expkit.commands.streams import printable
 from expkit.errors import UsageError
-from expkit.system.units import format_count, format_duration, format_size
+from expkit.system.units import format_count, format_duration, format_number, format_size
 
 if TYPE_CHECKING:
     from expkit.collect import session
@@ -116,8 +116,6 @@ def record(
     json: Json = False,
 ) -> None:
     """Play live games and record every player's experience into a run."""
-    from expkit.settings.config import resolve
-
     flags: dict[str, Any] = {
         "source": source, "rows": rows, "episodes": episodes, "duration": duration, "forever": forever,
         "append": append,
@@ -130,9 +128,7 @@ def record(
         "frame_rows": frame_rows,
         "min_free": min_free, "max_total": max_total, "on_full": on_full,
     }  # fmt: skip
-    resolved = resolve(flags, config)
-    for warning in resolved.warnings:
-        output.note(f"expkit record: {warning}")
+    resolved = resolve_for("record", flags, config)
     settings = _going_on(resolved, run, force) if resolved.config.recording.append else _fitted(resolved)
     if run is None:
         name = settings.game.source.replace(":", "-").replace("/", "-")
@@ -283,8 +279,7 @@ def _summarise(result: session.Result) -> None:
     if result.illegal_actions:
         output.line((f"{result.illegal_actions:,} illegal actions{result.illegal_word}", "yellow"))
     each = f", {result.bytes / result.rows:.1f} B/row" if result.rows else ""
-    shards = f"{result.shards} shard" + ("" if result.shards == 1 else "s")
-    output.line(f"{format_size(result.bytes)}{each}, {shards}")
+    output.line(f"{format_size(result.bytes)}{each}, {format_number(result.shards, 'shard')}")
     if result.stopped_by == "demonstration":
         output.line(("stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever", "yellow"))
     output.hint(f"expkit {'validate' if lost else 'replay'} {result.run}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +10,7 @@ import typer
 from expkit.commands import output, session
 from expkit.commands.options import DryRun, Force, Json, RunPath, is_shard, near
 from expkit.errors import NotThere, UsageError
+from expkit.system.units import format_number, format_size
 
 if TYPE_CHECKING:
     from expkit.recovery.report import RecoveryReport
@@ -24,7 +23,6 @@ EXAMPLES = (
     ("expkit recover sample_data/damaged --dry-run --json", "losses by player, column and episode, for a script"),
 )
 _SHOWN = 6
-_PATIENCE = 1.0  # seconds without a sign of life
 
 
 def recover(
@@ -38,7 +36,7 @@ def recover(
     json: Json = False,
 ) -> None:
     """Make a damaged or unfinished run valid again, and say what was lost."""
-    from expkit.commands.progress import Progress
+    from expkit.commands.progress import PATIENCE, Progress
     from expkit.recovery.recover import check_target, plan_recovery, recover, recover_into
     from expkit.runs.layout import is_run
 
@@ -47,17 +45,13 @@ def recover(
         raise NotThere(f"there is no {path}{near(run)}")
     if is_shard(path) or not is_run(path):
         raise UsageError(f"{path} is not a run; name the folder that holds run.yaml or shards/")
-    started, seen = time.monotonic(), 0
-    with ExitStack() as stack:
-        progress: Progress | None = None
+    seen = 0
+    with Progress(f"recovering {path}", after=PATIENCE) as progress:
 
         def show(rows: int) -> None:
-            nonlocal progress, seen
+            nonlocal seen
             seen += rows
-            if progress is None and time.monotonic() - started > _PATIENCE:
-                progress = stack.enter_context(Progress(f"recovering {path}", "rows"))
-            if progress is not None:
-                progress.update(seen)
+            progress.update(seen)
 
         if dry_run:
             if out is not None:
@@ -77,8 +71,6 @@ def recover(
 
 
 def _print(report: RecoveryReport, dry_run: bool, code: int) -> None:
-    from expkit.system.units import format_size
-
     for finding in report.findings[:_SHOWN]:
         output.line(("ERROR ", "bold red"), f"{finding.rule} ", (finding.where, "bold"), f": {finding.message}")
     if not report.anything_done and not report.findings:
@@ -149,11 +141,11 @@ def _records(report: RecoveryReport) -> list[str]:
     if kinds:
         told.append(f"{len(report.records):,} records lost ({', '.join(kinds)})")
     if report.starts_made:
-        told.append(f"{_count(report.starts_made, 'lost start record')} made anew")
+        told.append(f"{format_number(report.starts_made, 'lost start record')} made anew")
     if report.interrupted:
-        told.append(f"{_count(report.interrupted, 'open episode')} marked interrupted")
+        told.append(f"{format_number(report.interrupted, 'open episode')} marked interrupted")
     if report.ended_by_rows:
-        told.append(f"{_count(report.ended_by_rows, 'lost end record')} told by the rows")
+        told.append(f"{format_number(report.ended_by_rows, 'lost end record')} told by the rows")
     return told
 
 
@@ -162,22 +154,19 @@ def _work(report: RecoveryReport, dry_run: bool) -> list[str]:
     if report.unaccountable:
         told.append("rows that never reached a file cannot be told any more")
     if report.sealed:
-        told.append(f"{_count(len(report.sealed), 'unfinished shard')} {'to be published' if dry_run else 'published'}")
+        done = "to be published" if dry_run else "published"
+        told.append(f"{format_number(len(report.sealed), 'unfinished shard')} {done}")
     if report.repaired:
-        told.append(f"{_count(len(report.repaired), 'shard')} {'to be repaired' if dry_run else 'repaired'}")
+        told.append(f"{format_number(len(report.repaired), 'shard')} {'to be repaired' if dry_run else 'repaired'}")
     if report.blocks_quarantined:
-        told.append(f"{_count(report.blocks_quarantined, 'block')} in quarantine/")
+        told.append(f"{format_number(report.blocks_quarantined, 'block')} in quarantine/")
     if report.swept:
-        told.append(f"{_count(report.swept, 'retired file')} deleted")
+        told.append(f"{format_number(report.swept, 'retired file')} deleted")
     if report.left_alone:
         told.append(f"{', '.join(report.left_alone)} left to the recorder that writes it")
     if report.output is not None:
         told.append(f"result in {report.output}")
     return told
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _ranges(ranges: Ranges) -> list[list[str]]:

@@ -30,9 +30,7 @@ def board_of(frame: Frame, player: int | None) -> draw.View | None:
     return draw.join_views(views) if views else None
 
 
-def frame_lines(
-    run: Run, playback: Playback, index: int, player: int | None, columns: int, rows: int, cell_width: int = 0
-) -> list[Line]:
+def frame_lines(run: Run, playback: Playback, index: int, player: int | None, columns: int, rows: int) -> list[Line]:
     """Everything of a frame below its title: the board, who stands where, what each player does now."""
     frame = playback.frame(index)
     view = board_of(frame, player)
@@ -41,7 +39,7 @@ def frame_lines(
     if view is not None:
         move = move_of(acting, view) if acting is not None else None
         below = 2 + len(frame.rows)
-        lines += [list(line) for line in draw.draw(view, move, columns, max(rows - below, 4), cell_width)]
+        lines += [list(line) for line in draw.draw(view, move, columns, max(rows - below, 4))]
     elif player is not None and player not in frame.rows:
         lines.append([(f"player {player} has no row at this step", "yellow")])
     else:

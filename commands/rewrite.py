@@ -49,8 +49,7 @@ def rewrite(
     from expkit.rewrite.filter import parse_split
     from expkit.rewrite.merge import Choice
 
-    names = None if columns is None else [name for given in columns for name in given.split(",") if name]
     rewards = RewardColumns.parse(reward, reward_column or ())
-    choice = Choice(dedupe, where, names, None if split is None else parse_split(split), rewards)
+    choice = Choice(dedupe, where, columns, None if split is None else parse_split(split), rewards)
     change = None if representation is None else Change(representation=representation)
     merge_runs("rewrite", runs, out, choice, change, dry_run=dry_run, force=force, json=json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import ConfigFile, Json, MaybeRunPaths, expand, is_shard
+from expkit.commands.options import ConfigFile, Json, MaybeRunPaths, expand, is_shard, resolve_for
 from expkit.errors import CheckFailed, NewerFormat, NotThere, UsageError
 
 if TYPE_CHECKING:
@@ -146,12 +146,10 @@ def validate(
 def _choose(rules: str | None, rule_settings: str | None, config: Path | None) -> RuleChoice:
     """The rules that apply by flags, variables, a settings file and defaults."""
     from expkit.rules.registry import choose_rules
-    from expkit.settings.config import resolve
 
-    resolved = resolve({"rules": rules, "rule_settings": rule_settings}, config)
-    for warning in resolved.warnings:
-        output.note(f"expkit validate: {warning}")
-    return choose_rules(resolved.config.validation.rules, resolved.config.validation.rule_settings)
+    flags = {"rules": rules, "rule_settings": rule_settings}
+    settings = resolve_for("validate", flags, config).config.validation
+    return choose_rules(settings.rules, settings.rule_settings)
 
 
 def _explain(wanted: str, rules: str | None, json: bool) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from expkit.commands import output, session
 from expkit.reading.summary import Balance
 from expkit.rules.rule import Severity
+from expkit.system.units import format_number
 from expkit.validation.finding import Finding
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
@@ -106,7 +107,7 @@ def print_omitted(checked: list[Checked], github: bool) -> None:
 def print_summary(checked: list[Checked], code: int) -> None:
     counts = {severity: sum(one.count(severity) for one in checked) for severity in SEVERITIES}
     names = {"error": "error", "warn": "warning", "info": "note"}
-    parts = [f"{n:,} {names[s]}{'s' * (n != 1)}" for s, n in counts.items() if n]
+    parts = [format_number(n, names[s]) for s, n in counts.items() if n]
     rows = sum(one.rows for one in checked)
     style = "bold red" if counts["error"] else "bold yellow" if counts["warn"] else "bold green"
     text: list[output.Piece] = [(", ".join(parts) if counts["error"] + counts["warn"] else "ok", style)]

@@ -23,6 +23,16 @@ A message says what, where, and what to do next, in one line.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", cutoff: float = 0.6) -> str:
+    """`did you mean NEAR?` of the one among `known` that is most like `name`, else `otherwise`."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f"did you mean {near[0]}?" if near else otherwise
+
 
 class ExpkitError(Exception):
     """Base of all errors raised on purpose. `exit_code` is what the command line returns for it."""

@@ -19,7 +19,6 @@ import msgspec
 from expkit.errors import NotThere, ShardError
 from expkit.formats.lzstring import decompress
 
-SUFFIX = ".gior"
 MAX_FILE_BYTES = 1 << 20  # 50 times the longest of the replays looked at
 MAX_TEXT = 1 << 23
 MAX_SIDE = 64

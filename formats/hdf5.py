@@ -9,7 +9,6 @@ other readers pass over, and `infos/interrupted` tells which timeouts are none.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,6 @@ from expkit.system.extras import require
 if TYPE_CHECKING:
     import h5py
 
-_PLAYER = re.compile(r"player(\d{1,5})")
 _LAST_ROWS = "last_rows"
 _INTERRUPTED = "infos/interrupted"
 _CHUNK_BYTES = 1 << 20

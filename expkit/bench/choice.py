@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 
 from expkit.bench.stage import STAGES, Stage
-from expkit.errors import UsageError
+from expkit.errors import UsageError, did_you_mean
 
 
 def only_workloads(stages: Sequence[Stage], wanted: Sequence[str]) -> list[Stage]:
@@ -18,8 +17,7 @@ def only_workloads(stages: Sequence[Stage], wanted: Sequence[str]) -> list[Stage
     known = sorted({name for one in STAGES.values() for name in one.workloads if name})
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            hint = did_you_mean(name, known, f"there are {', '.join(known)}")
             raise UsageError(f"no workload is called '{name}'; {hint}")
     narrowed = [
         dataclasses.replace(one, workloads=tuple(name for name in one.workloads if name in wanted)) for one in stages

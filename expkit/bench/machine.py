@@ -70,9 +70,9 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _best(call: Callable[[], object], nbytes: int, tries: int = 5) -> float:
+def _best(call: Callable[[], object], nbytes: int) -> float:
     best = float("inf")
-    for _ in range(tries):
+    for _ in range(5):
         begun = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - begun)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -151,15 +150,8 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-class _Kept(Protocol):
-    schema: str
-
-
-Kept = TypeVar("Kept", bound=_Kept)
-
-
-def save_report(report: _Kept, path: Path) -> None:
-    """A Report, or another struct with a schema, as indented JSON, in place of what is there."""
+def save_report(report: msgspec.Struct, path: Path) -> None:
+    """A Report, or that of another bench, as indented JSON, in place of what is there."""
     from expkit.system.files import write_atomic
 
     text = msgspec.json.format(msgspec.json.encode(report), indent=1)
@@ -168,21 +160,14 @@ def save_report(report: _Kept, path: Path) -> None:
 
 def read_report(path: Path) -> Report:
     """Raises NotThere for a file that is not there, CheckFailed for one that is no report of this version."""
-    missing = f"no such baseline; make one with --save-baseline {path}"
-    return read_kept(path, Report, SCHEMA, "expkit bench", missing)
-
-
-def read_kept(path: Path, kind: type[Kept], schema: str, command: str, missing: str) -> Kept:
-    """What `save_report` wrote of a struct `kind` for `command`. Raises NotThere, saying what is `missing`, and
-    CheckFailed for what is none of this version."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise NotThere(f"{path}: {missing}") from None
+        raise NotThere(f"{path}: no such baseline; make one with --save-baseline {path}") from None
     try:
-        report = msgspec.json.decode(data, type=kind)
+        report = msgspec.json.decode(data, type=Report)
     except msgspec.DecodeError as error:
-        raise CheckFailed(f"{path}: not a report of {command}: {error}") from None
-    if report.schema != schema:
-        raise CheckFailed(f"{path}: a report of {report.schema}, not {schema}; make it anew with --save-baseline")
+        raise CheckFailed(f"{path}: not a report of expkit bench: {error}") from None
+    if report.schema != SCHEMA:
+        raise CheckFailed(f"{path}: a report of {report.schema}, not {SCHEMA}; make it anew with --save-baseline")
     return report

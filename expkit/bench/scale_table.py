@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from expkit.bench.results import read_kept
-from expkit.bench.scale import MEASURES, SCHEMA, ScaleReport, Series
+from expkit.bench.scale import MEASURES, ScaleReport, Series
 from expkit.bench.table import make_table
 from expkit.bench.words import format_date, format_limits, format_machine, format_ratio, format_time, format_versions
 from expkit.system.units import format_size
@@ -52,9 +49,3 @@ def markdown(report: ScaleReport) -> str:
         f"its own; wall time. Made by `{REGENERATE.format(rows=most)}`.\n"
     )
     return "\n".join(parts)
-
-
-def read_scale(path: Path) -> ScaleReport:
-    """Raises NotThere for a file that is not there, CheckFailed for one that is no report of this version."""
-    missing = f"no such report; make one with expkit bench --scale N --save-baseline {path}"
-    return read_kept(path, ScaleReport, SCHEMA, "expkit bench --scale", missing)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from expkit.errors import UsageError
+from expkit.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from expkit.bench.lab import Lab
@@ -134,8 +133,7 @@ def choose(stages: Sequence[Stage], wanted: Sequence[str], suite: SuiteName) -> 
         if not hits:
             names = [one.name for one in stages]
             parts = list(dict.fromkeys(one.partition("/")[0] for one in names))
-            near = difflib.get_close_matches(name, [*parts, *names], 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            hint = did_you_mean(name, [*parts, *names], f"there are {', '.join(names)}")
             raise UsageError(f"no stage is called {name!r}; {hint}")
         out += [one for one in hits if one not in out]
     return out

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from expkit.buffers.protocol import Batch, BufferStats
+from expkit.buffers.protocol import Batch, BufferStats, ExperienceBuffer
 from expkit.buffers.rows import RowForm
 from expkit.errors import BufferClosed, Busy, NotThere, UsageError
 from expkit.row.dropped import CAUSES, causes_of
@@ -41,8 +41,8 @@ class _Counts:
     dropped: list[int] = field(default_factory=lambda: [0] * len(CAUSES))
 
 
-class MemoryBuffer:
-    """Rows of one player in memory, up to `capacity` rows (None: as many as there are). An ExperienceBuffer.
+class MemoryBuffer(ExperienceBuffer):
+    """Rows of one player in memory, up to `capacity` rows (None: as many as there are).
 
     overflow   what happens to a row too many: `drop-oldest` and `drop-newest` drop single rows, `block` waits up to
                `timeout` seconds for somebody to drain
@@ -91,13 +91,6 @@ class MemoryBuffer:
                     return
                 self._append(stored, done, room)
                 done += room
-
-    def load(self, batches: Iterable[Batch]) -> int:
-        rows = 0
-        for batch in batches:
-            self.add_batch(batch.columns)
-            rows += batch.rows
-        return rows
 
     def _check_open(self) -> None:
         if self._closed:

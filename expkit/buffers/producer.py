@@ -82,11 +82,6 @@ class Producer:
         """Index of the open block, -1 when there is none."""
         return int(self.state[words.P_BLOCK])
 
-    @property
-    def count_word(self) -> int:
-        """Index in `ring.control` of the row count of the open block, -1 when there is none."""
-        return int(self.state[words.P_WORD]) if self.block >= 0 else -1
-
     def open(self, need_rows: int = 1, timeout: float | None = None) -> OpenBlock | None:
         """The open block if it has room for `need_rows` rows; otherwise it is handed over and another one claimed.
 

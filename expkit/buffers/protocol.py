@@ -46,11 +46,6 @@ class BufferStats:
     drained: int
     dropped: dict[str, int]
 
-    @property
-    def utilization(self) -> float:
-        """Part of the capacity in use; 0 for an unbounded buffer, above 1 for one that spilled to disk."""
-        return self.size / self.capacity if self.capacity else 0.0
-
 
 @runtime_checkable
 class ExperienceBuffer(Protocol):
@@ -82,6 +77,11 @@ class ExperienceBuffer(Protocol):
 
     def load(self, batches: Iterable[Batch]) -> int:
         """Add all rows of `batches`; returns how many. Raises what `add_batch` does."""
+        rows = 0
+        for batch in batches:
+            self.add_batch(batch.columns)
+            rows += batch.rows
+        return rows
 
     def clear(self) -> None:
         """Drop everything held, counted as `cleared`."""

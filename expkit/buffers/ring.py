@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from expkit.buffers.blocks import ALL_ROWS, RingBlocks
 from expkit.buffers.claim import Claimed, concatenate
 from expkit.buffers.producer import Producer
-from expkit.buffers.protocol import Batch, BufferStats
+from expkit.buffers.protocol import Batch, BufferStats, ExperienceBuffer
 from expkit.buffers.snapshot import Choice, copy_rows, copy_spilled
 from expkit.buffers.waiting import Doorbell
 from expkit.errors import NotThere
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from expkit.buffers.spill import SpillBuffer
 
 
-class BlockRing(RingBlocks):
-    """A ring of `blocks` blocks of one player's rows, struct of arrays, in one arena: RingBlocks as an
-    ExperienceBuffer.
+class BlockRing(RingBlocks, ExperienceBuffer):
+    """A ring of `blocks` blocks of one player's rows, struct of arrays, in one arena: RingBlocks as a buffer.
 
     `add` and `add_batch` share one producer behind a lock. Threads with rows of their own take a `producer()` each.
     """
@@ -73,13 +72,6 @@ class BlockRing(RingBlocks):
     def add_batch(self, columns: Mapping[str, Any]) -> None:
         with self._add_lock:
             self._default.add_batch(columns)
-
-    def load(self, batches: Iterable[Batch]) -> int:
-        rows = 0
-        for batch in batches:
-            self.add_batch(batch.columns)
-            rows += batch.rows
-        return rows
 
     # Consuming
 

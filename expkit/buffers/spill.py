@@ -8,7 +8,7 @@ import struct
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from zlib import crc32
 import numpy as np
 
 from expkit.buffers.claim import Claimed, concatenate
-from expkit.buffers.protocol import Batch, BufferStats
+from expkit.buffers.protocol import Batch, BufferStats, ExperienceBuffer
 from expkit.buffers.rows import RowForm
 from expkit.errors import BufferClosed, NotThere, WriteFailed
 from expkit.row.dropped import CAUSES, causes_of
@@ -50,8 +50,8 @@ class _File:
     parts: int = 0
 
 
-class SpillBuffer:
-    """Rows of one player in files of raw stored columns, with a crc32 per run of rows. An ExperienceBuffer.
+class SpillBuffer(ExperienceBuffer):
+    """Rows of one player in files of raw stored columns, with a crc32 per run of rows.
 
     A file is deleted when all it holds is drained, and none grows beyond `file_bytes` by more than one run, so that
     disk space comes back while rows keep coming. The files are scratch space: they do not outlive the buffer's
@@ -94,13 +94,6 @@ class SpillBuffer:
             count = min(self.layout.rows, rows - start)
             chunk = {name: array[start : start + count] for name, array in stored.items()}
             self._append(chunk, count, [0] * len(CAUSES))
-
-    def load(self, batches: Iterable[Batch]) -> int:
-        rows = 0
-        for batch in batches:
-            self.add_batch(batch.columns)
-            rows += batch.rows
-        return rows
 
     def put(self, claim: Claimed) -> None:
         """Append the rows of a claim, and the gap in front of them. Raises WriteFailed; the rows are dropped then."""

@@ -43,7 +43,7 @@ Convert = Callable[[Mapping[str, np.ndarray], int, int], dict[str, np.ndarray]]
 
 
 class BackgroundCollector:
-    """Rings, drain threads and a `RunWriter` behind the Collector protocol.
+    """Rings, drain threads and a `RunWriter`.
 
     schema    of the rows as producers give them; `writer.schema` is what `convert` makes of them
     level, frame_rows   of blocks, see `BlockEncoder`

@@ -1,4 +1,4 @@
-"""What a collector is: the one thing between whoever makes rows and whoever keeps them.
+"""What a collector takes and tells: it stands between whoever makes rows and whoever keeps them.
 
 A collector owns memory for rows, sharded by player, and a ledger in which every row is accounted for. Producers
 take a `Feed` each; what happens to the rows after `commit` is the collector's business.
@@ -6,29 +6,14 @@ take a `Feed` each; what happens to the rows after `commit` is the collector's b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.layout import RowSink
-from expkit.row.schema import Schema
-from expkit.runs.counters import LedgerCounts
-
-
-class LedgerArrays(Protocol):
-    """Counts of rows by player, int64 (players,); `dropped` is (players, causes)."""
-
-    produced: np.ndarray
-    written: np.ndarray
-    durable: np.ndarray
-    rejected: np.ndarray
-    dropped: np.ndarray
-
-    def drop(self, player: int, cause: str, rows: int) -> None: ...
-    def since_opened(self) -> LedgerCounts: ...
 
 
 class Feed(Protocol):
@@ -68,24 +53,8 @@ class CollectorStats:
     buffered: int = 0
     capacity: int = 0
     high_water: int = 0
-    extra: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def utilization(self) -> float:
         """Part of the memory that waits to be written, 0 to 1."""
         return min(self.buffered / self.capacity, 1.0) if self.capacity else 0.0
-
-
-class Collector(Protocol):
-    """Collects rows of all players. Closing twice is fine; using it after that raises BufferClosed."""
-
-    schema: Schema
-    players: int
-
-    def feed(self) -> Feed: ...
-    def flush(self) -> None:
-        """Everything committed before the call is durable when it returns."""
-        ...
-
-    def stats(self) -> CollectorStats: ...
-    def close(self) -> None: ...

@@ -19,11 +19,12 @@ from expkit.buffers.group import PlayerBuffers
 from expkit.buffers.producer import Producer
 from expkit.buffers.ring import BlockRing
 from expkit.buffers.waiting import Doorbell
-from expkit.collect.protocol import CollectorStats, LedgerArrays
+from expkit.collect.protocol import CollectorStats
 from expkit.errors import BufferClosed, UsageError
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.layout import BlockLayout, RowSink
 from expkit.row.schema import Schema
+from expkit.runs.counters import Ledger
 
 WAIT_SECONDS = 0.2  # how often a waiting producer looks whether a drain thread has failed
 
@@ -50,7 +51,7 @@ class _Group:
 
     def __init__(self, buffers: PlayerBuffers):
         self.buffers = buffers
-        self.lanes = [Lane(player, buffers.ring(player)) for player in range(buffers.players)]
+        self.lanes = [Lane(player, ring) for player, ring in enumerate(buffers.rings)]
         self.ends: deque[tuple[list[int], EpisodeEnd]] = deque()
 
 
@@ -66,7 +67,7 @@ class ShardedCollector:
         schema: Schema,
         players: int,
         plan: Plan,
-        ledger: LedgerArrays,
+        ledger: Ledger,
         *,
         producers: int = 1,
         overflow: str = "block",

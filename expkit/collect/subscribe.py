@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from types import TracebackType
 
 import numpy as np
 
@@ -27,7 +26,6 @@ class Subscription:
         self.schema = schema
         self.dropped_rows = 0
         self.dropped_batches = 0
-        self.delivered_rows = 0
         self._max = max_batches
         self._queue: deque[tuple[int, dict[str, np.ndarray], int]] = deque()
         self._ready = threading.Condition()
@@ -57,7 +55,6 @@ class Subscription:
                     return None
                 self._ready.wait(left)
             player, columns, rows = self._queue.popleft()
-            self.delivered_rows += rows
         batch = {
             name: self.schema.unpack(name, values) for name, values in columns.items() if not name.startswith("valid:")
         }
@@ -77,5 +74,5 @@ class Subscription:
     def __enter__(self) -> Subscription:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

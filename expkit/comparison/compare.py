@@ -7,7 +7,6 @@ run id, host, configuration, seeds, policies that no row names, time stamps of r
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isnan
@@ -18,7 +17,7 @@ import numpy as np
 from expkit.comparison.rows import Difference, RowComparer
 from expkit.comparison.sides import Side, Unreadable
 from expkit.comparison.values import show_value
-from expkit.errors import UsageError
+from expkit.errors import UsageError, did_you_mean
 from expkit.reading.run import Run
 from expkit.row.episodes import Episode
 from expkit.row.schema import KEY_NAMES, Schema
@@ -115,8 +114,7 @@ def _expand(names: Iterable[str], known: list[str]) -> Iterator[str]:
             continue
         hits = [one for one in known if one == name or one.startswith(f"{name}/")]
         if not hits:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            hint = did_you_mean(name, known, f"there are {', '.join(known)}")
             raise UsageError(f"neither run has a column '{name}'; {hint}")
         yield from hits
 

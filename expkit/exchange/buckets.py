@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -27,7 +26,6 @@ class Buckets:
         self.columns = {column.name: column for column in schema.columns}
         self.count = min(_MOST_BUCKETS, max(1, -(-rows * (schema.row_bytes + 2) // bucket_bytes)))
         self._folder, self._prefix = folder, prefix
-        self._sizes = [0] * self.count
         self._written: list[list[int]] = [[] for _ in range(self.count)]
 
     def __enter__(self) -> Buckets:
@@ -35,9 +33,7 @@ class Buckets:
             self._path = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self._folder))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
 
     def put(self, stored: Mapping[str, np.ndarray], players: np.ndarray, bucket: np.ndarray) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -78,12 +77,10 @@ class RunBuilder:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._writer is not None:
             self._writer.abandon()
-        self._folder.__exit__(kind, error, trace)
+        self._folder.__exit__(*error)
 
     @property
     def episodes(self) -> int:

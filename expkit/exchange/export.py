@@ -19,7 +19,7 @@ from expkit.formats.several import Cutter
 from expkit.rewrite.engine import Stopped
 from expkit.runs.guard import free_bytes
 from expkit.runs.layout import is_run
-from expkit.system.files import DiskErrors, disk, make_folder, remove_tree
+from expkit.system.files import DiskErrors, disk, make_folder, remove_path
 from expkit.system.parallel import ahead
 from expkit.system.units import format_size
 
@@ -211,13 +211,13 @@ class _Output:
             for left in self._out.parent.iterdir():  # by a killed call
                 beside = (f"{self.path.name}.rows.", f".{self.path.name}.")
                 if left in (self.path, self._old, self.beside(_CARD)) or left.name.startswith(beside):
-                    _remove(left)
+                    remove_path(left)
         return self
 
     def __exit__(self, *_: object) -> None:
         with DiskErrors(self._out, "remove what is unfinished"):
-            _remove(self.path)
-            _remove(self.beside(_CARD))
+            remove_path(self.path)
+            remove_path(self.beside(_CARD))
 
     def beside(self, suffix: str) -> Path:
         """A further file, that gets the name of the output with `suffix` behind."""
@@ -233,7 +233,7 @@ class _Output:
                 disk().rename(self.beside(_CARD), self._out.with_name(self._out.name + _CARD))
             disk().sync_folder(self._out.parent)
             if replaced:
-                _remove(self._old)
+                remove_path(self._old)
 
 
 def check_output_path(out: Path, *, force: bool) -> None:
@@ -248,10 +248,3 @@ def check_output_path(out: Path, *, force: bool) -> None:
         odd = [path for path in out.rglob("*") if path.is_file() and not path.name.endswith(_OURS)]
         if odd:
             raise OutputExists(f"{out} holds what no export makes, like {odd[0]}; choose another -o")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
-    elif os.path.lexists(path):
-        disk().unlink(path)

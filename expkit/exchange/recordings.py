@@ -7,13 +7,12 @@ is like one recorded live, and `expkit replay --verify` holds for it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expkit.errors import NotThere, UsageError
+from expkit.errors import NotThere, UsageError, did_you_mean
 from expkit.recorder import Mode, Recorder
 from expkit.row.episodes import PolicyInfo
 
@@ -86,8 +85,7 @@ def source_format(source: Path, format: str | None = None) -> str:
         except UsageError:
             known = [GIOR, *format_names()]
             name = source.suffix.lstrip(".").lower()
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}; choose one with --format"
+            hint = did_you_mean(name, known, f"there is {', '.join(known)}; choose one with --format")
             raise UsageError(f"no format '{name}' to import {source} by; {hint}") from None
     for name in format_names():
         one = find_format(name)

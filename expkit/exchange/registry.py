@@ -6,15 +6,13 @@ class of such. A built-in format imports its library when it writes or reads, no
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from expkit.errors import ConfigError, UsageError
+from expkit.errors import ConfigError, UsageError, did_you_mean
 from expkit.formats.protocol import Format
-from expkit.system.plugins import load_callable
+from expkit.system.plugins import known_names, load_callable, load_installed
 
 GROUP = "expkit.formats"
 
@@ -33,7 +31,7 @@ _MODULES = {"arrow": "arrow_ipc"}
 
 def format_names() -> list[str]:
     """Names that `find_format` knows: the built-in ones, then those of installed packages."""
-    return [*_BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)} - set(_BUILT_IN))]
+    return known_names(GROUP, _BUILT_IN)
 
 
 def find_format(name: str) -> Format:
@@ -45,12 +43,12 @@ def find_format(name: str) -> Format:
         return made
     if ":" in name:
         return _checked(name, load_callable(name, "format"))
-    found = list(entry_points(group=GROUP, name=name))
-    if not found:
-        near = difflib.get_close_matches(name, format_names(), 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(format_names())}, and module:attribute"
+    found = load_installed(GROUP, name)
+    if found is None:
+        known = format_names()
+        hint = did_you_mean(name, known, f"there are {', '.join(known)}, and module:attribute", 0.5)
         raise UsageError(f"no format is called {name!r}; {hint}")
-    return _checked(name, found[0].load())
+    return _checked(name, found)
 
 
 def format_of(path: Path) -> Format:

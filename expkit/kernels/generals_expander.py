@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from expkit.kernels import inner
+from expkit.kernels.bytes_at import trailing_zeros
 from expkit.kernels.generals_random import choose_random
 from expkit.kernels.generals_state import SEES_MASK, SEES_OWNER, TILES, WIDTH, below, target_of
-from expkit.kernels.pointers import i32_at, load_u64, lowest_one
+from expkit.kernels.pointers import i32_at, load_u64
 
 _ONE = np.uint64(1)
 
@@ -20,7 +21,7 @@ def find_capture(rules, view, player, cursor):
     for _ in range(words):
         bits = load_u64(view, rules[SEES_MASK] + 8 * word)
         while bits != 0:
-            move = 64 * word + lowest_one(bits)
+            move = 64 * word + trailing_zeros(bits)
             bits &= bits - _ONE
             tile = move >> 2
             target = target_of(tile, move & 3, rules[WIDTH])

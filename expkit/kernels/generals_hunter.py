@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from expkit.kernels import inner
+from expkit.kernels.bytes_at import trailing_zeros
 from expkit.kernels.generals_expander import find_capture
 from expkit.kernels.generals_random import choose_random
 from expkit.kernels.generals_state import (
@@ -29,7 +30,7 @@ from expkit.kernels.generals_state import (
     mix,
     target_of,
 )
-from expkit.kernels.pointers import i32_at, load_u64, lowest_one, store_u64
+from expkit.kernels.pointers import i32_at, load_u64, store_u64
 
 # notes; tiles are stored plus one, so that zero is none
 HOME, MOVER, TARGET, CURSOR, QUIET, REST, FOCUS = range(7)
@@ -56,7 +57,7 @@ def _look_around(rules, view, notes, player):
             continue
         store_u64(notes, at, seen | visible)
         while new != 0:
-            tile = 64 * word + lowest_one(new)
+            tile = 64 * word + trailing_zeros(new)
             new &= new - _ONE
             if view[rules[SEES_TERRAIN] + tile] == GENERAL:
                 owner = np.int64(view[rules[SEES_OWNER] + tile])
@@ -95,7 +96,7 @@ def _pick_target(rules, view, notes, player, random):
     for word in range(words):
         bits = load_u64(view, rules[SEES_VISIBLE] + 8 * word)
         while bits != 0:
-            tile = 64 * word + lowest_one(bits)
+            tile = 64 * word + trailing_zeros(bits)
             bits &= bits - _ONE
             owner = view[rules[SEES_OWNER] + tile]
             if owner < 16 and owner != player:
@@ -109,7 +110,7 @@ def _pick_target(rules, view, notes, player, random):
     for word in range(words):
         bits = ~load_u64(notes, 4 * SEEN + 8 * word)
         while bits != 0:
-            tile = 64 * word + lowest_one(bits)
+            tile = 64 * word + trailing_zeros(bits)
             bits &= bits - _ONE
             if tile < rules[TILES] and view[rules[SEES_TERRAIN] + tile] == FOG:
                 y, x = tile // width, tile % width

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from expkit.kernels import inner
+from expkit.kernels.bytes_at import trailing_zeros
 from expkit.kernels.generals_state import SEES_MASK, TILES, below, mix
-from expkit.kernels.pointers import count_ones, load_u64, lowest_one
+from expkit.kernels.pointers import count_ones, load_u64
 
 _ONE = np.uint64(1)
 
@@ -30,5 +31,5 @@ def choose_random(rules, view, random):
         bits = load_u64(view, rules[SEES_MASK] + 8 * word)
     for _ in range(index):
         bits &= bits - _ONE
-    move = 64 * word + lowest_one(bits)
+    move = 64 * word + trailing_zeros(bits)
     return move + 4 * tiles if chance < 256 + 960 else move

@@ -128,13 +128,3 @@ def count_ones(typingctx, value):
         return builder.ctpop(args[0])
 
     return types.int64(types.uint64), generate
-
-
-@intrinsic
-def lowest_one(typingctx, value):
-    """Index of the lowest set bit of a uint64; 64 for zero."""
-
-    def generate(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.int64(types.uint64), generate

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any, cast
 
 import msgspec
 
-from expkit.errors import ConfigError, ExpkitError
+from expkit.errors import ConfigError, ExpkitError, did_you_mean
 from expkit.pipeline.processor import FunctionProcessor, Options, Processor
-from expkit.system.plugins import load_callable
+from expkit.system.plugins import known_names, load_callable, load_installed
 
 GROUP = "expkit.processors"
 
@@ -33,7 +31,7 @@ Given = str | Mapping[str, Any] | Processor
 
 def processor_names() -> list[str]:
     """Names that a pipeline may use: the built-in ones, then those of installed packages."""
-    return [*_BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)} - set(_BUILT_IN))]
+    return known_names(GROUP, _BUILT_IN)
 
 
 def options_of(kind: str) -> type[Options]:
@@ -87,8 +85,8 @@ def _built_in(kind: str, options: Mapping[str, Any], where: str) -> Processor:
     made = options_of(kind)
     unknown = [name for name in options if name not in made.__struct_fields__]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], made.__struct_fields__, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(made.__struct_fields__) or 'none'}"
+        known = made.__struct_fields__
+        hint = did_you_mean(unknown[0], known, f"it has {', '.join(known) or 'none'}", 0.5)
         raise ConfigError(f"{where}: {kind} has no option {str(unknown[0])!r}; {hint}")
     try:
         return cast(Processor, msgspec.convert(options, made))
@@ -101,12 +99,11 @@ def _others(kind: str, options: Mapping[str, Any], where: str) -> Processor:
     if ":" in kind:
         found: Any = load_callable(kind, "processor")
     else:
-        points = list(entry_points(group=GROUP, name=kind))
-        if not points:
-            near = difflib.get_close_matches(kind, processor_names(), 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(processor_names())}"
+        found = load_installed(GROUP, kind)
+        if found is None:
+            known = processor_names()
+            hint = did_you_mean(kind, known, f"there are {', '.join(known)}", 0.5)
             raise ConfigError(f"{where}: no processor is called {str(kind)!r}; {hint}, or your own as module:callable")
-        found = points[0].load()
     if isinstance(found, Processor) and not isinstance(found, type):
         if options:
             raise ConfigError(f"{where}: {kind} takes no options, but is given {', '.join(options)}")

@@ -75,34 +75,22 @@ def _any_float(null: bool) -> Bounds:
 
 
 class Known:
-    """What is known of some rows of one player.
+    """What is known of the rows of a block.
 
-    statistics  of their block's scalar columns, as far as they are known
-    ranges      smallest and largest value of keys, as the index has them
+    statistics  of its scalar columns, as far as they are known
     episodes    the table of episodes, None where it is not known
     """
 
-    def __init__(
-        self,
-        player: int,
-        statistics: Mapping[str, Statistics],
-        ranges: Mapping[str, tuple[int, int]],
-        episodes: EpisodeTable | None,
-    ):
-        self._player = player
+    def __init__(self, statistics: Mapping[str, Statistics], info: BlockInfo, episodes: EpisodeTable | None):
+        self._player = info.player
         self._statistics = statistics
-        self._ranges = ranges
-        self._episodes = episodes
-
-    @classmethod
-    def of_block(cls, statistics: Mapping[str, Statistics], info: BlockInfo, episodes: EpisodeTable | None) -> Known:
-        ranges = {
+        self._ranges = {
             "episode": (info.episode_min, info.episode_max),
             "step": (info.step_min, info.step_max),
             "policy_version": (info.policy_version_min, info.policy_version_max),
             "time_ns": (info.time_ns_min, info.time_ns_max),
         }
-        return cls(info.player, statistics, ranges, episodes)
+        self._episodes = episodes
 
     def answer(self, node: Node) -> Possible:
         match node:

@@ -45,7 +45,7 @@ class BoundPredicate:
     columns        names of the stored columns needed, in the order of the schema, with `valid:` columns; at least
                    one, so that there is a number of rows
     episode_names  those of EPISODE_NAMES that are asked for; if any, an EpisodeTable is needed
-    by_episode     all rows of one (episode, player) have the same answer, which `matches_episode` gives
+    by_episode     all rows of one (episode, player) have the same answer
     """
 
     def __init__(self, condition: Node, schema: Schema):
@@ -82,16 +82,4 @@ class BoundPredicate:
                     the block is used, which costs no reading
         episodes    narrows down episode-level names, where given
         """
-        return Known.of_block(statistics, info, episodes).answer(self._condition).yes
-
-    def matches_episode(self, episode: int, player: int, episodes: EpisodeTable | None = None) -> bool | None:
-        """Whether all rows (True) or no rows (False) of (episode, player) match, without reading them; None when
-        the rows have to be read, which is never so when `by_episode`. Raises UsageError as `evaluate`."""
-        self._check(episodes)
-        if self.by_episode:
-            row = {"episode": np.array([episode], np.uint64)}
-            return bool(Rows(row, player, episodes).select(self._condition)[0])
-        possible = Known(player, {}, {"episode": (episode, episode)}, episodes).answer(self._condition)
-        if possible.yes and (possible.no or possible.unknown):
-            return None
-        return possible.yes
+        return Known(statistics, info, episodes).answer(self._condition).yes

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from expkit.errors import ExpkitError, MemoryBudget, UsageError
+from expkit.errors import ExpkitError, MemoryBudget, UsageError, did_you_mean
 from expkit.predicates.tree import brief
 
 TABLES = ("steps", "rows", "episodes")
@@ -30,8 +30,7 @@ def explain(error: Exception, statement: str, names: Sequence[str], before: int 
     if subtype == "COLUMN_NOT_FOUND":
         message = f"no column {brief(name)}{_near_column(name, names)}"
     elif subtype == "MISSING_ENTRY" and told.get("type") == "Table":
-        near = difflib.get_close_matches(name, TABLES, 1)
-        message = f"no table {brief(name)}; " + (f"did you mean {near[0]}?" if near else f"there are {_listed(TABLES)}")
+        message = f"no table {brief(name)}; " + did_you_mean(name, TABLES, f"there are {_listed(TABLES)}")
     elif subtype == "MISSING_ENTRY":
         likely = str(told.get("candidates", "")).split(",")[0]
         message = f"no {str(told.get('type', 'function')).lower()} {brief(name)}"

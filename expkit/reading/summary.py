@@ -207,8 +207,8 @@ class Distribution(NamedTuple):
         return len(self.edges) == len(self.counts) + 1
 
 
-def distribution(name: str, values: np.ndarray, bins: int = BINS) -> Distribution | None:
-    """Of finite numbers; few distinct ones are counted one by one, others in `bins` equal bins. None of no values."""
+def distribution(name: str, values: np.ndarray) -> Distribution | None:
+    """Of finite numbers; few distinct ones are counted one by one, others in `BINS` equal bins. None of no values."""
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -217,11 +217,10 @@ def distribution(name: str, values: np.ndarray, bins: int = BINS) -> Distributio
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) <= 6:
         return Distribution(name, counts.tolist(), distinct.tolist(), mean, low, high)
-    if np.array_equal(distinct, np.floor(distinct)) and high - low < bins:
-        bins = int(high - low) + 1
-        counted, edges = np.histogram(values, bins, (low, high + 1))
+    if np.array_equal(distinct, np.floor(distinct)) and high - low < BINS:
+        counted, edges = np.histogram(values, int(high - low) + 1, (low, high + 1))
     else:
-        counted, edges = np.histogram(values, bins, (low, high))
+        counted, edges = np.histogram(values, BINS, (low, high))
     return Distribution(name, counted.tolist(), edges.tolist(), mean, low, high)
 
 
@@ -232,7 +231,7 @@ class Distributions(NamedTuple):
     parts: list[Distribution]
 
 
-def distributions(run: RunFacts, max_rows: int = SCAN_ROWS) -> Distributions:
+def distributions(run: RunFacts) -> Distributions:
     """Length, outcome and return of episodes; rewards, actions and staleness of rows.
 
     A return is the sum of one player's rewards in one episode. Staleness of a row is how many versions older its
@@ -246,7 +245,7 @@ def distributions(run: RunFacts, max_rows: int = SCAN_ROWS) -> Distributions:
         ),
     ]
     total = len(run)
-    every = max(-(-total // max_rows), 1)
+    every = max(-(-total // SCAN_ROWS), 1)
     scalars = [f.name for f in run.schema.fields if not f.shape and f.dtype != "bool"]
     wanted: list[str] = [name for name in ("reward", "action") if name in scalars]
     batches = [batch for number, batch in enumerate(_blocks(run, wanted, every)) if len(batch["episode"]) or not number]

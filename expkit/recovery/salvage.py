@@ -114,7 +114,7 @@ class ShardSurvey:
 
     opens        false where nothing of it can be read, or all that could be is gone
     header       what the file says of itself, {} where that is lost with its copy
-    headless     its header is damaged;  closed: it has a sound footer
+    closed       it has a sound footer
     findings     what is wrong, as `check_shard` names it;  tail: bytes of a record that was never finished
     plans        of its blocks, in order
     chains       rows that are kept, whether they count or not
@@ -125,7 +125,6 @@ class ShardSurvey:
     shard: ShardPath
     opens: bool = True
     header: dict[str, Any] = field(default_factory=dict)
-    headless: bool = False
     closed: bool = False
     nbytes: int = 0
     blocks: list[BlockInfo] = field(default_factory=list)
@@ -185,7 +184,6 @@ def examine(
         found = list(check_records(reader))
         out.findings = [f for f in found if f.severity == "error" and not (shard.active and f.rule in _OF_A_KILL)]
         out.header, out.closed = reader.header, reader.closed
-        out.headless = any(finding.rule == "file/header" for finding in found)
         if out.findings or not out.closed:
             _walk(reader, out)
         else:

@@ -55,10 +55,6 @@ class BlockPlan:
     given_up: str = ""
     findings: tuple[Finding, ...] = ()
 
-    @property
-    def is_sound(self) -> bool:
-        return not (self.lost or self.anew or self.given_up)
-
 
 def plan_block(reader: ShardReader, block: BlockInfo, hasher: RowHasher) -> tuple[BlockPlan, Columns]:
     """Read and decode the block, and decide. Also its stored columns as they will be kept, all that there are of

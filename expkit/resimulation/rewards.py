@@ -37,7 +37,6 @@ class RewardReader:
     """
 
     def __init__(self, run: Run, columns: RewardColumns, *, again: bool = False):
-        self._run = run
         self._columns = columns
         self._there = [name for name in columns.functions if name in run.schema]
         self._transitions = TransitionReader(run, columns.needs, extra=self._there, again=again)

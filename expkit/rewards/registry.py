@@ -6,22 +6,20 @@ whose instances are such functions, made with the settings given.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import entry_points
 from inspect import signature
 from typing import Any
 
 import numpy as np
 
-from expkit.errors import ConfigError, UsageError
+from expkit.errors import ConfigError, UsageError, did_you_mean
 from expkit.rewards.potential import ArmyPotential, CityPotential, LandPotential, PotentialReward
 from expkit.rewards.protocol import Batch, Potential, RewardFunction, needs_of
 from expkit.rewards.strategies import ConstantReward, GameReward, SparseReward
 from expkit.rewards.weighted import DOCUMENTED, TargetReward, WeightedReward
-from expkit.system.plugins import load_callable
+from expkit.system.plugins import known_names, load_callable, load_installed
 
 GROUP = "expkit.rewards"
 
@@ -65,7 +63,7 @@ _POTENTIALS: dict[str, Callable[[], Potential]] = {
 
 def reward_names() -> list[str]:
     """Names that `find_reward` knows: the built-in ones, then those of installed packages."""
-    return [*_REWARDS, *sorted({point.name for point in entry_points(group=GROUP)} - set(_REWARDS))]
+    return known_names(GROUP, _REWARDS)
 
 
 def find_reward(name: str, **settings: Any) -> RewardFunction:
@@ -78,10 +76,10 @@ def find_reward(name: str, **settings: Any) -> RewardFunction:
         return _made(name, factory, settings)
     if ":" in name:
         return _given(name, load_callable(name, "reward"), settings)
-    found = list(entry_points(group=GROUP, name=name))
-    if not found:
+    found = load_installed(GROUP, name)
+    if found is None:
         raise UsageError(f"no reward is called {name!r}; {_instead(name, reward_names())}")
-    return _given(name, found[0].load(), settings)
+    return _given(name, found, settings)
 
 
 def find_potential(name: str) -> Potential:
@@ -115,5 +113,4 @@ def _made(name: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -
 
 
 def _instead(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, and module:callable"
+    return did_you_mean(name, known, f"there are {', '.join(known)}, and module:callable", 0.5)

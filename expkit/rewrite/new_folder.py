@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 from expkit.errors import Busy, OutputExists
 from expkit.runs.layout import is_run
@@ -35,9 +34,7 @@ class NewFolder:
     def __enter__(self) -> NewFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.path.exists():
             with DiskErrors(self.path, "remove it"):
                 remove_tree(self.path)

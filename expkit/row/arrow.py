@@ -19,7 +19,7 @@ Numbers of arrays are not copied, in either direction; bools are packed into bit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -54,7 +54,6 @@ def arrow_schema(
     rows: Rows = "all",
     run: bool = False,
     lists: bool = False,
-    metadata: Mapping[str, str] | None = None,
 ) -> pa.Schema:
     """The Arrow schema of rows of `schema`: the keys, then its fields.
 
@@ -62,7 +61,6 @@ def arrow_schema(
     rows      under `all` what does not belong to the observation may be null, as it is on last rows
     run       begin with a column `run`, text
     lists     ragged fields are lists of the entries that count; batches have to hold the fields that count them
-    metadata  of the whole
 
     Raises SchemaError for a name that is nothing, MissingExtra.
     """
@@ -70,7 +68,7 @@ def arrow_schema(
     names = [*KEY_ORDER, *(field.name for field in schema.fields)] if columns is None else schema.expand_names(columns)
     listed = [pa.field(RUN, pa.string(), nullable=False)] if run else []
     listed += [_arrow_field(schema, name, rows, lists) for name in names]
-    return pa.schema(listed, metadata=dict(metadata) if metadata else None)
+    return pa.schema(listed)
 
 
 def _arrow_field(schema: Schema, name: str, rows: Rows, lists: bool) -> pa.Field:
@@ -354,12 +352,6 @@ def _items(name: str, column: pa.Array, side: int) -> pa.Array:
     if len(column) and not (lengths.to_numpy(zero_copy_only=False) == side).all():
         raise SchemaError(f"column {name}: lists of varying length where {side} are wanted")
     return column.flatten()
-
-
-def batches_of(reader: pa.RecordBatchReader, schema: Schema | None = None) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of a stream, see `batch_from_arrow`."""
-    for batch in reader:
-        yield batch_from_arrow(batch, schema)
 
 
 def write_parquet(file: BinaryIO, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

@@ -76,10 +76,6 @@ class RowFactory:
         """Players with rows and no last row yet in that episode."""
         return sorted(player for number, player in self._open if number == episode)
 
-    def open_episodes(self) -> list[tuple[int, int]]:
-        """(episode, player) pairs without their last row yet."""
-        return sorted(self._open)
-
     def transition(
         self,
         views: Mapping[str, np.ndarray],
@@ -174,13 +170,7 @@ class RowFactory:
                 views[name][part] = self.schema.pack(name, given, rows)
             if column.field.nullable:
                 views[f"valid:{name}"][part] = given is not None
-        views["episode"][part] = episode
-        views["step"][part] = step
-        views["policy"][part] = self.policy[player, 0]
-        views["policy_version"][part] = self.policy[player, 1]
-        views["time_ns"][part] = time.time_ns()
-        views["is_first"][part] = firsts
-        views["is_last"][part] = False
+        self._stamp(views, part, player, episode, step, firsts, False)
         for number, turn in ends.items():
             mine = np.flatnonzero(episode == number)
             self._advance(views, start + int(mine[-1]), player, number, turn, len(mine))
@@ -198,20 +188,21 @@ class RowFactory:
     def _stamp(
         self,
         views: Mapping[str, np.ndarray],
-        index: int,
+        place: int | slice,
         player: int,
-        episode: int,
-        step: int,
-        first: bool,
+        episode: int | np.ndarray,
+        step: int | np.ndarray,
+        first: bool | np.ndarray,
         last: bool,
     ) -> None:
-        views["episode"][index] = episode
-        views["step"][index] = step
-        views["policy"][index] = self.policy[player, 0]
-        views["policy_version"][index] = self.policy[player, 1]
-        views["time_ns"][index] = time.time_ns()
-        views["is_first"][index] = first
-        views["is_last"][index] = last
+        """The keys of a row, or of rows that follow on one another."""
+        views["episode"][place] = episode
+        views["step"][place] = step
+        views["policy"][place] = self.policy[player, 0]
+        views["policy_version"][place] = self.policy[player, 1]
+        views["time_ns"][place] = time.time_ns()
+        views["is_first"][place] = first
+        views["is_last"][place] = last
 
     def resolve(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """Values by the names of fields: `observation` stands for the only field of that group, and a mapping or a

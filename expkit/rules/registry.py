@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +9,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any
 
-from expkit.errors import ConfigError, UsageError
+from expkit.errors import ConfigError, UsageError, did_you_mean
 from expkit.rules import generals, rewards, steps, values, whole_run
 from expkit.rules.rule import GROUP, Rule, Severity
 from expkit.rules.structure import STRUCTURE
@@ -83,8 +82,8 @@ def match_rules(rules: Mapping[str, Rule], wanted: str) -> list[str]:
         ids = [id for id in rules if part == "all" or id == part or id.startswith(f"{part.rstrip('/')}/")]
         ids = ids or [id for id in rules if id.startswith(part)]
         if not ids:
-            near = difflib.get_close_matches(part, [*rules, *(rule.family for rule in rules.values())], 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else "see expkit validate --explain all"
+            known = [*rules, *(rule.family for rule in rules.values())]
+            hint = did_you_mean(part, known, "see expkit validate --explain all", 0.5)
             raise UsageError(f"no rule is called {part!r}; {hint}")
         matched += ids
     if not matched:
@@ -154,10 +153,8 @@ def check_settings(rules: Mapping[str, Rule], settings: Mapping[str, Any]) -> No
     and for thresholds that the rule does not have."""
     for id, given in settings.items():
         if id not in rules:
-            near = difflib.get_close_matches(id, rules, 1, 0.5)
-            raise ConfigError(
-                f"settings of rule {id!r}, which does not exist" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            hint = did_you_mean(id, rules, cutoff=0.5)
+            raise ConfigError(f"settings of rule {id!r}, which does not exist{hint and '; '}{hint}")
         for name, value in given.items() if isinstance(given, Mapping) else [("severity", given)]:
             if name == "severity":
                 if value not in _WORDS:

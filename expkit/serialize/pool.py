@@ -12,7 +12,6 @@ import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 
@@ -60,9 +59,7 @@ class Lease:
     def __enter__(self) -> np.ndarray:
         return self.array
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def __del__(self) -> None:

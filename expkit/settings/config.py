@@ -7,7 +7,6 @@ command line, the field names its flag. `resolve` is the one way to a `Config`.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 from msgspec import Meta, Struct
 
-from expkit.errors import ConfigError, NotThere, UsageError
+from expkit.errors import ConfigError, NotThere, UsageError, did_you_mean
 from expkit.settings import yaml12
 from expkit.settings.values import BoardSize, Duration, Links, RuleSettings, Size
 from expkit.system.units import parse_board_size, parse_duration, parse_size
@@ -321,8 +320,8 @@ def _convert(setting: Setting, value: Any, where: str) -> Any:
         kind, _ = _bare(setting.kind)
         near = ""
         if get_origin(kind) is Literal and isinstance(value, str):
-            close = difflib.get_close_matches(value, get_args(kind), n=1)
-            near = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(value, get_args(kind))
+            near = f"; {hint}" if hint else ""
         given = json.dumps(value, ensure_ascii=False, default=str)
         given = given if len(given) <= 60 else f"{given[:57]}..."
         raise ConfigError(f"{where}: {setting.key} is {given}, but has to be {expected(setting)}{near}") from None
@@ -370,10 +369,8 @@ def _nearest(path: str) -> str:
         if last in (setting.key.rpartition(".")[2], setting.parameter):
             return f"; did you mean {setting.key}?"
     if "." not in path:
-        close = difflib.get_close_matches(path, SECTIONS, n=1)
-        return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(SECTIONS)}"
-    close = difflib.get_close_matches(path.replace("-", "_"), _BY_KEY, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else "; see expkit config show for all"
+        return "; " + did_you_mean(path, SECTIONS, f"there are {', '.join(SECTIONS)}")
+    return "; " + did_you_mean(path.replace("-", "_"), _BY_KEY, "see expkit config show for all", 0.5)
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -423,9 +420,9 @@ def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> dict[s
             continue
         setting = _BY_VARIABLE.get(variable)
         if setting is None:
-            close = difflib.get_close_matches(variable, _BY_VARIABLE, n=1)
-            if close:
-                warnings.append(f"the variable {variable} is no setting and has no effect; did you mean {close[0]}?")
+            hint = did_you_mean(variable, _BY_VARIABLE)
+            if hint:
+                warnings.append(f"the variable {variable} is no setting and has no effect; {hint}")
             continue
         text = environ[variable]
         kind, optional = _bare(setting.kind)

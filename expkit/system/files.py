@@ -209,6 +209,14 @@ def make_folder(path: Path) -> None:
         disk().sync_folder(path.parent)
 
 
+def remove_path(path: Path) -> None:
+    """Remove what is there, if anything: a file, a link, or a folder and everything in it. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    elif os.path.lexists(path):
+        disk().unlink(path)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a folder and everything in it; links are removed, not followed. Raises OSError."""
     with os.scandir(path) as entries:

@@ -6,7 +6,8 @@ import ast
 import importlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
 from typing import Any
 
 from expkit.errors import UsageError
@@ -29,6 +30,18 @@ def load_callable(spec: str, what: str = "policy") -> Callable[..., Any]:
         raise UsageError(f"{what} {spec!r} is a {type(found).__name__}, not a callable")
     made: Callable[..., Any] = found
     return made
+
+
+def known_names(group: str, built_in: Iterable[str]) -> list[str]:
+    """The built-in names, then those of installed packages under that group of entry points."""
+    names = list(built_in)
+    return [*names, *sorted({point.name for point in entry_points(group=group)} - set(names))]
+
+
+def load_installed(group: str, name: str) -> Any:
+    """What an installed package offers under that name, None where none does."""
+    found = list(entry_points(group=group, name=name))
+    return found[0].load() if found else None
 
 
 def number_of(node: ast.expr) -> float | int | None:

@@ -107,6 +107,11 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole // 3600 % 24} h"
 
 
+def format_number(number: int, what: str) -> str:
+    """`1 shard`, `2,096 rows`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def format_count(count: int | float) -> str:
     """`812k`, `2.41M`; exact below 10,000."""
     value = float(count)

@@ -13,7 +13,7 @@ from expkit.formats.shard.read import ShardReader
 from expkit.reading.run import Run
 from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, SHARDS_DIR, ShardPath, list_shards, read_run_info
 from expkit.runs.manifest import is_damaged
-from expkit.system.units import format_size
+from expkit.system.units import format_number, format_size
 from expkit.validation.finding import Finding
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
@@ -126,7 +126,7 @@ def check_superseded(run: Run, retired: list[ShardPath], *, partly: bool) -> Ite
             hidden = 0 if reader_or_none is None else reader_or_none.rows - run.shards[position].rows
             rows, shards = rows + hidden, shards + bool(hidden)
     if shards:
-        where = f"{shards:,} shard{'s' * (shards != 1)}"
+        where = format_number(shards, "shard")
         message = f"{rows:,} rows in {where} were pruned or rewritten; compact frees what they take"
         if retired:
             message += f"; {len(retired):,} of these files ({format_size(size)}) can go whole"

@@ -123,10 +123,6 @@ class Envelope(NamedTuple):
     def nbytes(self) -> int:
         return ENVELOPE.size + self.head_bytes + self.body_bytes
 
-    @property
-    def body_offset(self) -> int:
-        return self.offset + ENVELOPE.size + self.head_bytes
-
 
 def pack_envelope(kind: int, flags: int, head: bytes, sequence: int, body_bytes: int) -> bytes:
     """The 32 bytes that stand before `head`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -66,15 +65,14 @@ class ShardReader:
     closed           it has a sound footer; else the blocks were found by walking
     findings         what was found damaged so far; reading a damaged column raises ShardError instead
 
-    Checksums of everything touched are verified unless `verify` is false. `schema` serves when the file's own copies
-    are lost. An unlinked file stays readable. Raises NotThere and ShardError.
+    Checksums of everything touched are verified. `schema` serves when the file's own copies are lost. An unlinked
+    file stays readable. Raises NotThere and ShardError.
     Safe to share between threads for reading blocks; not for `refresh` and `close`.
     """
 
-    def __init__(self, path: str | PathLike[str], verify: bool = True, schema: Schema | None = None):
+    def __init__(self, path: str | PathLike[str], schema: Schema | None = None):
         self._file = RecordFile(path, schema)
         self.path = self._file.path
-        self.verify = verify
         self.schema = self._file.schema
         self.header = self._file.header
         self.blocks: list[BlockInfo] = []
@@ -96,9 +94,7 @@ class ShardReader:
     def __enter__(self) -> ShardReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -364,12 +360,11 @@ class ShardReader:
     def _verified(self, info: BlockInfo, head: BlockHead, plans: list[ColumnPlan]) -> list[list[memoryview]]:
         """The stored frames of the plans, checksums compared. Raises ShardError."""
         payloads = [self._pieces(info.body_offset, head, plan) for plan in plans]
-        if self.verify:
-            for plan, pieces in zip(plans, payloads, strict=True):
-                try:
-                    verify_frames(head, plan, pieces)
-                except ShardError as error:
-                    raise self._lost(info, plan.column.name, error) from None
+        for plan, pieces in zip(plans, payloads, strict=True):
+            try:
+                verify_frames(head, plan, pieces)
+            except ShardError as error:
+                raise self._lost(info, plan.column.name, error) from None
         return payloads
 
     def _expanded(

@@ -235,13 +235,6 @@ class ShardWriter:
         for cause, rows in causes.items():
             known[cause] = known.get(cause, 0) + rows
 
-    def fileno(self) -> int:
-        """The descriptor of the open file, to sync it beside further appends."""
-        return self._fd
-
-    def flush(self) -> None:
-        """Everything appended is with the operating system already; kept for symmetry with other writers."""
-
     def sync(self) -> None:
         """Make everything appended durable (fdatasync). Raises NoSpace, WriteFailed, and after it failed once always
         WriteFailed."""

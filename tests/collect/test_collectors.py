@@ -10,7 +10,6 @@ from patience import wait_until
 from expkit import Field, Schema, open_run
 from expkit.buffers.budget import Plan
 from expkit.collect.background import BackgroundCollector
-from expkit.collect.direct import DirectCollector
 from expkit.errors import BufferClosed, NoSpace, WriteFailed
 from expkit.formats.shard.blocks import parse_head
 from expkit.formats.shard.layout import KIND_BLOCK, KIND_EPISODES, unpack_json
@@ -215,21 +214,6 @@ def test_the_first_rows_are_durable_long_before_the_flush_interval(tmp_path):
         play(feed, [0], 5)
     wait_until(lambda: writer.ledger.durable.tolist() == [6, 6])
     collector.close()
-
-
-def test_the_direct_collector_writes_in_the_callers_thread(tmp_path):
-    writer = make_writer(tmp_path / "run")
-    with DirectCollector(writer, SCHEMA, PLAYERS, block_rows=32) as collector:
-        play(collector.feed(), range(5), 49)
-        assert collector.stats().written == {0: 250, 1: 250}
-        collector.flush()
-        assert collector.stats().durable == {0: 250, 1: 250}
-    collector.close()
-    with pytest.raises(BufferClosed):
-        collector.ready(1)
-    run = open_run(tmp_path / "run")
-    assert [e.ended for e in run.episodes()] == ["terminated"] * 5
-    assert run.rows(4, 1)["step"].tolist() == list(range(50))
 
 
 @pytest.mark.parametrize("writing", ["a full block", "what there is"])

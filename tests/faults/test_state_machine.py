@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,10 +27,10 @@ from written_runs import flip_bit
 
 import expkit.recorder
 from expkit import Field, Recorder, Schema, open_run
-from expkit.collect.direct import DirectCollector
 from expkit.comparison.compare import compare_runs
 from expkit.errors import Busy
 from expkit.formats.shard import ShardReader
+from expkit.formats.shard.encode import BlockEncoder
 from expkit.reading.run import Run
 from expkit.reading.summary import balance
 from expkit.recovery.recover import recover, recover_into
@@ -38,8 +38,10 @@ from expkit.rewrite.compact import compact
 from expkit.rewrite.merge import Choice, merge, plan_merge
 from expkit.rewrite.prune import Retention, prune
 from expkit.rewrite.sources import Sources
-from expkit.row.episodes import WRITER_BITS
+from expkit.row.episodes import WRITER_BITS, EpisodeEnd, EpisodeStart
+from expkit.row.layout import RowSink
 from expkit.runs.layout import list_shards
+from expkit.runs.write import RunWriter
 from expkit.system.files import using
 from expkit.validation.validate import validate_run
 
@@ -52,17 +54,69 @@ operations: Counter[str] = Counter()
 Key = tuple[int, int, int]
 
 
-class Unthreaded(DirectCollector):
+class Unthreaded:
     """The collector that writes when it is told to, in the place of the one with threads: blocks of 4 rows come to the
-    file as they are full, so that a kill leaves a part of what was given and not flushed."""
+    file as they are full, so that a kill leaves a part of what was given and not flushed. Is its own feed."""
 
     shards = SimpleNamespace(failure=None)
 
-    def __init__(self, writer: Any, schema: Schema, players: int, plan: Any, **options: Any):
-        super().__init__(writer, schema, players, block_rows=4)
+    def __init__(self, writer: RunWriter, schema: Schema, players: int, plan: Any, **options: Any):
+        self.players = players
+        self.writer = writer
+        self.sink = RowSink.scratch(schema, players, 4)
+        self._encoder = BlockEncoder(writer.schema)
+        self._views = [self.sink.views(player) for player in range(players)]
+        self._committed = np.zeros(players, np.int64)
+        self._ends: list[EpisodeEnd] = []
+        self._closed = False
 
     def check(self) -> None:
         return
+
+    def feed(self) -> Unthreaded:
+        return self
+
+    def reserve(self, player: int, rows: int) -> tuple[dict[str, np.ndarray], int]:
+        if self.sink.position[player] + rows > self.sink.capacity[player]:
+            self._write(player)
+        return self._views[player], int(self.sink.position[player])
+
+    def commit(self, starts: Sequence[EpisodeStart] = (), ends: Sequence[EpisodeEnd] = ()) -> None:
+        self.writer.ledger.produced += self.sink.position - self._committed
+        self._committed[:] = self.sink.position
+        self.writer.append_episodes(starts, ())
+        if ends:
+            # An end comes after all its rows; episodes end seldom enough to write the blocks out here.
+            self._ends.extend(ends)
+            self._write_all()
+
+    def _write(self, player: int) -> None:
+        rows = int(self._committed[player])
+        if rows:
+            views = self._views[player]
+            last_rows = int(np.count_nonzero(views["is_last"][:rows]))
+            self.writer.append(self._encoder.encode(player, views, rows), last_rows=last_rows)
+        self.sink.position[player] = self._committed[player] = 0
+
+    def _write_all(self) -> None:
+        for player in range(self.players):
+            self._write(player)
+        ends, self._ends = self._ends, []
+        self.writer.append_episodes((), ends)
+        self.writer.rotate_if_full()
+
+    def flush(self) -> None:
+        """Everything committed is durable when it returns."""
+        self._write_all()
+        self.writer.sync()
+
+    def close(self) -> None:
+        """Write, publish, let go. Closing twice is fine."""
+        if self._closed:
+            return
+        self._write_all()
+        self._closed = True
+        self.writer.close()
 
 
 def observation(episode: int, player: int, step: int) -> np.ndarray:

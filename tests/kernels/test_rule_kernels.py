@@ -5,16 +5,16 @@ import pytest
 from generals_games import play_episodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_planes import visible_tiles
 
 from expkit.errors import GameError
 from expkit.games.generals import GeneralsConfig
 from expkit.games.generals.resimulate import GeneralsReplay, replay_rewards
 from expkit.games.generals.source import GeneralsSource
 from expkit.kernels.generals_check import HIDDEN, TOLD, VISION, fog_faults, mask_faults
-from expkit.kernels.generals_state import FOG, MOUNTAIN, OBSTACLE, UNKNOWN
+from expkit.kernels.generals_state import CITY, FOG, MOUNTAIN, OBSTACLE, UNKNOWN
 from expkit.kernels.same_rows import keep_unchanged
 from expkit.row.episodes import EpisodeStart
-from expkit.serialize.visibility import under_fog, visible_tiles
 
 FAST = settings(max_examples=80, deadline=None)
 sides = st.tuples(st.integers(1, 11), st.integers(1, 11))
@@ -26,9 +26,7 @@ def boards(rng, count, height, width, player):
     terrain = rng.choice(np.array([0, 0, 0, 1, 2, 3], np.uint8), (count, height, width))
     owner[terrain == MOUNTAIN] = -1
     army = rng.integers(0, 4, (count, height, width)).astype(np.int32)
-    seen = [
-        under_fog(a, o, t, visible_tiles(o, player)) for a, o, t in zip(army, owner, terrain, strict=True)
-    ]  # fmt: skip
+    visible = np.stack([visible_tiles(board, player, 1) for board in owner])
     mask = np.zeros((count, height, width, 4), bool)
     for row, y, x in np.ndindex(count, height, width):
         for direction, (up, right) in enumerate([(-1, 0), (1, 0), (0, -1), (0, 1)]):
@@ -36,10 +34,9 @@ def boards(rng, count, height, width, player):
             inside = 0 <= to_y < height and 0 <= to_x < width
             able = owner[row, y, x] == player and army[row, y, x] > 1
             mask[row, y, x, direction] = able and inside and terrain[row, to_y, to_x] != MOUNTAIN
-    return [np.stack([getattr(board, part) for board in seen]) for part in board_parts], mask
-
-
-board_parts = ("army", "owner", "terrain", "visible")
+    hidden = np.where((terrain == CITY) | (terrain == MOUNTAIN), OBSTACLE, FOG)
+    seen = [np.where(visible, army, 0), np.where(visible, owner, UNKNOWN), np.where(visible, terrain, hidden)]
+    return [seen[0].astype(np.int32), seen[1].astype(np.int8), seen[2].astype(np.uint8), visible], mask
 
 
 def packed(values):
@@ -56,7 +53,7 @@ def fog_of(army, owner, terrain, visible, player):
 
 
 def fog_twin(army, owner, terrain, visible, player):
-    reach = visible_tiles(owner, player)
+    reach = visible_tiles(owner, player, 1)
     for tile, place in enumerate(np.ndindex(owner.shape)):
         if visible[place] != reach[place]:
             return 4 * tile + VISION

@@ -387,7 +387,6 @@ def test_the_deepest_predicate_works_throughout():
     text = "(" * 98 + "i" + " + 1)" * 98 + " == 98"
     bound = parse(str(parse(text))).bind(SCHEMA)
     assert bound.evaluate({"i": np.array([0, 1])}, 0).tolist() == [True, False]
-    assert bound.matches_episode(FIRST, 0) is None
 
 
 def test_long_lists_and_alternatives_are_fine():
@@ -463,9 +462,7 @@ def test_no_block_with_a_matching_row_is_skipped(tmp_path, tree, seed, count, pl
                 assert bound.may_match(known, info, episodes) or not matching.any()
         for episode in np.unique(stored["episode"]):
             there = matching[stored["episode"] == episode]
-            whole = bound.matches_episode(int(episode), player, EPISODES)
-            assert whole is None or (there == whole).all()
-            assert whole is not None or not bound.by_episode
+            assert not bound.by_episode or there.all() or not there.any()
 
 
 @pytest.fixture(scope="module")
@@ -527,20 +524,6 @@ def test_the_index_alone_skips_by_key(block):
     for text in ("episode == 3", "step > 19", "player == 0", "policy_version > 0", "time_ns > 0"):
         assert not parse(text).bind(SCHEMA).may_match({}, info), text
     assert parse("reward > 9").bind(SCHEMA).may_match({}, info)
-
-
-def test_whole_episodes_are_decided_without_their_rows():
-    def decided(text, episode, player):
-        return parse(text).bind(SCHEMA).matches_episode(FIRST + episode, player, EPISODES)
-
-    assert decided("won", 0, 0) is True
-    assert decided("won", 0, 1) is False
-    assert decided("won", 3, 0) is False
-    assert decided("won is null", 3, 0) is True
-    assert decided("episode % 2 == 1 and reward > 0", 0, 0) is False
-    assert decided("episode % 2 == 1 and reward > 0", 1, 0) is None
-    assert decided("tiny >= -128", 1, 0) is None  # null on the last row
-    assert decided("length == 9 or terminated", 2, 1) is True
 
 
 def test_conditions_from_the_schema_of_the_golden_files():

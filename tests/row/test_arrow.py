@@ -165,7 +165,7 @@ def test_a_run_as_a_stream(boards, vectors, rows):
             stream = run.arrow(rows=rows, batch_size=7)
             assert isinstance(stream, pa.RecordBatchReader)
             assert arrow.schema_from_arrow(stream.schema) == run.schema
-            batches = list(arrow.batches_of(stream))
+            batches = [arrow.batch_from_arrow(batch) for batch in stream]
             plain = list(other.scan(rows=rows, batch_size=7))
             assert len(batches) == len(plain) > 1
             for one, two in zip(batches, plain, strict=True):

@@ -52,9 +52,13 @@ class Peer(ABC):
     distribution: ClassVar[str]
     note: ClassVar[str] = ""
 
-    @abstractmethod
+    _file: Any = None  # what is open, of a library that opens something
+
     def close(self) -> None:
         """Free what it holds, also where it could not be made ready."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class EnvironmentPeer(Peer):

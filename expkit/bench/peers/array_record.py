@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from expkit.bench.peers.adapter import sync_file
 from expkit.bench.peers.records import RecordPeer
@@ -17,7 +17,6 @@ class GroupsOf256(RecordPeer):
     note = "zstd-1; threads of its own"
     verifies = True
     group: ClassVar[int] = 256
-    _reader: Any = None
 
     def write(self) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -31,19 +30,14 @@ class GroupsOf256(RecordPeer):
     def open(self) -> None:
         from array_record.python.array_record_module import ArrayRecordReader
 
-        self._reader = ArrayRecordReader(str(self.path), "readahead_buffer_size:0,max_parallelism:0")
+        self._file = ArrayRecordReader(str(self.path), "readahead_buffer_size:0,max_parallelism:0")
 
     def messages(self) -> Iterator[list[bytes]]:
         for begin in range(0, self.rows, self.block):
-            yield self._reader.read(begin, min(begin + self.block, self.rows))
+            yield self._file.read(begin, min(begin + self.block, self.rows))
 
     def message(self, number: int) -> bytes:
-        return self._reader.read([number])[0]
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        return self._file.read([number])[0]
 
 
 class GroupsOf1(GroupsOf256):

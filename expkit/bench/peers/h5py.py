@@ -20,7 +20,6 @@ class HdfFile(DiskPeer):
     distribution = "h5py"
     note = "gzip-1"
     verifies = True
-    _file: Any = None
 
     def write(self) -> None:
         import h5py
@@ -52,8 +51,3 @@ class HdfFile(DiskPeer):
 
     def _columns(self) -> dict[str, Any]:
         return {name: self._file[name] for name in self.given}
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None

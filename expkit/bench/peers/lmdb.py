@@ -16,7 +16,6 @@ class LmdbFile(RecordPeer):
     name = "lmdb"
     distribution = "lmdb"
     note = "not compressed; no checksum"
-    _environment: Any = None
 
     def write(self) -> None:
         import lmdb
@@ -38,28 +37,23 @@ class LmdbFile(RecordPeer):
     def open(self) -> None:
         import lmdb
 
-        self._environment = lmdb.open(str(self.path), readonly=True, subdir=False, lock=False)
+        self._file = lmdb.open(str(self.path), readonly=True, subdir=False, lock=False)
 
     def messages(self) -> Iterator[list[Any]]:
         # Views of small rows cost more than copies: the garbage collector walks over them.
         views = self.dtype.itemsize > 1024
-        with self._environment.begin(buffers=views) as transaction, transaction.cursor() as cursor:
+        with self._file.begin(buffers=views) as transaction, transaction.cursor() as cursor:
             values = iter(cursor.iternext(keys=False, values=True))
             while some := list(islice(values, self.block)):
                 yield some
 
     def message(self, number: int) -> Any:
         # A copy, for a view would end with the transaction.
-        with self._environment.begin() as transaction:
+        with self._file.begin() as transaction:
             return transaction.get(number.to_bytes(8, "big"))
 
     def nbytes(self) -> int:
         # The file is as long as the map; LMDB tells how many pages of it are in use.
-        if self._environment is None:
+        if self._file is None:
             self.open()
-        return (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
-
-    def close(self) -> None:
-        if self._environment is not None:
-            self._environment.close()
-            self._environment = None
+        return (self._file.info()["last_pgno"] + 1) * self._file.stat()["psize"]

@@ -68,7 +68,6 @@ class ParquetFile(_ArrowPeer):
     distribution = "pyarrow"
     note = "zstd-1"
     verifies = True
-    _file: Any = None
 
     def write(self) -> None:
         import pyarrow.parquet as pq
@@ -97,11 +96,6 @@ class ParquetFile(_ArrowPeer):
         (batch,) = self._file.read_row_group(number, use_threads=False).to_batches()
         return self.arrays(batch)
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
 
 class ArrowFile(_ArrowPeer):
     """A record batch a block, read through a memory map."""
@@ -110,7 +104,6 @@ class ArrowFile(_ArrowPeer):
     distribution = "pyarrow"
     note = "zstd-1; no checksum"
     _map: Any = None
-    _file: Any = None
 
     def write(self) -> None:
         import pyarrow as pa

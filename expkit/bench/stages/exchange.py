@@ -21,7 +21,7 @@ from expkit.exchange.registry import find_format
 from expkit.exchange.rows import batches
 from expkit.formats.protocol import Batch, ExportOptions, Format
 from expkit.rewrite.sources import Sources
-from expkit.system.files import remove_tree
+from expkit.system.files import remove_path, remove_tree
 
 LIBRARY = "the library, rows in memory"
 READING = "the library reading"
@@ -37,13 +37,6 @@ _FORMATS = {
 }
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        remove_tree(path)
-    elif path.exists():
-        path.unlink()
-
-
 def _plan_of(lab: Lab, workload: str, name: str) -> tuple[Sources, ExportPlan, int]:
     """A run of the workload's rows, its export, and the bytes of a row."""
     work, path = lab.workload(workload), lab.path("run")
@@ -57,7 +50,7 @@ def _out(lab: Lab, chosen: Format) -> Iterator[Path]:
     base, before = lab.path("out"), None
     for number in count():
         if before is not None:
-            _remove(before)
+            remove_path(before)
         before = base.with_name(f"{base.name}{number}{next(iter(chosen.suffixes), '')}")
         yield before
 
@@ -80,7 +73,7 @@ def _export(lab: Lab, workload: str, name: str) -> Trial:
     def close() -> None:
         sources.close()
         remove_tree(sources.runs[0].path)
-        _remove(next(outs))
+        remove_path(next(outs))
 
     rows = plan.rows
     return Trial(
@@ -104,7 +97,7 @@ def _import(lab: Lab, workload: str, name: str) -> Trial:
     def close() -> None:
         sources.close()
         for path in (sources.runs[0].path, source, into):
-            _remove(path)
+            remove_path(path)
 
     return Trial(run, plan.rows, plan.rows * row_bytes, limit, close=close, repeatable=False)
 

@@ -29,14 +29,14 @@ def make_game(lab: Lab, num_envs: int = GAMES, seed: int = 1, players: int = 2, 
 class Playing:
     """Games that write their rows into one and the same block of memory, over and over."""
 
-    def __init__(self, game: Game, ticks: int = TICKS):
-        self.game, self.ticks = game, ticks
-        self.sink = RowSink.scratch(game.schema, game.players, 2 * game.num_envs * (ticks + 1))
+    def __init__(self, game: Game):
+        self.game = game
+        self.sink = RowSink.scratch(game.schema, game.players, 2 * game.num_envs * (TICKS + 1))
 
     def play(self) -> int:
-        """`ticks` ticks; returns the rows written."""
+        """`TICKS` ticks; returns the rows written."""
         self.sink.position[:] = 0
-        self.game.play(self.sink, self.ticks)
+        self.game.play(self.sink, TICKS)
         self.game.take_events()
         return int(self.sink.position.sum())
 

@@ -24,10 +24,10 @@ COLUMNS = "NumPy columns"
 _TINY_COLUMNS = ("episode", "step", "time_ns", "is_first", "reward", "terminated", "observation", "action")
 
 
-def ring_of(work: Workload, overflow: str = "drop-oldest") -> BlockRing:
+def ring_of(work: Workload) -> BlockRing:
     """A ring whose memory is about 64 MiB, and at least 256 rows a block."""
     rows = max(BATCH, min(4096, (8 << 20) // work.schema.row_bytes // BATCH * BATCH))
-    ring = BlockRing(BlockLayout(work.schema, rows), BLOCKS, overflow=overflow)
+    ring = BlockRing(BlockLayout(work.schema, rows), BLOCKS, overflow="drop-oldest")
     ring.memory.fill(0)  # or its pages would be made when they are first written to
     return ring
 

@@ -16,6 +16,7 @@ from expkit.rewards import RewardColumns
 from expkit.row.episodes import EpisodeStart
 from expkit.row.schema import Schema
 from expkit.settings.config import GameSettings
+from expkit.system.units import format_number
 
 
 class EnvironmentConfig(msgspec.Struct, frozen=True):
@@ -78,7 +79,7 @@ class EnvironmentSource:
 
     def describe(self, config: EnvironmentConfig) -> str:
         players = len(config.players)
-        return f"{self.source} · {players} player{'' if players == 1 else 's'}"
+        return f"{self.source} · {format_number(players, 'player')}"
 
     def metadata(self, config: EnvironmentConfig) -> dict[str, Any]:
         return {"game": self.to_builtins(config), SIMULTANEOUS: config.simultaneous}

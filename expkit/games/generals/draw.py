@@ -19,7 +19,7 @@ NEUTRAL, UNKNOWN = -1, -2
 
 DIRECTIONS = ("up", "down", "left", "right")
 _ARROWS = "^v<>"
-_DELTA = ((0, -1), (0, 1), (-1, 0), (1, 0))
+
 # One colour per player, told apart also by those who see no difference between red and green.
 _COLORS = ("cyan", "red", "yellow", "magenta", "green", "blue", "bright_cyan", "bright_red")
 
@@ -36,11 +36,6 @@ class Move(NamedTuple):
     y: int = 0
     direction: int = 0
     half: bool = False
-
-    @property
-    def target(self) -> tuple[int, int]:
-        """(x, y) of the tile moved to; it may lie outside the board."""
-        return self.x + _DELTA[self.direction][0], self.y + _DELTA[self.direction][1]
 
     def __str__(self) -> str:
         if self.kind != "move":
@@ -143,17 +138,15 @@ def window(size: int, room: int, center: int) -> range:
     return range(start, start + room)
 
 
-def draw(
-    view: View, action: Move | None = None, columns: int = 200, rows: int = 200, cell_width: int = 0
-) -> list[list[Cell]]:
+def draw(view: View, action: Move | None = None, columns: int = 200, rows: int = 200) -> list[list[Cell]]:
     """The board as lines of cells, each already padded: a line of x numbers, then one line per y.
 
     At most `columns` characters and `rows` lines are used. Where the numbers of the lines are what does not fit, they
     are left out: 20x20 then takes 80 columns. A larger board is cut to the part round the action, or round the
-    largest army. `cell_width` keeps cells of successive frames equally wide.
+    largest army.
     """
     texts = [[cell(view, y, x) for x in range(view.width)] for y in range(view.height)]
-    across = max(cell_width, max(len(text) for line in texts for text, _ in line), len(f"x{view.width - 1}")) + 1
+    across = max(max(len(text) for line in texts for text, _ in line), len(f"x{view.width - 1}")) + 1
     margin = len(f"y{view.height - 1}")
     if margin + across * view.width > columns >= across * view.width:
         margin = 0

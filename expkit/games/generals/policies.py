@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from expkit.errors import UsageError
+from expkit.errors import UsageError, did_you_mean
 from expkit.kernels import generals_policy as kinds
 from expkit.system.plugins import load_callable
 
@@ -40,9 +39,9 @@ def resolve(
             first = given.index(policy)
             callables[player] = callables[first] if first < player else load_callable(policy)
         else:
-            near = difflib.get_close_matches(policy, BUILT_IN, 1, 0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"policy {policy!r} is unknown{hint}; use {', '.join(BUILT_IN)} or module:callable")
+            hint = did_you_mean(policy, BUILT_IN, cutoff=0.5)
+            near, known = f"; {hint}" if hint else "", ", ".join(BUILT_IN)
+            raise UsageError(f"policy {policy!r} is unknown{near}; use {known} or module:callable")
     return numbers, callables, names
 
 

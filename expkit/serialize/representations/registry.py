@@ -7,7 +7,6 @@ with its settings, returns a Representation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from expkit.serialize.representations.planes import (
 )
 from expkit.serialize.representations.protocol import Representation
 from expkit.serialize.representations.raw import RawRepresentation
-from expkit.system.plugins import load_callable
+from expkit.system.plugins import known_names, load_callable, load_installed
 
 GROUP = "expkit.representations"
 
@@ -37,7 +36,7 @@ _BUILT_IN: dict[str, Callable[..., Representation]] = {
 
 def representation_names() -> list[str]:
     """Names that `find_representation` knows: the built-in ones, then those of installed packages."""
-    return [*_BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)} - set(_BUILT_IN))]
+    return known_names(GROUP, _BUILT_IN)
 
 
 def find_representation(name: str, **settings: Any) -> Representation:
@@ -48,11 +47,10 @@ def find_representation(name: str, **settings: Any) -> Representation:
     if factory is None and ":" in name:
         factory = load_callable(name, "representation")
     if factory is None:
-        found = list(entry_points(group=GROUP, name=name))
-        if not found:
+        factory = load_installed(GROUP, name)
+        if factory is None:
             known = ", ".join(representation_names())
             raise UsageError(f"no representation {name!r}; there are {known}, or your own as module:callable")
-        factory = found[0].load()
     try:
         made = factory(**settings)
     except TypeError as error:
