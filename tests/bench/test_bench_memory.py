@@ -41,7 +41,7 @@ def test_the_largest_holder_is_named_by_its_line(tmp_path: Path) -> None:
         found = profile_memory(lab, holding_stage(), "", tmp_path / "out.bin")
     assert (tmp_path / "out.bin").stat().st_size > 0
     assert 2 * HELD <= found.peak_bytes == sum(one.bytes for one in found.holdings) < 4 * HELD
-    ring = next(one for one in found.holdings if one.where.startswith("expkit/buffers/ring.py:"))
+    ring = next(one for one in found.holdings if one.where.startswith("expkit/buffers/blocks.py:"))
     assert HELD <= ring.bytes < 1.2 * HELD
     assert [one.bytes for one in found.holdings] == sorted((one.bytes for one in found.holdings), reverse=True)
 

@@ -176,7 +176,11 @@ def test_counters_settings_and_explanations_on_the_command_line(tmp_path, played
 
 def test_every_rule_that_the_program_names_is_explained():
     """The ids in the sources of what checks files, folder, ledger and episodes."""
-    sources = [*ROOT.glob("formats/shard/*.py"), *ROOT.glob("expkit/runs/*.py"), *ROOT.glob("commands/validate*.py")]
+    folders = ("formats/shard", "expkit/runs", "expkit/validation", "expkit/recovery")
+    sources = [
+        *(path for folder in folders for path in ROOT.glob(f"{folder}/*.py")),
+        *ROOT.glob("commands/validate*.py"),
+    ]
     named = set()
     for source in sources:
         named |= set(re.findall(r'"((?:file|run|ledger|episode)/[a-z][a-z-]+)"', source.read_text(encoding="utf-8")))
