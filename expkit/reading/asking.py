@@ -40,7 +40,7 @@ def query(
         opened: list[Readable] = []
         for source in listed:
             if isinstance(source, Readable):
-                opened += source.parts
+                opened += source.single_runs
             else:
                 opened += [stack.enter_context(Run(path)) for path in found_runs([source])]
         with ask(opened, question, columns=columns, memory=memory) as answer:

@@ -12,7 +12,7 @@ from expkit.batches.decode import Batch, Piece, Rows
 from expkit.batches.scan import rows_wanted
 from expkit.errors import NotThere
 from expkit.predicates import Predicate
-from expkit.reading.run_facts import RunFacts
+from expkit.reading.known_run import KnownRun
 from expkit.runs.superseding import VisibleBlock
 
 
@@ -46,7 +46,7 @@ class _Given:
 
 
 def follow(
-    runs: Sequence[RunFacts],
+    runs: Sequence[KnownRun],
     columns: Sequence[str] | None,
     rows: Rows,
     where: str | Predicate | None,
@@ -81,7 +81,7 @@ def follow(
                 view.refresh()
 
 
-def _new_blocks(view: RunFacts, given: _Given) -> Iterator[VisibleBlock]:
+def _new_blocks(view: KnownRun, given: _Given) -> Iterator[VisibleBlock]:
     """Those not given yet. A shard that was pruned since it was listed has nothing that counts any more."""
     for position in range(len(view.shard_paths)):
         try:

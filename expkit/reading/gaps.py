@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from expkit.errors import CheckFailed, NotThere
-from expkit.reading.run_facts import RunFacts
+from expkit.reading.known_run import KnownRun
 from expkit.reading.summary import balance
 from expkit.runs.origins import players_with_gaps
 
@@ -13,7 +13,7 @@ from expkit.runs.origins import players_with_gaps
 class Gaps:
     """What is known of the missing rows of one run."""
 
-    def __init__(self, run: RunFacts):
+    def __init__(self, run: KnownRun):
         self._run = run
 
     def lacks_rows(self, episode: int, player: int, rows: int) -> bool:

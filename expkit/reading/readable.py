@@ -32,7 +32,7 @@ class Readable(BatchSource):
 
     @property
     @abstractmethod
-    def parts(self) -> Sequence[Readable]:
+    def single_runs(self) -> Sequence[Readable]:
         """The single runs that are read."""
 
     @cached_property
@@ -126,7 +126,7 @@ class Readable(BatchSource):
         see `expkit.query`. Raises UsageError, SchemaError, ShardError, MissingExtra."""
         from expkit.queries import ask
 
-        with ask(self.parts, question, columns=columns) as answer:
+        with ask(self.single_runs, question, columns=columns) as answer:
             return answer.table()
 
     def shuffled(

@@ -15,18 +15,18 @@ from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
 from expkit.reading.follow import follow
 from expkit.reading.gaps import Gaps
-from expkit.reading.run_facts import RunFacts
+from expkit.reading.known_run import KnownRun
 from expkit.reading.split import Part, check_split
 from expkit.row.episodes import PolicyInfo
 from expkit.row.schema import KEY_NAMES
 
 
-class Run(RunFacts):
+class Run(KnownRun):
     """A recorded run. Batches are `dict[str, ndarray]` of logical arrays that lead with the rows; a nullable field
     comes with `valid:NAME`, false where nothing was given. Checksums are verified on every read."""
 
     @property
-    def parts(self) -> list[Run]:
+    def single_runs(self) -> list[Run]:
         return [self]
 
     def refresh(self) -> None:

@@ -20,9 +20,9 @@ from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.formats.shard.read import ShardReader
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
 from expkit.reading.follow import follow
+from expkit.reading.known_run import State
 from expkit.reading.readable import Readable
 from expkit.reading.run import Run
-from expkit.reading.run_facts import State
 from expkit.row.episodes import Episode, PolicyInfo
 from expkit.row.schema import Schema
 from expkit.row.schema_differences import schema_differences
@@ -106,7 +106,7 @@ class Runs(Readable):
         return sum(map(len, self.runs))
 
     @property
-    def parts(self) -> list[Run]:
+    def single_runs(self) -> list[Run]:
         return self.runs
 
     @property

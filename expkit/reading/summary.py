@@ -12,7 +12,7 @@ import numpy as np
 
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
-from expkit.reading.run_facts import RunFacts
+from expkit.reading.known_run import KnownRun
 from expkit.row.episodes import Episode
 from expkit.runs.superseding import removed_rows
 
@@ -75,7 +75,7 @@ class Summary:
     seconds: float | None
 
 
-def summarize(run: RunFacts) -> Summary:
+def summarize(run: KnownRun) -> Summary:
     """Count what the run holds. Raises ShardError where `Run` does."""
     episodes = run.episodes()
     ended = Counter(episode.ended for episode in episodes)
@@ -99,7 +99,7 @@ def has_winner(episode: Episode) -> bool:
     return outcomes[0] > (outcomes[1] if len(outcomes) > 1 else 0)
 
 
-def balance(run: RunFacts, present: dict[int, int] | None = None) -> list[Balance] | None:
+def balance(run: KnownRun, present: dict[int, int] | None = None) -> list[Balance] | None:
     """The ledger against the files, by player; None where the ledger is gone or damaged. `present` saves counting
     the rows of the files when the caller has done so."""
     try:
@@ -139,14 +139,14 @@ def balance(run: RunFacts, present: dict[int, int] | None = None) -> list[Balanc
     return out
 
 
-def present_rows(run: RunFacts) -> dict[int, int]:
+def present_rows(run: KnownRun) -> dict[int, int]:
     """Rows in the files by player."""
     index = run.index
     totals = np.bincount(index.player, weights=index.rows) if len(index.player) else np.zeros(0)
     return {player: int(rows) for player, rows in enumerate(totals) if rows}
 
 
-def listed_rows(run: RunFacts) -> dict[int, int]:
+def listed_rows(run: KnownRun) -> dict[int, int]:
     """As `present_rows`, but believing the manifest of a shard whose file has the size it tells. Where episodes were
     rewritten or pruned the manifest cannot tell which rows still count, and the blocks are asked."""
     if run.superseding:
@@ -162,7 +162,7 @@ def listed_rows(run: RunFacts) -> dict[int, int]:
     return dict(totals)
 
 
-def removed_by_player(run: RunFacts, *, listed: bool = False) -> dict[int, tuple[int, int]]:
+def removed_by_player(run: KnownRun, *, listed: bool = False) -> dict[int, tuple[int, int]]:
     """(pruned, quarantined) rows by player, as the shards' headers account for them. `listed` believes the manifest
     of a shard whose file has the size it tells, and does not open it."""
     totals: dict[int, tuple[int, int]] = {}
@@ -177,7 +177,7 @@ def removed_by_player(run: RunFacts, *, listed: bool = False) -> dict[int, tuple
     return totals
 
 
-def duration(run: RunFacts) -> float | None:
+def duration(run: KnownRun) -> float | None:
     """Seconds from the first writer's start to the last one's end, None while one records or was killed."""
     try:
         writers = run.counters
@@ -231,7 +231,7 @@ class Distributions(NamedTuple):
     parts: list[Distribution]
 
 
-def distributions(run: RunFacts) -> Distributions:
+def distributions(run: KnownRun) -> Distributions:
     """Length, outcome and return of episodes; rewards, actions and staleness of rows.
 
     A return is the sum of one player's rewards in one episode. Staleness of a row is how many versions older its
@@ -262,7 +262,7 @@ def distributions(run: RunFacts) -> Distributions:
     return Distributions(1 / every, [part for part in parts if part is not None])
 
 
-def _blocks(run: RunFacts, columns: list[str], every: int) -> Iterator[dict[str, np.ndarray]]:
+def _blocks(run: KnownRun, columns: list[str], every: int) -> Iterator[dict[str, np.ndarray]]:
     """Transitions of every `every`-th block."""
     names = ["episode", "is_last", "policy", "policy_version", *columns]
     for number, block in enumerate(run.blocks(unreadable="skip")):
@@ -293,7 +293,7 @@ def _staleness(merged: dict[str, np.ndarray]) -> np.ndarray:
     return newest[policy] - version
 
 
-def bytes_by_column(run: RunFacts) -> dict[str, int]:
+def bytes_by_column(run: KnownRun) -> dict[str, int]:
     """Bytes on disk of each stored column, from the heads of the blocks; no rows are read."""
     names = [column.name for column in run.schema.columns]
     totals = np.zeros(len(names), np.int64)

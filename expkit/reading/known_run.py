@@ -26,7 +26,7 @@ State = Literal["recording", "closed", "killed"]
 _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
 
 
-class RunFacts(RunFiles):
+class KnownRun(RunFiles):
     """A run, or a part of one; a view of the moment it was opened or `refresh` looked again."""
 
     def __init__(self, path: Path, *, guarded: bool = True, part: Part | None = None):
