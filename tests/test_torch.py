@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from patience import PATIENCE
 from pipeline_runs import joined, write
 from torch.utils.data import DataLoader
 
@@ -195,7 +196,7 @@ def test_what_cannot_be_read_is_refused_at_once(path, tmp_path):
 
 def test_without_pytorch_one_line_says_what_to_install():
     code = "import sys; sys.modules['torch'] = None\nimport expkit.torch"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stderr.splitlines()[-1].endswith(
         "expkit.torch needs torch; install it with: pip install 'expkit[torch]'"
     )

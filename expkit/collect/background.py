@@ -114,7 +114,7 @@ class BackgroundCollector:
         """Everything committed before the call is durable when it returns. Raises what stopped the writing."""
         self.shards.check()
         try:
-            self._drain_partial()
+            self._drain_partial(stop_at_failure=True)
             self.writer.sync()
         except Exception as error:
             self.shards.fail(error)  # rows that were taken and not written are gone: nobody records on over the gap
@@ -182,12 +182,15 @@ class BackgroundCollector:
     def _guarded(self, loop: Callable[[], None]) -> None:
         try:
             loop()
-        except ExpkitError as error:
-            self.shards.fail(error)
-        except OSError as error:
-            self.shards.fail(WriteFailed(error.errno, f"{self.writer.run}: writing failed: {error}"))
         except BaseException as error:  # a user's conversion may raise anything; it must reach the caller
-            self.shards.fail(error)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell producers and `flush`. While writing, before the lane's lock is let go: a flush that got the lock first
+        would find nothing left to write and call rows durable that are gone."""
+        if isinstance(error, OSError) and not isinstance(error, ExpkitError):
+            error = WriteFailed(error.errno, f"{self.writer.run}: writing failed: {error}")
+        self.shards.fail(error)
 
     def _new_encoder(self) -> BlockEncoder:
         return BlockEncoder(self.writer.schema, self._level, self._frame_rows)
@@ -212,24 +215,38 @@ class BackgroundCollector:
                     self._next_lane = place + 1
                     self._write(lane, claimed, encoder)
                     return True
+            except BaseException as error:
+                self._fail(error)
+                raise
             finally:
                 lane.lock.release()
         return False
 
-    def _drain_partial(self) -> None:
-        """Write everything that has been committed before the call, half-filled blocks included."""
+    def _drain_partial(self, *, stop_at_failure: bool = False) -> None:
+        """Write everything that has been committed before the call, half-filled blocks included. With
+        `stop_at_failure` raises what stopped another thread, whose rows would be missing from what is written."""
         with self._flush_lock:
             if self._flush_encoder is None:
                 self._flush_encoder = self._new_encoder()
             for lane in self.shards.lanes:
                 with lane.lock:
-                    # Bounded by what is there now: a fast game would otherwise keep the flusher here for ever.
-                    target = lane.produced
-                    while lane.accounted < target:
-                        claimed = lane.ring.claim(partial=True)
-                        if claimed is None:
-                            break
-                        self._write(lane, claimed, self._flush_encoder)
+                    if stop_at_failure and self.shards.failure is not None:
+                        raise self.shards.failure
+                    try:
+                        self._drain_lane(lane, self._flush_encoder)
+                    except Exception as error:
+                        self._fail(error)
+                        raise
+
+    def _drain_lane(self, lane: Lane, encoder: BlockEncoder) -> None:
+        """Write what the lane holds now; a fast game would otherwise keep the flusher here for ever. The caller holds
+        the lane's lock."""
+        target = lane.produced
+        while lane.accounted < target:
+            claimed = lane.ring.claim(partial=True)
+            if claimed is None:
+                break
+            self._write(lane, claimed, encoder)
 
     def _write(self, lane: Lane, claimed: Claimed, encoder: BlockEncoder) -> None:
         """Encode and append one claim. The caller holds the lane's lock."""

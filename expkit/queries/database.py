@@ -83,6 +83,8 @@ class Database:
         """Begin to answer one statement. Raises UsageError for what is wrong with it, MemoryBudget, ShardError; so do
         the batches."""
         self._check(statement)
+        for table in self._tables.values():  # before the thread begins, which may fail before it is asked
+            table.failure = None
         answer = _Answer(self._connection, statement)
         batches = self._translated(answer, statement)
         return Result(next(batches), batches)
@@ -100,8 +102,6 @@ class Database:
 
     def _translated(self, answer: _Answer, statement: str) -> Iterator[Any]:
         """The schema, then the batches, errors in our words."""
-        for table in self._tables.values():
-            table.failure = None
         try:
             yield from answer.items()
         except self._duckdb.Error as error:

@@ -17,33 +17,40 @@ from expkit.errors import Busy, UsageError
 from expkit.runs.layout import LOCKS_DIR, SHARDS_DIR
 from expkit.system.files import DiskErrors, disk, make_folder
 
-# Whoever asks who is recording holds a shared lock for a moment; that is no reason to give up.
+# Whoever asks who is recording holds a shared lock for a moment, on a busy machine for a long one; that is no reason
+# to give up. One that holds it for longer is suspended.
 ASKED_SECONDS = 0.1
+SUSPENDED_SECONDS = 10.0
 READERS_LOCK = "readers"
 MAINTENANCE_LOCK = "maintenance"
 MAX_WRITERS = 1 << 15  # the writer stands in the top 16 bits of an episode number; the sign bit stays free
 
 
 class Lock:
-    """An exclusive flock on a file of the run. Raises Busy when another process, or another Lock, holds it."""
+    """An exclusive flock on a file of the run. Raises Busy when another process, or another Lock, holds it; where it is
+    only shared by others, after `shared_seconds`."""
 
-    def __init__(self, path: Path, what: str):
+    def __init__(self, path: Path, what: str, shared_seconds: float = SUSPENDED_SECONDS):
         self.path = path
         with DiskErrors(path, "lock it"):
             if not path.parent.is_dir():
                 make_folder(path.parent)
             self._handle = disk().open_or_create(path)
-        deadline = time.monotonic() + ASKED_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    os.close(self._handle)
-                    self._handle = -1
-                    raise Busy(f"{what} is in use by another process ({path}); wait for it or stop it") from None
+        begun = time.monotonic()
+        while not self._take(fcntl.LOCK_EX):
+            waited = time.monotonic() - begun
+            # A lock that can be shared is held by somebody who asks. The next try gives the share up again.
+            if waited > ASKED_SECONDS and (waited > shared_seconds or not self._take(fcntl.LOCK_SH)):
+                self.release()
+                raise Busy(f"{what} is in use by another process ({path}); wait for it or stop it")
             time.sleep(ASKED_SECONDS / 10)
+
+    def _take(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def release(self) -> None:
         if self._handle >= 0:
@@ -87,7 +94,7 @@ class ReaderLock:
 def without_readers(run: Path) -> Lock | None:
     """A lock that keeps readers from opening the run, None when somebody has it open now."""
     try:
-        return Lock(run / LOCKS_DIR / READERS_LOCK, f"readers of {run}")
+        return Lock(run / LOCKS_DIR / READERS_LOCK, f"readers of {run}", shared_seconds=ASKED_SECONDS)
     except Busy:
         return None
 

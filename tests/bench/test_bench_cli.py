@@ -8,10 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from bench_reports import goal, peer, report, result
+from patience import PATIENCE, wait_until
 from terminals import shown_on
 
 from expkit.bench import table
@@ -291,7 +291,7 @@ def test_a_terminal_shows_progress_that_a_pipe_does_not(tmp_path):
     )  # fmt: skip
     os.close(follower)
     shown = shown_on(leader)
-    out = process.communicate(timeout=60)[0].decode()
+    out = process.communicate(timeout=PATIENCE)[0].decode()
     assert process.returncode == 0
     assert "0/2 measurements" in shown
     assert "serialize/planes R" in shown
@@ -304,12 +304,9 @@ def test_a_signal_ends_it_after_a_measurement_and_leaves_no_files(tmp_path):
         [sys.executable, "-m", "expkit.commands", "bench", "--stage", "shard/write", "--suite", "full"], cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    for _ in range(600):
-        if list(tmp_path.glob(".expkit-bench-*/*")) or process.poll() is not None:
-            break
-        time.sleep(0.1)
+    wait_until(lambda: process.poll() is not None or list(tmp_path.glob(".expkit-bench-*/*")))
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, err
     assert re.search(r"^\d results? in ", out, re.M), "what was measured is told, and nothing else is begun"
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from buffer_rows import SCHEMA, batch, check, row
+from patience import PATIENCE, wait_until
 
 from expkit.buffers.memory import MemoryBuffer
 from expkit.buffers.protocol import Batch, ExperienceBuffer
@@ -281,7 +282,7 @@ def test_none_is_null(buffer: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["ring-block", "memory-block"])
 def test_a_waiting_add_goes_on_when_somebody_drains_or_closes(kind: str, tmp_path: Path) -> None:
-    buffer = make_buffer(kind, tmp_path, timeout=30)
+    buffer = make_buffer(kind, tmp_path, timeout=PATIENCE)
     buffer.add_batch(batch(0, 32))
     done: list[str] = []
 
@@ -300,16 +301,9 @@ def test_a_waiting_add_goes_on_when_somebody_drains_or_closes(kind: str, tmp_pat
     assert buffer.drain(8).rows == 8
     wait_until(lambda: done == ["added"])
     buffer.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert done == ["added", "closed"]
     balanced(buffer)
-
-
-def wait_until(ready: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_bool_fields_of_one_element_and_expanded_masks() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from test_ring_kernels import run_together
 
 from expkit.buffers.ring import BlockRing
@@ -84,7 +85,7 @@ class Stress:
         while at < self.rows_each:
             at = produce(ring.control, ring.memory, producer.state, row, numbers, number, at, self.rows_each)
             if at < self.rows_each:
-                assert producer.wait_for_room(60)
+                assert producer.wait_for_room(PATIENCE)
         producer.hand_over()
         with self.lock:
             self.left -= 1
@@ -191,7 +192,7 @@ def test_two_consumers_share_the_blocks_of_one_producer() -> None:
 
 
 def test_close_wakes_everybody() -> None:
-    ring = BlockRing(BlockLayout(SCHEMA, 4), 2, timeout=60)
+    ring = BlockRing(BlockLayout(SCHEMA, 4), 2, timeout=PATIENCE)
     ring.producer().open(4)
     ring.producer().open(4)
     woken: list[str] = []

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from patience import wait_until
 
 from expkit import Field, Schema, open_run
 from expkit.buffers.budget import Plan
@@ -59,11 +60,6 @@ def play(feed, episodes, length, between=lambda: None):
         between()
 
 
-def slow(columns, rows, player):
-    time.sleep(0.02)
-    return dict(columns)
-
-
 def check_ledger(path, collector):
     """produced = written + dropped for each player, and the files agree with the ledger."""
     run = open_run(path)
@@ -89,8 +85,17 @@ def check_ledger(path, collector):
 @pytest.mark.parametrize("overflow", ["block", "spill", "drop-oldest", "drop-newest"])
 def test_every_row_is_accounted_for_under_overload(tmp_path, overflow):
     writer = make_writer(tmp_path / "run")
+    collector, all_given = None, False
+
+    def slow(columns, rows, player):
+        time.sleep(0.02)
+        while overflow.startswith("drop") and not all_given and not any(collector.shards.dropped().values()):
+            time.sleep(0.001)
+        return dict(columns)
+
     collector = make_collector(writer, overflow=overflow, convert=slow, flush_interval=0.05)
     play(collector.feed(), range(60), 49)
+    all_given = True
     collector.close()
     run = check_ledger(tmp_path / "run", collector)
     dropped = sum(sum(causes.values()) for causes in collector.stats().dropped.values())
@@ -206,11 +211,9 @@ def test_the_first_rows_are_durable_long_before_the_flush_interval(tmp_path):
     writer = make_writer(tmp_path / "run")
     collector = make_collector(writer, flush_interval=3600.0)
     feed = collector.feed()
-    play(feed, [0], 5)
-    deadline = time.monotonic() + 20
-    while writer.ledger.durable.sum() == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert writer.ledger.durable.tolist() == [6, 6]
+    with collector._flush_lock:  # or the flusher may come when a part of the rows is there
+        play(feed, [0], 5)
+    wait_until(lambda: writer.ledger.durable.tolist() == [6, 6])
     collector.close()
 
 
@@ -227,3 +230,54 @@ def test_the_direct_collector_writes_in_the_callers_thread(tmp_path):
     run = open_run(tmp_path / "run")
     assert [e.ended for e in run.episodes()] == ["terminated"] * 5
     assert run.rows(4, 1)["step"].tolist() == list(range(50))
+
+
+@pytest.mark.parametrize("writing", ["a full block", "what there is"])
+def test_a_failed_write_is_known_before_its_lane_is_let_go(tmp_path, monkeypatch, writing):
+    """A flush that gets the lane's lock before the failure is known finds nothing left to write, and returns."""
+    writer = make_writer(tmp_path / "run")
+    collector = make_collector(writer, flush_interval=3600.0)
+    collector._stop.set()
+    collector._wake.set()
+    for thread in collector._threads:  # this thread does what they do, one after the other
+        thread.join()
+    play(collector.feed(), [0], BLOCK_ROWS)
+    let_go, lane = [], collector.shards.lanes[0]
+
+    class Lock:
+        lock = lane.lock
+
+        def acquire(self, blocking=True):
+            return self.lock.acquire(blocking)
+
+        def release(self):
+            self.lock.release()
+            if collector._flush_lock.locked():  # no flush may come in between
+                let_go.append(collector.shards.failure)
+            elif not let_go:
+                let_go.append(None)
+                with pytest.raises(WriteFailed) as told:
+                    collector.flush()
+                let_go[0] = told.value
+
+        def __enter__(self):
+            self.acquire()
+
+        def __exit__(self, *_):
+            self.release()
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "append", fail)
+        lane.lock = Lock()
+        encoder = collector._new_encoder()
+        write = {"a full block": lambda: collector._drain_one(encoder), "what there is": collector._drain_partial}
+        collector._guarded(write[writing])
+    assert let_go
+    assert isinstance(let_go[0], WriteFailed)
+    with pytest.raises(WriteFailed):
+        collector.flush()
+    with pytest.raises(WriteFailed):
+        collector.close()

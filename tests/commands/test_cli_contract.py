@@ -13,13 +13,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import warm_processes
 from gior_files import gior
+from patience import PATIENCE, wait_until
 from places import SAMPLE
 from terminals import shown_on
 from written_runs import flip_bit, write_boards, write_vectors
@@ -31,15 +32,12 @@ NAMES = [verb.name for verb in VERBS]
 ANSI = re.compile(r"\x1b[\[\]()]")
 
 
-def expkit(*arguments, cwd=None, timeout=120, **environment):
+def expkit(*arguments, cwd=None, **environment):
     """Run the command line as a process of its own."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("EXPKIT_", "NO_COLOR"))}
     if "EXPKIT_CACHE_DIR" in os.environ:
         inherited["EXPKIT_CACHE_DIR"] = os.environ["EXPKIT_CACHE_DIR"]
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, arguments)],
-        cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    return warm_processes.expkit(*arguments, cwd=cwd, environ={**inherited, **environment})
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +355,7 @@ def test_a_reader_that_goes_away_is_quiet(runs, arguments):
     try:
         done = subprocess.run(
             [sys.executable, "-m", "expkit.commands", *arguments], cwd=runs, stdout=write, stderr=subprocess.PIPE,
-            text=True, timeout=60, check=False,
+            text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
     finally:
         os.close(write)
@@ -371,7 +369,7 @@ def test_a_full_disk_behind_stdout_is_exit_7(runs):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "expkit.commands", "list", "."], cwd=runs, stdout=full, stderr=subprocess.PIPE,
-            text=True, timeout=60, check=False,
+            text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
     assert done.returncode == 7
     assert len(done.stderr.splitlines()) == 1
@@ -395,7 +393,7 @@ def on_a_terminal(arguments, cwd, **environment):
     )  # fmt: skip
     os.close(follower)
     shown = shown_on(leader)
-    process.wait(60)
+    process.wait(PATIENCE)
     return shown
 
 
@@ -416,7 +414,7 @@ def test_signals_have_their_exit_codes(runs, number, code):
     )  # fmt: skip
     assert process.stdout.readline()
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert errors == f"expkit replay: stopped by {signal.Signals(number).name}\n"
 
@@ -451,7 +449,8 @@ def clone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("line", [line for line in examples() if not line.startswith("expkit rotate")])
-def test_the_examples_in_help_work(clone, call, line):
+def test_the_examples_in_help_work(clone, call, line, monkeypatch):
+    monkeypatch.setattr("expkit.commands.replay_player.STEPS_PER_SECOND", 400.0)  # a game at its pace takes 8 s
     done = call(*shlex.split(line)[1:], cwd=clone)
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -464,9 +463,7 @@ def test_rotate_reaches_a_recorder(clone):
         cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 200  # where kernels are not cached yet, compiling them comes first
-        while not list(clone.glob("runs/live/shards/w0/*.active")) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: recorder.poll() is not None or list(clone.glob("runs/live/shards/w0/*.active")))
         done = expkit("rotate", "runs/live", "--json", cwd=clone)
         assert done.returncode == 0, done.stdout + done.stderr
         body = json.loads(done.stdout)
@@ -475,6 +472,6 @@ def test_rotate_reaches_a_recorder(clone):
         assert json.loads(expkit("list", "runs/live", "--json", cwd=clone).stdout)["runs"][0]["state"] == "recording"
     finally:
         recorder.send_signal(signal.SIGINT)
-        recorder.communicate(timeout=60)
+        recorder.communicate(timeout=PATIENCE)
     assert recorder.returncode == 130
     assert json.loads(expkit("list", "runs/live", "--json", cwd=clone).stdout)["runs"][0]["state"] == "closed"

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from written_runs import BOARD_SCHEMA, HEIGHT, TILES, WIDTH, action_at, board, write_boards, write_vectors
 
 from expkit import open_run
@@ -49,7 +50,7 @@ class Terminal:
     def press(self, keys):
         os.write(self.leader, keys.encode())
 
-    def wait_for(self, words, timeout=60):
+    def wait_for(self, words, timeout=PATIENCE):
         """The last frame drawn once it holds `words`."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -59,13 +60,10 @@ class Terminal:
                     self.shown += os.read(self.leader, 65536)
                 except OSError:
                     break
-            # A frame is whole when the next one has begun or the terminal is quiet: it may come in two reads.
-            whole = self.frames[:-1] if ready else self.frames
-            for frame in whole[self.looked_at :]:
-                self.looked_at += 1
+            for frame in self.frames[self.looked_at : self.whole]:
                 if words in frame:
-                    self.looked_at -= 1
                     return frame
+                self.looked_at += 1
             if self.process.poll() is not None and not ready:
                 break
         raise AssertionError(f"{words!r} was never shown; the last frame is:\n{self.frame}")
@@ -77,10 +75,16 @@ class Terminal:
         return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame) for frame in text.split("\x1b[H")]
 
     @property
+    def whole(self):
+        """How many frames have come to their end, which clears what is below; one may come in several reads."""
+        frames = self.shown.split(b"\x1b[H")
+        return len(frames) if b"\x1b[J" in frames[-1] else len(frames) - 1
+
+    @property
     def frame(self):
         return self.frames[-1]
 
-    def finish(self, timeout=30):
+    def finish(self, timeout=PATIENCE):
         """Wait for the end; (exit code, everything shown after the last frame began)."""
         code = None
         deadline = time.monotonic() + timeout
@@ -284,7 +288,7 @@ def test_playback_gives_each_step_with_all_players(runs):
 def expkit(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "expkit.commands", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 

@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import numpy as np
 import pytest
+import warm_processes
+from patience import PATIENCE, wait_until
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.commands.verbs import EXIT_CODES
@@ -41,14 +42,8 @@ def play(observation, action_mask, episode, step, player):
 
 
 def expkit(*arguments, code=0, cwd=None, **environment):
-    done = subprocess.run(
-        [*EXPKIT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=cwd,
-        env={**os.environ, "EXPKIT_MIN_FREE": "0", **environment},
-    )
+    environ = {**os.environ, "EXPKIT_MIN_FREE": "0", **environment}
+    done = warm_processes.expkit(*arguments, cwd=cwd, environ=environ)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -69,11 +64,11 @@ def start(*arguments, cwd=None, **environment):
 
 
 def wait_for(process, condition):
-    deadline = time.monotonic() + 120
-    while not condition():
+    def there():
         assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+        return condition()
+
+    wait_until(there, every=0.005)
 
 
 def kill(process):
@@ -280,7 +275,7 @@ def test_beside_a_live_recorder_one_more_writer_joins(tmp_path):
     again = record(path, "--append", "--episodes", 2, cwd=tmp_path)
     assert (again["writer"], again["first_episode"]) == (1, episode_number(1, 3))
     live.send_signal(signal.SIGTERM)
-    live.communicate(timeout=60)
+    live.communicate(timeout=PATIENCE)
     assert live.returncode == 143
     expkit("validate", path, "--full")
     is_balanced(path)
@@ -316,7 +311,7 @@ with using(Frozen()):  # the last row reaches no file
 
 
 def crashed(path, shard_rows=0):
-    done = subprocess.run([sys.executable, "-c", CRASHING, str(path), str(shard_rows)], timeout=120)
+    done = subprocess.run([sys.executable, "-c", CRASHING, str(path), str(shard_rows)], timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL
     return path
 

@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
+import warm_processes
+from patience import PATIENCE, wait_until
 
 from expkit import open_run
 
@@ -20,14 +23,8 @@ RECORD_KEYS = {
 
 
 def expkit(*arguments, code=0, cwd=None, **environment):
-    done = subprocess.run(
-        [*EXPKIT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=cwd,
-        env={**os.environ, "EXPKIT_MIN_FREE": "0", **environment},
-    )
+    environ = {**os.environ, "EXPKIT_MIN_FREE": "0", **environment}
+    done = warm_processes.expkit(*arguments, cwd=cwd, environ=environ)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -224,18 +221,18 @@ def start(run, *arguments):
         text=True,
         env={**os.environ, "EXPKIT_MIN_FREE": "0"},
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            found = open_run(run)
-            if found.counters and sum(p.durable for p in found.counters[0].players) > 2000:
-                return process
-        except Exception:
-            pass
+
+    def durable():
         assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.kill()
-    raise AssertionError("no durable rows within two minutes")
+        with suppress(Exception), open_run(run) as found:
+            return found.counters and sum(p.durable for p in found.counters[0].players) > 2000
+
+    try:
+        wait_until(durable, "2,000 durable rows")
+    except BaseException:
+        process.kill()
+        raise
+    return process
 
 
 @pytest.mark.parametrize(
@@ -244,7 +241,7 @@ def start(run, *arguments):
 def test_a_signal_finishes_cleanly(tmp_path, number, code):
     process = start(tmp_path / "run", "--forever", "--json", "--flush-interval", "100ms")
     process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, out + err
     said = json.loads(out)
     assert said["lost"] == 0
@@ -257,11 +254,9 @@ def test_a_signal_finishes_cleanly(tmp_path, number, code):
 def test_sigusr1_rotates(tmp_path):
     process = start(tmp_path / "run", "--forever", "--flush-interval", "100ms")
     process.send_signal(signal.SIGUSR1)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "run").rglob("*.exp")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list((tmp_path / "run").rglob("*.exp")))
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     run = open_run(tmp_path / "run")
     assert len(run.shards) == 2
     assert run.counters[0].players[0].produced == run.counters[0].players[0].written
@@ -274,7 +269,7 @@ def test_after_kill_9_durable_rows_are_there_and_the_loss_is_told(tmp_path):
         time.sleep(0.07 * turn)
         durable = sum(p.durable for p in open_run(path).counters[0].players)
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         run = open_run(path)
         assert run.state == "killed"
         assert len(run) >= durable

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from exchanged_runs import PLAIN_SCHEMA, write_hard, write_plain
+from patience import PATIENCE, wait_until
 from places import SAMPLE
 from test_compact import expkit
 from test_export import write
@@ -36,11 +36,11 @@ def begin(*words: object, cwd: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not (path.exists() and (path.is_dir() or path.stat().st_size)):
+    def there() -> bool:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return path.exists() and (path.is_dir() or path.stat().st_size > 0)
+
+    wait_until(there, str(path))
 
 
 def test_it_says_what_it_wrote(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_signal_leaves_nothing_behind(long_run: Path, tmp_path: Path, number: 
     process = begin("export", long_run, "-o", "a.ndjson", cwd=tmp_path)
     wait_for(tmp_path / ".unfinished.a.ndjson", process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert "stopped; nothing was written" in err
     assert out == ""
@@ -104,14 +104,14 @@ def test_a_signal_leaves_nothing_behind(long_run: Path, tmp_path: Path, number: 
 def test_a_kill_leaves_nothing_that_looks_finished(long_run: Path, tmp_path: Path, words: list[str]) -> None:
     (tmp_path / words[1]).write_text("what was there before")
     process = begin("export", long_run, *words, "--force", cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not [path for path in tmp_path.iterdir() if path.name.startswith(".")]:
+
+    def begun() -> bool:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    time.sleep(0.05)
+        return any(path.name.startswith(".") for path in tmp_path.iterdir())
+
+    wait_until(begun, every=0.005)
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     assert (tmp_path / words[1]).read_text() == "what was there before"
     small = write_plain(tmp_path / "small", 3)
     write(small, tmp_path / words[1], force=True, shuffle=1 if "--shuffle" in words else None)
@@ -127,7 +127,7 @@ def test_an_import_that_is_stopped_or_killed_leaves_no_run(long_run: Path, tmp_p
         process = begin("import", "a.ndjson", "-o", "run", cwd=tmp_path)
         wait_for(tmp_path / ".run.unfinished", process)
         process.send_signal(number)
-        process.communicate(timeout=120)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == code
         assert not (tmp_path / "run").exists()
     write(write_plain(tmp_path / "small", 3), tmp_path / "b.npz")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -91,17 +91,29 @@ def compact_to_many(run: str) -> None:
 
 
 class SlowDisk(Disk):
-    """The real disk, 20 ms slower with every write of a block."""
+    """The real disk, 20 ms slower with every write of a block, and at a standstill until `go_on` says otherwise."""
+
+    go_on: Callable[[], bool] = staticmethod(lambda: True)
 
     def write(self, handle: int, pieces: Sequence[bytes | memoryview]) -> int:
         time.sleep(0.02)
+        while not self.go_on():
+            time.sleep(0.001)
         return super().write(handle, pieces)
 
 
 def record_overloaded(run: str, overflow: str, episodes: str, seed: str = "1") -> None:
-    """More rows than a slow disk takes, through buffers of some hundred rows. Joins or goes on with a run."""
+    """More rows than a slow disk takes, through buffers of some hundred rows; where they may be dropped, some of each
+    player are. Joins or goes on with a run."""
     path = Path(run)
     options: dict[str, Any] = {"min_free": 0, "memory": "128KiB", "overflow": overflow, "flush_interval": 0.05}
     mode = "a" if (path / "run.yaml").exists() else "x"
-    with using(SlowDisk()), Recorder(path, SCHEMA, players=PLAYERS, mode=mode, shard_rows=700, **options) as recorder:
-        record_episodes(recorder, Random(seed), int(episodes))
+    recording = Recorder(path, SCHEMA, players=PLAYERS, mode=mode, shard_rows=700, **options)
+    with using(SlowDisk()) as slow, recording as recorder:
+        all_given = False
+        if overflow.startswith("drop"):
+            slow.go_on = lambda: all_given or all(recorder.collector.shards.dropped().values())
+        try:
+            record_episodes(recorder, Random(seed), int(episodes))
+        finally:
+            all_given = True

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import zstandard
+from patience import PATIENCE
 from shard_rows import TINY, write_shard
 from test_shard_damage import bomb
 from written_runs import write_vectors
@@ -101,7 +102,7 @@ def test_a_deep_description_does_not_end_the_process(tmp_path):
     write_vectors(tmp_path / "run", episodes=1)
     (tmp_path / "run" / "run.yaml").write_text(f"run: {DEEP}")
     command = [sys.executable, "-m", "expkit.commands", "validate", "run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode in (0, 4), done.stderr
     # The libyaml of PyYAML 6.0.4 and later refuses so many by itself.
     with pytest.raises(CheckFailed, match="more than 200 levels deep|while increasing flow level"):

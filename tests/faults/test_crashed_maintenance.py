@@ -87,7 +87,7 @@ def test_maintenance_survives_a_crash_after_any_operation(tmp_path, tried, name)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(4000)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_maintenance_survives_many_crashes(tmp_path, tried, name):
     crash(tmp_path, name, cuts=30).report(tried)

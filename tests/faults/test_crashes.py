@@ -24,7 +24,7 @@ def test_a_recording_survives_a_crash_after_any_operation(tmp_path, tried):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(4000)
 @pytest.mark.parametrize("sync", ["interval", "block", "none"])
 def test_longer_recordings_survive_a_crash_after_any_operation(tmp_path, tried, sync):
     record = partial(record_parts, parts=20, sync=sync, drain_threads=2, flush_interval=0.02)

@@ -10,6 +10,7 @@ from crash_machine import errors_of
 from crash_machine import visible_rows as all_visible_rows
 from crash_states import crash_states
 from disk import WRITES, FaultyDisk, LoggedDisk
+from patience import PATIENCE
 from promises import report
 from recordings import SCHEMA, record_on, record_parts
 from shard_rows import rows_of
@@ -143,14 +144,14 @@ def test_a_sync_waits_for_what_another_thread_is_just_syncing(tmp_path):
 
         def sync(self, handle, *, data_only=False):
             self.under_way.release()
-            self.go.wait(20)
+            self.go.wait(PATIENCE)
             super().sync(handle, data_only=data_only)
 
     with using(Slow()) as disk:
         threads = [threading.Thread(target=writer.sync) for _ in range(2)]
         for thread in threads:
             thread.start()
-            assert disk.under_way.acquire(timeout=10), "reported durable while the disk was still at it"
+            assert disk.under_way.acquire(timeout=PATIENCE), "reported durable while the disk was still at it"
         assert writer.ledger.durable[0] == 0
         disk.go.set()
         for thread in threads:

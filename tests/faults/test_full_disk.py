@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crash_machine import errors_of, visible_rows
+from patience import PATIENCE
 from recordings import PLAYERS, SCHEMA, observation, record_on
 
 from expkit import Recorder, open_run
@@ -54,7 +55,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def expkit(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "expkit.commands", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, **options)  # type: ignore[call-overload]
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, verb: str) -> str:
@@ -237,7 +238,7 @@ os.execv(sys.executable, [sys.executable, "-m", "expkit.commands", *sys.argv[1:]
 def unprivileged(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command as somebody for whom the modes of files count."""
     command = [sys.executable, "-c", WITHOUT_PRIVILEGE, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.fixture

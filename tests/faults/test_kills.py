@@ -11,6 +11,7 @@ import time
 import pytest
 from accounts import balances, ledger_words, rows_by_player
 from known_rows import wrong_rows
+from patience import wait_until
 from warm_processes import Server
 
 from expkit import open_run
@@ -42,10 +43,7 @@ class Recording:
             self._pid = server.start("expkit", *words)
 
     def wait_until_it_writes(self):
-        deadline = time.monotonic() + 120
-        while not list_shards(self.path):
-            assert time.monotonic() < deadline, "nothing was recorded"
-            time.sleep(0.005)
+        wait_until(lambda: list_shards(self.path), "a recorded row", every=0.005)
 
     def kill(self):
         """The rows that were reported durable, by player, read right before."""
@@ -116,10 +114,7 @@ def kill_rotations(server, folder, tried, kills, seed):
     for number in range(kills):
         path = folder / str(number)
         pid = server.start("known_rows:record_until_killed", path)
-        deadline = time.monotonic() + 60
-        while not any(player.durable for player in ledger_words(path)):
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_until(lambda path=path: any(player.durable for player in ledger_words(path)), every=0.002)
         time.sleep(rng.random() * 0.05)
         asking = server.start("expkit", "rotate", path, "-q")
         time.sleep(rng.random() * 0.08)

@@ -18,6 +18,7 @@ from accounts import balances, ledger_words
 from crash_machine import errors_of, visible_rows
 from damaged_runs import what_is_at
 from known_rows import record_known, wrong_rows
+from patience import wait_until
 from recordings import record_parts
 from warm_processes import Server
 from written_runs import flip_bit
@@ -171,10 +172,7 @@ def kill_rotate(server, folder, kills, seed):
     """`expkit rotate` killed while a recorder goes on, which answers what was asked all the same."""
     rng, run = random.Random(seed), folder / "run"
     recorder = server.start("known_rows:record_until_killed", run, 10**6, 0.005)
-    deadline = time.monotonic() + 60
-    while not any(player.durable for player in ledger_words(run)):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: any(player.durable for player in ledger_words(run)), every=0.005)
     started = time.monotonic()
     server.run("expkit", "rotate", run, "-q")
     seconds = time.monotonic() - started

@@ -29,13 +29,13 @@ def run_test(node, tmp_path, **environment):
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "mutants", "-q", "-n", "0", "-x", "-p", "no:cacheprovider",
          f"--basetemp={tmp_path / 'base'}", str(TESTS / node)],
-        cwd=TESTS.parent, capture_output=True, text=True, timeout=600,
+        cwd=TESTS.parent, capture_output=True, text=True, timeout=3000,
         env={**inherited, "PYTHONPATH": str(HERE), **environment},
     )  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(6000)
 @pytest.mark.parametrize("node", sorted({mutant.test for mutant in MUTANTS.values()}))
 def test_mutants_are_noticed(node, tmp_path):
     whole = run_test(node, tmp_path)

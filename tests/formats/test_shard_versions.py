@@ -4,10 +4,9 @@ never passed over."""
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
+import warm_processes
 from shard_rows import GOLDEN, TINY
 from written_runs import write_boards
 
@@ -131,10 +130,7 @@ def test_a_run_with_a_newer_shard_does_not_pass_it_over(runs):
     ids=" ".join,
 )
 def test_every_verb_that_reads_exits_4_with_one_line(runs, arguments, extra):
-    done = subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *arguments, *extra],
-        cwd=runs, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = warm_processes.expkit(*arguments, *extra, cwd=runs)
     assert done.returncode == 4, done
     line = r"[^\n]*000001\.exp is in format version 2, written by expkit 9\.1\.0; [^\n]* to 9\.1\.0 or later"
     if arguments[0] == "validate":  # whose findings are its output

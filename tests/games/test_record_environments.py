@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import warm_processes
 from recorded_games import importable
 
 from expkit import Run, open_run
@@ -228,7 +228,7 @@ def test_reading_a_run_imports_no_module_of_a_user(tmp_path: Path) -> None:
 
 
 def expkit(*words: str, folder: Path) -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, "-m", "expkit.commands", *words], capture_output=True, text=True, cwd=folder)
+    done = warm_processes.expkit(*words, cwd=folder)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 from buffer_rows import SCHEMA, batch, check, row
+from patience import PATIENCE
 
 from expkit.buffers import snapshot
 from expkit.buffers.budget import Plan, plan_blocks
@@ -67,7 +68,7 @@ def run_together(*calls) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     if errors:
         raise errors[0]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from pipeline_rows import SCHEMA
 from pipeline_runs import WHOLE, by_key, joined, write
+from places import HELPERS
 
 from expkit import Field, Recorder, open_run
 from expkit.collect.session import Session
@@ -160,6 +162,8 @@ def test_rows_that_a_full_buffer_drops_stay_apart_from_those_that_are_left_out(t
                 recorder.collector.writer.lock.acquire()  # nothing is written, so that the buffer runs over
             elif step == 9_000:
                 recorder.collector.writer.lock.release()
+            elif step % 250 == 0 and not 5_000 < step < 9_000:
+                recorder.flush()  # nor does it before and after that
             recorder.add(episode=step // 50, step=step % 50, reward=reward, **(nothing() | {"action": step % 4}))
         recorder.flush()
         stats = recorder.collector.stats()
@@ -243,9 +247,13 @@ def bonus(rows):
 
 
 def expkit(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "EXPKIT_MIN_FREE": "0", "PYTHONPATH": str(Path(__file__).parent)}
+    environ = {
+        **os.environ,
+        "EXPKIT_MIN_FREE": "0",
+        "PYTHONPATH": os.pathsep.join([*HELPERS, os.environ.get("PYTHONPATH", "")]),
+    }
     command = [sys.executable, "-m", "expkit.commands", *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environ)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, env=environ)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

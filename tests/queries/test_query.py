@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE, wait_until
 from pipeline_runs import write
 from written_runs import VECTOR_SCHEMA, write_boards, write_vectors
 
@@ -23,7 +23,7 @@ from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import CheckFailed, NotThere, SchemaError, ShardError, UsageError
 from expkit.formats.shard.read import ShardReader
 from expkit.queries import ask
-from expkit.queries.database import Database
+from expkit.queries.database import Database, _Answer
 from expkit.queries.statement import is_statement
 
 
@@ -297,7 +297,7 @@ def test_blocks_that_cannot_match_are_not_decoded(path, database, rows, monkeypa
     assert not counts
 
 
-def test_damage_elsewhere_does_not_matter_and_damage_here_is_told(path, tmp_path):
+def test_damage_elsewhere_does_not_matter_and_damage_here_is_told(path, tmp_path, monkeypatch):
     """Bytes that a question has no use for are not read."""
     shutil.copytree(path, tmp_path / "run")
     with open_run(tmp_path / "run") as run:
@@ -315,6 +315,16 @@ def test_damage_elsewhere_does_not_matter_and_damage_here_is_told(path, tmp_path
     assert expkit.query(tmp_path / "run", f"{board} WHERE player <> {player} OR step > {low}").num_rows == 1
     with pytest.raises(ShardError, match=r"observation/board"):
         expkit.query(tmp_path / "run", board)
+    begin = _Answer.__init__
+
+    def begin_and_end(self, *given):
+        begin(self, *given)
+        self._thread.join(PATIENCE)
+
+    with monkeypatch.context() as patch:  # found before anybody asks for the first batch
+        patch.setattr(_Answer, "__init__", begin_and_end)
+        with pytest.raises(ShardError, match=r"observation/board"):
+            expkit.query(tmp_path / "run", board)
     with pytest.raises(CheckFailed, match=r"observation/board"):
         expkit.query(tmp_path / "run", "step >= 0", columns=["observation"])
 
@@ -446,11 +456,13 @@ def test_a_statement_that_is_given_up_stops(path):
 
         asking = threading.Thread(target=ask_forever)
         asking.start()
-        while not computing():
-            time.sleep(0.01)
-        time.sleep(0.2)
-        database._connection.interrupt()
-        asking.join(60)
+        wait_until(computing)
+
+        def given_up() -> bool:
+            database._connection.interrupt()  # is lost on a statement that has not begun
+            return not asking.is_alive()
+
+        wait_until(given_up)
         assert len(told) == 1
         assert not computing()
 

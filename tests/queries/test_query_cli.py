@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from patience import PATIENCE, wait_until
 from terminals import shown_on
 from written_runs import write_boards, write_vectors
 
@@ -187,7 +188,7 @@ def on_a_terminal(arguments, cwd: Path, columns: int) -> list[str]:
     )  # fmt: skip
     os.close(follower)
     shown = shown_on(leader)
-    process.wait(60)
+    process.wait(PATIENCE)
     return shown.replace("\r", "").splitlines()
 
 
@@ -213,11 +214,10 @@ def test_a_signal_stops_it_cleanly(runs, tmp_path, number):
         [sys.executable, "-m", "expkit.commands", "query", "boards", forever], cwd=runs, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
-    while not any(tmp_path.glob("expkit-query-*")):
-        time.sleep(0.02)
-    time.sleep(1)
+    wait_until(lambda: process.poll() is not None or any(tmp_path.glob("expkit-query-*")))
+    time.sleep(1)  # so that it has most likely begun to compute; at any other moment it ends the same way
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert out == ""
     assert err == f"expkit query: stopped by {number.name}\n"
@@ -234,7 +234,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(runs):
         process.stdout.close()
         assert process.stderr.read() == b""
         process.stderr.close()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_without_the_library_a_line_says_what_to_install(runs):
@@ -243,7 +243,7 @@ def test_without_the_library_a_line_says_what_to_install(runs):
     for question, code in (("reward > 0.5", 0), ("SELECT 1", 2)):
         run = f"sys.exit(main(['query', 'boards', {question!r}]))"
         done = subprocess.run(
-            [sys.executable, "-c", hidden + run], cwd=runs, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", hidden + run], cwd=runs, capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode == code
         if code:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE, wait_until
 
 from expkit import Recorder, Schema, open_run
 from expkit.errors import UsageError
@@ -19,10 +20,10 @@ from expkit.row.schema import Field
 
 SCHEMA = Schema([Field("observation", "f4", (4,), "observation"), Field("action", "i4", belongs="action")])
 RECORD = """
-import sys, time
+import sys
 import numpy as np
 from expkit import Field, Recorder, Schema
-path, episodes, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+path, episodes, ahead = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 schema = Schema([Field("observation", "f4", (4,), "observation"), Field("action", "i4", belongs="action")])
 with Recorder(path, schema, players=2, min_free=0, flush_interval=0.05, shard_rows=400) as recorder:
     for number in range(episodes):
@@ -33,18 +34,37 @@ with Recorder(path, schema, players=2, min_free=0, flush_interval=0.05, shard_ro
                 player=player, episode=number, step=steps, observation=seen, action=steps, reward=np.ones(60)
             )
         recorder.end(episode=number, observation=np.zeros((2, 4)))
-        time.sleep(pause)
+        if number >= ahead:
+            sys.stdin.readline()
 """
 
 
-def recording(path: Path, episodes: int, pause: float = 0.03) -> subprocess.Popen:
-    child = subprocess.Popen([sys.executable, "-c", RECORD, str(path), str(episodes), str(pause)])
-    for _ in range(600):
-        if (path / "run.yaml").exists() and list(path.glob("shards/w*/*")):
-            return child
+def recording(path: Path, episodes: int, ahead: int = 8) -> subprocess.Popen:
+    """A recorder that is at most `ahead` episodes ahead of the lines that `go_on` gives it."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", RECORD, str(path), str(episodes), str(ahead)], stdin=subprocess.PIPE, text=True
+    )
+
+    def begun() -> bool:
         assert child.poll() is None
-        time.sleep(0.05)
-    raise AssertionError("the recorder did not begin")
+        return (path / "run.yaml").exists() and bool(list(path.glob("shards/w*/*")))
+
+    wait_until(begun)
+    return child
+
+
+def go_on(child: subprocess.Popen) -> None:
+    """One more episode, of a recorder that is still at work."""
+    with suppress(BrokenPipeError):
+        child.stdin.write("\n")
+        child.stdin.flush()
+
+
+def end(child: subprocess.Popen) -> None:
+    child.kill()
+    child.wait()
+    with suppress(BrokenPipeError):
+        child.stdin.close()
 
 
 def keys(batches) -> list[tuple[int, int, int]]:
@@ -66,12 +86,12 @@ def test_rows_come_while_they_are_recorded_through_rotation_and_compaction(tmp_p
             for batch in run.follow(["action"], poll=0.02):
                 batches.append(batch)
                 alive += child.poll() is None
+                go_on(child)
                 if len(batches) % 15 == 0:
                     compact(path)
-        assert child.wait(60) == 0
+        assert child.wait(PATIENCE) == 0
     finally:
-        child.kill()
-        child.wait()
+        end(child)
     assert alive > 10, "rows came while the recorder was at work"
     assert list(path.glob("shards/g*"))
     found = once(keys(batches))
@@ -89,11 +109,11 @@ def test_a_killed_recorder_ends_it_with_every_durable_row(tmp_path):
         with open_run(path) as run:
             for batch in run.follow(poll=0.02, rows="all"):
                 batches.append(batch)
+                go_on(child)
                 if len(batches) == 20:
                     child.send_signal(signal.SIGKILL)
     finally:
-        child.kill()
-        child.wait()
+        end(child)
     with open_run(path) as run:
         assert run.state == "killed"
         assert once(keys(batches)) == once(keys(run.scan(rows="all")))
@@ -149,10 +169,12 @@ def test_a_closed_run_is_given_and_ends_at_once_and_it_can_be_stopped(tmp_path):
 
 
 def test_two_runs_are_followed_together_until_both_have_ended(tmp_path):
-    children = [recording(tmp_path / name, episodes) for name, episodes in (("a", 6), ("b", 25))]
+    children = [recording(tmp_path / name, episodes, ahead=25) for name, episodes in (("a", 6), ("b", 25))]
     with open_run([tmp_path / "a", tmp_path / "b"]) as runs:
         batches = list(runs.follow(["action"], poll=0.05))
-    assert [child.wait(60) for child in children] == [0, 0]
+    assert [child.wait(PATIENCE) for child in children] == [0, 0]
+    for child in children:
+        end(child)
     for place, episodes in enumerate((6, 25)):
         mine = [batch for batch in batches if batch["run"][0] == place]
         assert all((batch["run"] == place).all() for batch in mine)

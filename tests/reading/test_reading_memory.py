@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from expkit import Field, Recorder, Schema
 
@@ -66,7 +67,7 @@ def path(tmp_path_factory) -> Path:
 def test_memory_does_not_follow_the_size_of_the_run(path, reading, rows, most):
     """360 MB of rows, read with 32 MiB to mix, or a batch or block at a time."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), reading], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", CHILD, str(path), reading], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     found, grown = map(int, done.stdout.split())

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from patience import PATIENCE, together
 
 import expkit
 from expkit import Field, Recorder, Schema, open_run
@@ -265,14 +266,15 @@ def test_subscribers_get_what_is_written(tmp_path):
     with Recorder(tmp_path / "run", SCHEMA, flush_interval="1h", min_free=0) as rec:
         stream, lazy = rec.subscribe(), rec.subscribe(max_batches=1)
         for part in range(3):
-            for step in range(5):
-                rec.add(episode=part, step=step, **row(reward=step))
+            with together(rec):
+                for step in range(5):
+                    rec.add(episode=part, step=step, **row(reward=step))
             rec.flush()
-        batches = [stream.get(timeout=5) for _ in range(3)]
+        batches = [stream.get(timeout=PATIENCE) for _ in range(3)]
         assert [batch["reward"].tolist() for batch in batches] == [[0, 1, 2, 3, 4]] * 3
         assert lazy.dropped_rows == 10
         assert lazy.dropped_batches == 2
-    assert stream.get(timeout=5) is None
+    assert stream.get(timeout=PATIENCE) is None
     assert len(lazy.get()["step"]) == 5
     assert lazy.get() is None
 
@@ -291,7 +293,7 @@ def test_a_killed_script_loses_only_what_came_after_the_last_flush(tmp_path):
             rec.add(episode=0, step=step, observation=np.full(3, step), reward=0)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], timeout=120)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], timeout=PATIENCE)
     assert done.returncode == -9
     run = open_run(tmp_path / "run")
     assert run.state == "killed"

@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import SchemaError
@@ -147,7 +148,7 @@ def test_a_kill_before_it_is_out_leaves_it_marked(tmp_path):
         rec.collector.flush()  # as the flush interval does; nothing is taken out
         os.kill(os.getpid(), signal.SIGKILL)
     """)
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], env={**os.environ}, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], env={**os.environ}, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL
     with open_run(tmp_path / "run") as run:
         assert [e.metadata for e in run.episodes()] == [{}, {"discarded": True}]

@@ -10,6 +10,8 @@ import sys
 import textwrap
 
 import numpy as np
+from patience import PATIENCE
+from warm_processes import expkit
 
 from expkit import Field, Recorder, Schema, open_run
 from expkit.reading.summary import balance
@@ -63,7 +65,7 @@ def test_spawned_workers_join_one_run_and_one_is_killed(tmp_path):
     os.kill(workers[1].pid, signal.SIGKILL)
     writers = {worker: pipe.recv()[0] for worker, pipe in zip((1, 3), (pipes[0], pipes[2]), strict=True)}
     for process in workers:
-        process.join(60)
+        process.join(PATIENCE)
     assert [process.exitcode for process in workers] == [0, -signal.SIGKILL, 0]
     writers[2] = killed
     assert sorted(writers.values()) == [1, 2, 3]
@@ -121,15 +123,9 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
-def expkit(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, words)], capture_output=True, text=True, timeout=120
-    )
-
-
 def test_a_killed_script_loses_what_came_after_its_last_flush_and_all_say_how_many(tmp_path):
     path = tmp_path / "run"
-    killed = subprocess.run([sys.executable, "-c", SCRIPT, path], capture_output=True, text=True, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", SCRIPT, path], capture_output=True, text=True, timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     flushed, produced = map(int, killed.stdout.split())
     lost = produced - flushed

@@ -13,8 +13,10 @@ from contextlib import suppress
 import msgspec
 import numpy as np
 import pytest
+import warm_processes
 from damaged_runs import TINY, QuickDisk, contents, missing, small_run, write_episode
 from faults.disk import FaultyDisk
+from patience import PATIENCE, wait_until
 from places import ROOT
 from written_runs import flip_bit
 
@@ -488,10 +490,7 @@ def test_an_operation_that_fails_leaves_a_run_that_recovers(tmp_path, fault):
 
 
 def expkit(*arguments, **options):
-    return subprocess.run(
-        [*EXPKIT, *map(str, arguments)], capture_output=True, text=True, timeout=240,
-        env={**os.environ, "EXPKIT_MIN_FREE": "0"}, **options,
-    )  # fmt: skip
+    return warm_processes.expkit(*arguments, environ={**os.environ, "EXPKIT_MIN_FREE": "0"}, **options)
 
 
 @pytest.fixture(scope="module")
@@ -502,12 +501,10 @@ def killed(tmp_path_factory):
                "--size", "8x8", "--max-steps", "60"]  # fmt: skip
     recorder = subprocess.Popen(command, env={**os.environ, "EXPKIT_MIN_FREE": "0"}, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 200
-        while len(list(run.glob("shards/w0/*.exp"))) < 6 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: recorder.poll() is not None or len(list(run.glob("shards/w0/*.exp"))) >= 6)
     finally:
         recorder.kill()
-        recorder.wait(60)
+        recorder.wait(PATIENCE)
     assert len(list(run.glob("shards/w0/*.exp"))) >= 6
     return run
 
@@ -569,7 +566,7 @@ def kill_recoveries(killed, folder, kills, tell):
                 finished += 1
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
-                process.wait(60)
+                process.wait(PATIENCE)
         done = expkit("recover", run, "--json")
         body = json.loads(done.stdout)
         assert not body["findings"], number

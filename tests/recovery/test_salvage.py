@@ -89,7 +89,7 @@ def smallest(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(6000)
 @pytest.mark.parametrize("part", range(16))
 def test_every_flipped_bit_costs_at_most_what_it_hit(smallest, tmp_path, quick, part, tell):
     size = (smallest[0] / "shards/w0/000000.exp").stat().st_size

@@ -18,11 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import warm_processes
+from damaged_runs import QuickDisk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE, wait_until
 from places import HELPERS
 from test_prune import write
 from test_superseding import all_rows
+from warm_processes import expkit
 from written_runs import VECTOR_SCHEMA, flip_bit, write_boards
 
 import expkit.rewrite.compact as compacting
@@ -45,11 +49,6 @@ from expkit.runs.locks import maintenance
 from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.files import Disk, using
 from expkit.validation.validate import validate_run
-
-
-def expkit(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "expkit.commands", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
 
 
 def peak_memory(pid: int) -> int:
@@ -153,7 +152,7 @@ for step in range(9):
 recorder.flush()
 os.kill(os.getpid(), 9)
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=200).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE).returncode == -9
     before = facts(path)
     assert any(shard.active for shard in list_shards(path))
     assert any(record[4].get("seen") for record in before[1])
@@ -242,14 +241,14 @@ def test_a_recorder_beside_it(tmp_path: Path) -> None:
     try:
         rounds = []
         for _ in range(2):
-            wait_for(lambda: len(list_shards(path)) >= 4)
+            wait_until(lambda: len(list_shards(path)) >= 4)
             rounds.append(compact(path))
             with open_run(path) as run:
                 assert [f for f in validate_run(run) if f.severity == "error"] == []
         assert all(done.shards and done.deleted for done in rounds)
     finally:
         recorder.send_signal(signal.SIGINT)
-        recorder.communicate(timeout=60)
+        recorder.communicate(timeout=PATIENCE)
     assert recorder.returncode == 130
     with open_run(path) as run:
         assert [f for f in validate_run(run) if f.severity != "info"] == []
@@ -262,18 +261,11 @@ def test_a_recorder_beside_it(tmp_path: Path) -> None:
     assert len(names(path)) == 1
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200  # where kernels are not cached yet, compiling them comes first
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 class _Cut(BaseException):
     """The process ends here."""
 
 
-class _DyingDisk(Disk):
+class _DyingDisk(QuickDisk):
     """Does `most` operations that change something, then none any more."""
 
     def __init__(self, most: int):
@@ -303,7 +295,8 @@ def test_it_may_die_before_any_of_its_operations(tmp_path: Path) -> None:
         with using(_DyingDisk(most)), pytest.raises(_Cut):
             compact(path, shard_size=300)
         assert facts(path) == before, f"died before operation {most}"
-        compact(path, shard_size=300)
+        with using(QuickDisk()):
+            compact(path, shard_size=300)
         check(path, before)
         assert not [s for s in list_shards(path, unfinished=True) if s.active]
         shutil.rmtree(path)
@@ -311,17 +304,19 @@ def test_it_may_die_before_any_of_its_operations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", range(10))
 def test_a_killed_command_loses_nothing(run: Path, moment: int) -> None:
-    """kill -9 at a random moment of a real process: most of its life goes by while it starts."""
+    """kill -9 at a random moment of a real process, the first while it starts Python."""
     before = facts(run)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "expkit.commands", "compact", str(run), "--shard-size", "1MiB", "--level", "19", "-q"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    if moment:
-        wait_for(lambda: (run / "shards" / "g1").exists() or process.poll() is not None)
-    time.sleep(random.Random(moment).random() * 0.4)
-    process.kill()
-    process.communicate()
+    words = ["compact", str(run), "--shard-size", "1MiB", "--level", "19", "-q"]
+    if not moment:
+        process = subprocess.Popen([sys.executable, "-m", "expkit.commands", *words])
+        time.sleep(random.Random(moment).random() * 0.4)
+        process.kill()
+        process.wait(PATIENCE)
+    else:
+        pid = warm_processes.start(*words)
+        wait_until((run / "shards" / "g1").exists, every=0.002)
+        time.sleep(random.Random(moment).random() * 0.4)
+        warm_processes.kill(pid)
     check(run, before)
     assert expkit("compact", run).returncode == 0
     check(run, before)
@@ -439,9 +434,9 @@ def test_an_interrupt_is_exit_130(recorded: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "expkit.commands", "compact", str(run), "--shard-size", "1MiB", "--level", "22", "-q"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(lambda: (run / "shards" / "g1").exists() or process.poll() is not None)
+    wait_until(lambda: (run / "shards" / "g1").exists() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode in (0, 130), err
     if process.returncode == 130:
         assert "stopped" in out + err

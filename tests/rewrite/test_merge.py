@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_compact import _Cut, _DyingDisk, expkit, lose_columns, names, wait_for
+import warm_processes
+from damaged_runs import QuickDisk
+from patience import PATIENCE, wait_until
+from test_compact import _Cut, _DyingDisk, expkit, lose_columns, names
 from test_prune import write
 from test_superseding import all_rows
 from written_runs import VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
@@ -263,8 +265,10 @@ def test_a_killed_and_a_live_input(tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_for(lambda: path.exists() and any(s.active and s.path.stat().st_size > 40_000 for s in list_shards(path)))
-        wait_for(lambda: any(episode.end is not None for episode in open_run(path).episodes()))
+        wait_until(
+            lambda: path.exists() and any(s.active and s.path.stat().st_size > 40_000 for s in list_shards(path))
+        )
+        wait_until(lambda: any(episode.end is not None for episode in open_run(path).episodes()))
         done = join([path], tmp_path / "early")
         assert any("still being recorded" in note for note in done.notes)
         assert done.episodes
@@ -298,7 +302,8 @@ def test_it_may_die_before_any_of_its_operations(tmp_path: Path) -> None:
         if out.exists():  # its name was given, only the last sync was not
             check_merged(out, paths)
             shutil.rmtree(out)
-        join(paths, out, shard_size=100)
+        with using(QuickDisk()):
+            join(paths, out, shard_size=100)
         check_merged(out, paths)
         shutil.rmtree(out)
         assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "whole"}
@@ -307,15 +312,17 @@ def test_it_may_die_before_any_of_its_operations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("moment", range(5))
 def test_a_killed_command_leaves_nothing_at_its_output(games: list[Path], tmp_path: Path, moment: int) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "expkit.commands", "merge", *map(str, games), "-o", str(out), "-q"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    if moment:
-        wait_for(lambda: any(tmp_path.iterdir()) or process.poll() is not None)
-    time.sleep(random.Random(moment).random() * 0.3)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    words = ["merge", *map(str, games), "-o", str(out), "-q"]
+    if not moment:
+        process = subprocess.Popen([sys.executable, "-m", "expkit.commands", *words])
+        time.sleep(random.Random(moment).random() * 0.3)
+        process.kill()
+        process.wait(PATIENCE)
+    else:
+        pid = warm_processes.start(*words)
+        wait_until(lambda: any(tmp_path.iterdir()), every=0.002)
+        time.sleep(random.Random(moment).random() * 0.3)
+        warm_processes.kill(pid)
     if out.exists():
         check_merged(out, games)
     assert expkit("merge", *games, "-o", out, "--force").returncode == 0

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE, wait_until
 from test_superseding import all_rows
+from warm_processes import expkit
 from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, write_boards, write_vectors
 
 from expkit import Recorder
@@ -26,11 +28,6 @@ from expkit.rewrite.prune import PrunePlan, Retention, plan_prune, prune
 from expkit.runs.guard import shards_bytes
 from expkit.runs.layout import ACTIVE_SUFFIX, ShardPath, list_shards
 from expkit.validation.validate import validate_run
-
-
-def expkit(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "expkit.commands", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
 
 
 def write(path: Path, lengths: list[int], shard_rows: int) -> Path:
@@ -258,17 +255,14 @@ def test_prune_beside_a_live_recorder(tmp_path: Path) -> None:
     options = ["--forever", "--shard-rows", "6000", "--min-free", "0", "--quiet", "-o", "run"]
     recorder = subprocess.Popen([sys.executable, "-m", "expkit.commands", "record", *options], cwd=tmp_path)
     try:
-        deadline = time.monotonic() + 120
-        while len(list_shards(tmp_path / "run")) < 4:
-            assert time.monotonic() < deadline, "the recorder does not write shards"
-            assert recorder.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: recorder.poll() is not None or len(list_shards(tmp_path / "run")) >= 4)
+        assert recorder.poll() is None
         done = expkit("prune", "run", "--keep-episodes", "20", "--yes", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         pruned = json.loads(done.stdout)
         assert pruned["episodes_pruned"] > 0
         recorder.send_signal(signal.SIGINT)
-        assert recorder.wait(60) == 130
+        assert recorder.wait(PATIENCE) == 130
     finally:
         if recorder.poll() is None:
             os.kill(recorder.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ import sys
 
 import msgspec
 import numpy as np
+from patience import PATIENCE
 
 from expkit import open_run
 from expkit.formats.shard.encode import BlockEncoder
@@ -18,7 +19,7 @@ from expkit.validation.validate import validate_run
 def record(path, *options):
     """A run of real self-play, by the program itself."""
     words = [sys.executable, "-m", "expkit.commands", "record", "-o", str(path), *map(str, options), "-q"]
-    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "EXPKIT_MIN_FREE": "0"}, timeout=240)
+    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "EXPKIT_MIN_FREE": "0"}, timeout=PATIENCE)
     return path
 
 

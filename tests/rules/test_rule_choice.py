@@ -3,11 +3,10 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import textwrap
 
 import pytest
+import warm_processes
 from places import ROOT
 from tampered_runs import Copy, always_passes, findings, mask_bit, record_both, reward_off
 
@@ -143,10 +142,7 @@ def test_an_entry_point_adds_a_rule_to_all_runs(tmp_path, played):
 
 
 def expkit(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, arguments)], capture_output=True, text=True, timeout=120,
-        check=False, cwd=ROOT, env={**os.environ, **environment},
-    )  # fmt: skip
+    return warm_processes.expkit(*arguments, cwd=ROOT, environ={**os.environ, **environment})
 
 
 def test_counters_settings_and_explanations_on_the_command_line(tmp_path, played):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from patience import together
 
 from expkit import Field, Recorder, Schema
 
@@ -66,7 +67,10 @@ def action_at(player: int, step: int) -> int:
 
 def write_boards(path: Path, episodes: int = 3, steps: int = 5, **options: Any) -> Path:
     """Two players, `episodes` games of `steps` actions, player 0 wins each."""
-    with Recorder(path, BOARD_SCHEMA, players=["left", "right"], min_free=0, mode="w", **options) as recorder:
+    with (
+        Recorder(path, BOARD_SCHEMA, players=["left", "right"], min_free=0, mode="w", **options) as recorder,
+        together(recorder),
+    ):
         recorder.set_policy(0, "walker", version=3)
         recorder.set_policy(1, "[bold]evil[/bold] \x1b[31m", version=1)
         for episode in range(episodes):
@@ -84,7 +88,7 @@ def write_boards(path: Path, episodes: int = 3, steps: int = 5, **options: Any) 
 
 def write_vectors(path: Path, episodes: int = 4, steps: int = 6, **options: Any) -> Path:
     """One player, observations of three numbers, one nullable field."""
-    with Recorder(path, VECTOR_SCHEMA, min_free=0, mode="w", **options) as recorder:
+    with Recorder(path, VECTOR_SCHEMA, min_free=0, mode="w", **options) as recorder, together(recorder):
         for episode in range(episodes):
             for step in range(steps):
                 observation = np.array([episode, step, 0.5], np.float32)

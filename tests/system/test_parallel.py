@@ -7,6 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from expkit.system.parallel import cores, in_order
 
@@ -39,7 +40,7 @@ def test_items_are_taken_as_they_are_needed(threads):
 
 
 def test_several_threads_work_and_none_is_left():
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=PATIENCE)
     assert list(in_order(lambda item: both.wait() >= 0, range(4), 2)) == [True] * 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("expkit-work")]
 

@@ -2,12 +2,11 @@
 
 import json
 import operator
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from warm_processes import expkit
 from written_runs import write_boards, write_vectors
 
 from expkit import open_run
@@ -112,13 +111,6 @@ def test_what_cannot_be_told_is_never_met(tmp_path):
     with open_run(run_path) as run:
         (found,) = check_expectations(run, [parse_expectation("lost == 0")])
     assert "cannot be told: its ledger is gone" in found.message
-
-
-def expkit(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
 
 
 def test_exit_codes_of_expectations(boards, tmp_path):

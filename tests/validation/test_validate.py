@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 from places import HELPERS
+from warm_processes import expkit
 from written_runs import BOARD_SCHEMA, TILES, VECTOR_SCHEMA, flip_bit, write_boards, write_vectors
 
 from expkit import Field, Recorder, Schema, open_run
@@ -267,7 +269,7 @@ def test_damage_in_a_file_that_may_be_deleted_is_a_warning(tmp_path):
 def test_what_others_left_in_the_folder_is_said(tmp_path):
     path = write_vectors(tmp_path / "run")
     gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait(30)
+    gone.wait(PATIENCE)
     for name in (f".run.yaml.{gone.pid}.tmp", f"shards/w0/.000001.exp.{gone.pid}.tmp", f".x.{os.getpid()}.tmp"):
         (path / name).write_bytes(bytes(2048))
     (path / "shards/g1").mkdir()
@@ -376,13 +378,6 @@ def test_progress_counts_every_row(tmp_path):
         assert seen == sorted(seen)
 
 
-def expkit(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-
-
 KILLED = """
 import os, sys, time
 sys.path[:0] = {tests!r}
@@ -416,7 +411,7 @@ def test_a_killed_run_is_exit_3_and_says_what_was_lost(tmp_path):
     assert recorder.stdout.readline() == "ready\n"
     assert json.loads(expkit("list", ".", "--json", cwd=tmp_path).stdout)["runs"][0]["state"] == "recording"
     recorder.send_signal(signal.SIGKILL)
-    recorder.wait(30)
+    recorder.wait(PATIENCE)
     recorder.stdout.close()
     for fail_on in ("error", "never"):
         done = expkit("validate", "run", "--fail-on", fail_on, "--json", cwd=tmp_path)

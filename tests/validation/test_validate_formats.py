@@ -4,12 +4,11 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from contextlib import redirect_stdout
 
 import pytest
+import warm_processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_runs import flip_bit, write_boards, write_vectors
@@ -22,10 +21,7 @@ PARTS = ("error", "warn", "info")
 
 
 def expkit(*arguments, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "expkit.commands", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-        timeout=120, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
+    return warm_processes.expkit(*arguments, cwd=cwd, environ={**os.environ, **environment})
 
 
 @pytest.fixture(scope="module")
