@@ -12,7 +12,7 @@ import dataclasses
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from expkit.buffers.budget import Plan
 from expkit.buffers.claim import Claimed
 from expkit.collect.aside import Aside
 from expkit.collect.protocol import CollectorStats
-from expkit.collect.sharded import Lane, ShardedCollector, ShardedFeed
+from expkit.collect.sharded import Lane, Mark, ShardedCollector, ShardedFeed
 from expkit.collect.subscribe import Subscription
 from expkit.errors import ExpkitError, NoSpace, WriteFailed
 from expkit.formats.shard.encode import BlockEncoder, EncodedBlock
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 # How often the flusher looks around between flushes: requests answered, the first rows made durable, within this.
 POLL_SECONDS = 0.05
 IDLE_WAIT_SECONDS = 0.1
+
+
+class Interrupted(WriteFailed):
+    """Somebody who was writing rows out was stopped by a signal. The disk is as good as before."""
+
 
 Convert = Callable[[Mapping[str, np.ndarray], int, int], dict[str, np.ndarray]]
 
@@ -80,6 +85,7 @@ class BackgroundCollector:
         self._pipeline = pipeline
         self._aside = None if pipeline is None else Aside(writer, pipeline.chain.from_schema, pipeline.chain.names)
         self._flush_lock = threading.Lock()
+        self._close_lock = threading.RLock()
         self._flush_encoder: BlockEncoder | None = None
         self._subscriptions: list[Subscription] = []
         self._stop = threading.Event()
@@ -111,13 +117,18 @@ class BackgroundCollector:
         return subscription
 
     def flush(self) -> None:
-        """Everything committed before the call is durable when it returns. Raises what stopped the writing."""
+        """Everything committed before the call is durable when it returns. Raises what stopped the writing.
+
+        That no row is waiting any more proves nothing, for whoever took it may have failed: each row that was there at
+        the call has to be accounted for.
+        """
         self.shards.check()
+        marks = [lane.mark() for lane in self.shards.lanes]
         try:
-            self._drain_partial(stop_at_failure=True)
+            self._drain_partial(marks)
             self.writer.sync()
         except Exception as error:
-            self.shards.fail(error)  # rows that were taken and not written are gone: nobody records on over the gap
+            self._fail(error)  # rows that were taken and not written are gone: nobody records on over the gap
             raise
 
     def stats(self) -> CollectorStats:
@@ -129,42 +140,56 @@ class BackgroundCollector:
         return dataclasses.replace(stats, dropped=more)
 
     def close(self) -> None:
-        """Write and publish everything, stop the threads. Closing twice is fine.
+        """Write and publish everything, stop the threads. Closing twice is fine; the second call waits for the first.
 
         Raises what stopped a background thread; what could be saved has been saved by then.
         """
-        if self._closed:
-            return
-        self._closed = True
+        with self._close_lock:
+            if not self._closed:
+                self._closed = True
+                self._close()
+
+    def _close(self) -> None:
         self.shards.close()
         self._stop.set()
         self._wake.set()
         for thread in self._threads:
             thread.join()
-        failure = self.shards.failure
         try:
             # After a failed write the disk is not trusted with more; after the guard's stop it is.
-            if failure is None or isinstance(failure, NoSpace):
-                self._drain_partial()
+            if self._may_write_on():
+                self._drain_rest()
+            if self._may_write_on():  # else it was a flush of another thread that failed meanwhile
                 self._tell_last_drops()
                 self.writer.append_episodes(self.shards.take_starts(), self.shards.remaining_ends())
-            if failure is not None:
-                self.writer.ledger.lost += self.writer.ledger.unaccounted()
+            self.writer.ledger.lost += self.writer.ledger.unaccounted()  # of a failure; else there is none
             try:
                 self._close_pipeline()
             finally:
                 self.writer.close()  # whatever became of the rows that were put aside
         except (OSError, ExpkitError) as error:
             self.writer.abandon()
-            if failure is None:
-                failure = error
+            self.shards.fail(error)
         finally:
             for subscription in self._subscriptions:
                 subscription.close()
             if self._spill_dir is not None:
                 shutil.rmtree(self._spill_dir, ignore_errors=True)  # scratch space; its rows are in the shards now
-        if failure is not None:
-            raise failure
+        if self.shards.failure is not None:
+            raise self.shards.failure
+
+    def _drain_rest(self) -> None:
+        """What is left when all threads have stopped. A disk that fails at it is not tried again; of what a user's
+        conversion does not take, what was written before it is published."""
+        try:
+            self._drain_partial()
+        except (OSError, ExpkitError):
+            raise
+        except Exception:
+            assert self.shards.failure is not None
+
+    def _may_write_on(self) -> bool:
+        return self.shards.failure is None or isinstance(self.shards.failure, NoSpace | Interrupted)
 
     def _close_pipeline(self) -> None:
         """Close what was put aside, and leave it written in the run what was left out and why."""
@@ -188,8 +213,13 @@ class BackgroundCollector:
     def _fail(self, error: BaseException) -> None:
         """Tell producers and `flush`. While writing, before the lane's lock is let go: a flush that got the lock first
         would find nothing left to write and call rows durable that are gone."""
+        run = self.writer.run
         if isinstance(error, OSError) and not isinstance(error, ExpkitError):
-            error = WriteFailed(error.errno, f"{self.writer.run}: writing failed: {error}")
+            error = WriteFailed(error.errno, f"{run}: writing failed: {error}")
+        elif not isinstance(error, Exception):  # ^C in the thread that flushes
+            error = Interrupted(
+                f"{run}: writing was interrupted; rows under way may be in no file, see expkit validate"
+            )
         self.shards.fail(error)
 
     def _new_encoder(self) -> BlockEncoder:
@@ -197,7 +227,7 @@ class BackgroundCollector:
 
     def _drain_loop(self) -> None:
         encoder = self._new_encoder()
-        while not self._stop.is_set():
+        while not self._stop.is_set() and self.shards.failure is None:
             if not self._drain_one(encoder):
                 self.shards.wait_full(IDLE_WAIT_SECONDS)
 
@@ -210,6 +240,8 @@ class BackgroundCollector:
             if not lane.lock.acquire(blocking=False):
                 continue
             try:
+                if self.shards.failure is not None:
+                    return False  # what came before may be gone: nothing is written behind a gap
                 claimed = lane.ring.claim()
                 if claimed is not None:
                     self._next_lane = place + 1
@@ -222,19 +254,26 @@ class BackgroundCollector:
                 lane.lock.release()
         return False
 
-    def _drain_partial(self, *, stop_at_failure: bool = False) -> None:
-        """Write everything that has been committed before the call, half-filled blocks included. With
-        `stop_at_failure` raises what stopped another thread, whose rows would be missing from what is written."""
+    def _drain_partial(self, marks: Sequence[Mark] | None = None) -> None:
+        """Write everything that has been committed before the call, half-filled blocks included. With `marks`, of each
+        lane one, raises what stopped another thread, and WriteFailed when not all rows before them are accounted for.
+        """
         with self._flush_lock:
             if self._flush_encoder is None:
                 self._flush_encoder = self._new_encoder()
-            for lane in self.shards.lanes:
+            for place, lane in enumerate(self.shards.lanes):
                 with lane.lock:
-                    if stop_at_failure and self.shards.failure is not None:
+                    if marks is not None and self.shards.failure is not None:
                         raise self.shards.failure
                     try:
                         self._drain_lane(lane, self._flush_encoder)
-                    except Exception as error:
+                        missing = 0 if marks is None else lane.missing(marks[place])
+                        if missing:
+                            raise WriteFailed(
+                                f"{self.writer.run}: {missing:,} rows of player {lane.player} were taken and are in no "
+                                "file; close the recorder and see expkit validate"
+                            )
+                    except BaseException as error:
                         self._fail(error)
                         raise
 
@@ -283,7 +322,7 @@ class BackgroundCollector:
                 self._count_left_out(player, counts, dropped, alone=encoded is None)
             if encoded is not None:
                 self.writer.append(encoded, last_rows=last_rows)
-            self.writer.append_episodes((), self.shards.account(lane, rows + sum(dropped.values())))
+            self.writer.append_episodes((), self.shards.account(lane, rows, dropped))
             self.writer.rotate_if_full()
 
     def _count_left_out(self, player: int, counts: Counts, dropped: Mapping[str, int], alone: bool) -> None:
@@ -315,7 +354,7 @@ class BackgroundCollector:
         while not self._wake.wait(POLL_SECONDS):
             if (first and self.writer.ledger.since_opened().produced.any()) or time.monotonic() >= due:
                 first, due = False, time.monotonic() + self._flush_interval
-                self._drain_partial()
+                self._drain_partial([lane.mark() for lane in self.shards.lanes])
                 if self.writer.sync_policy != "none":
                     self.writer.sync()
             self.writer.tick()

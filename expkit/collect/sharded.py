@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,14 +30,25 @@ from expkit.runs.counters import Ledger
 WAIT_SECONDS = 0.2  # how often a waiting producer looks whether a drain thread has failed
 
 
+REFUSED = "drop-newest"
+
+
+class Mark(NamedTuple):
+    """A place between the rows of a lane: so many were added before it, and `refused` of them found no room."""
+
+    added: int
+    refused: int
+
+
 class Lane:
     """One player's ring of one producing thread, and how far it has come. Rows leave it in the order they came, so
     a count of rows tells which are written; `lock` is held by whoever drains it.
 
-    produced, accounted   rows committed, and rows written or dropped, so far
+    produced, accounted   rows committed, and rows written, rejected or told as dropped, so far
+    told                  of the accounted ones those that were dropped, by cause
     """
 
-    __slots__ = ("accounted", "lock", "player", "produced", "ring")
+    __slots__ = ("accounted", "lock", "player", "produced", "ring", "told")
 
     def __init__(self, player: int, ring: BlockRing):
         self.player = player
@@ -44,6 +56,23 @@ class Lane:
         self.lock = threading.Lock()
         self.produced = 0
         self.accounted = 0
+        self.told: dict[str, int] = {}
+
+    def mark(self) -> Mark:
+        """Where the lane's rows end now: what `missing` is asked about later."""
+        stats = self.ring.stats()
+        return Mark(stats.added, stats.dropped[REFUSED])
+
+    def missing(self, mark: Mark) -> int:
+        """Rows in front of the mark that were neither written nor rejected nor dropped. The caller holds the lock."""
+        left = mark.added - self.accounted
+        if left <= 0:
+            return 0
+        # Rows that were dropped are told with the next row, which may be yet to come. What is refused stands behind
+        # what is held; all other causes take the oldest rows.
+        for cause, rows in self.ring.stats().dropped.items():
+            left -= max((min(rows, mark.refused) if cause == REFUSED else rows) - self.told.get(cause, 0), 0)
+        return max(left, 0)
 
 
 class _Group:
@@ -149,10 +178,13 @@ class ShardedCollector:
         with self._lock:
             self._starts[:0] = starts
 
-    def account(self, lane: Lane, rows: int) -> list[EpisodeEnd]:
-        """`rows` of the lane are written or dropped; returns the episode ends that are complete by that."""
+    def account(self, lane: Lane, rows: int, dropped: Mapping[str, int]) -> list[EpisodeEnd]:
+        """`rows` of the lane are written or rejected, those in front of them were dropped; returns the episode ends
+        that are complete by that."""
         with self._lock:
-            lane.accounted += rows
+            lane.accounted += rows + sum(dropped.values())
+            for cause, count in dropped.items():
+                lane.told[cause] = lane.told.get(cause, 0) + count
             out = []
             for group in self._groups:
                 done = [one.accounted for one in group.lanes]

@@ -168,6 +168,10 @@ class RunWriter:
                 held[1].release()
             raise
         self.lock = threading.RLock()
+        # One sync at a time: that it failed is known before another one begins. The system tells of an error once,
+        # and a file that is opened after that syncs without one. Taken before the lock; where each append is synced
+        # under the lock, the lock it is.
+        self._sync_lock = self.lock if sync == "block" else threading.RLock()
         self._shard: ShardWriter | None = None
         self._shard_path = Path()
         self._shard_begun = 0.0
@@ -252,9 +256,13 @@ class RunWriter:
 
     def sync(self) -> None:
         """Everything appended before the call is on the disk when it returns. Raises NoSpace, OSError."""
+        with self._sync_lock:
+            self._sync()
+
+    def _sync(self) -> None:
         with self.lock:
             shard = self._shard
-            # What another thread is just syncing is not durable yet: it counts when that is done.
+            # Another thread's sync may have done it.
             if shard is None or self._synced >= shard.nbytes:
                 return
             shard.check_trusted()

@@ -28,6 +28,8 @@ is not named where there is one that needs none.
 | compares-nothing | a rewrite does not compare its output with its sources | rewrite |
 | keeps-a-torn-end | what a failed write left in a shard is not cut off | disk |
 | syncs-after-failure | a file goes on after its sync failed | disk |
+| flush-asks-the-ring | flush takes it that what is not in the rings any more was written | schedule |
+| syncs-beside-a-failure | a sync begins while another one fails | schedule |
 | reuses-names | a shard gets the name of one that was retired, and does not count | model |
 | reads-half-blocks | a block counts before all of it is written | readers |
 | sweeps-under-readers | rewritten shards go while somebody reads them | readers |
@@ -66,7 +68,7 @@ MUTANTS = {
     ),
     "no-sync": Mutant(
         "power",
-        "expkit.runs.write:RunWriter.sync",
+        "expkit.runs.write:RunWriter._sync",
         "disk().sync(handle, data_only=True)",
         "pass",
         "faults/test_crashes.py::test_a_recording_survives_a_crash_after_any_operation",
@@ -199,10 +201,24 @@ MUTANTS = {
     ),
     "syncs-after-failure": Mutant(
         "disk",
-        "expkit.runs.write:RunWriter.sync",
+        "expkit.runs.write:RunWriter._sync",
         "shard.distrust()",
         "pass",
         "faults/test_disk_errors.py::test_what_a_failed_sync_did_not_write_is_never_called_durable",
+    ),
+    "flush-asks-the-ring": Mutant(
+        "schedule",
+        "expkit.collect.background:BackgroundCollector._drain_partial",
+        "with self._flush_lock:",
+        "marks = None\n    with self._flush_lock:",
+        "faults/test_schedules.py::test_no_order_of_threads_breaks_a_promise",
+    ),
+    "syncs-beside-a-failure": Mutant(
+        "schedule",
+        "expkit.runs.write:RunWriter.sync",
+        "with self._sync_lock:",
+        "if True:",
+        "faults/test_schedules.py::test_no_order_of_threads_breaks_a_promise",
     ),
     "reuses-names": Mutant(
         "model",

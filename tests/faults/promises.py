@@ -115,6 +115,16 @@ PROMISES = (
         ("failures",),
     ),
     Promise(
+        "schedule",
+        "What flush reported durable is so whichever thread ran when, also where a write failed in another one, and "
+        "the ledger balances.",
+        "recordings of several threads that run one at a time, in orders that a seed says, on a disk of which an "
+        "operation fails",
+        ("faults/test_schedules.py::test_no_order_of_threads_breaks_a_promise",),
+        ("schedules", "flushes", "failed disks"),
+        "broken promises",
+    ),
+    Promise(
         "model",
         "Whatever is done in whatever order, a reader sees what was recorded, less what was pruned, left out or told "
         "to be lost.",

@@ -149,15 +149,53 @@ def test_a_sync_waits_for_what_another_thread_is_just_syncing(tmp_path):
 
     with using(Slow()) as disk:
         threads = [threading.Thread(target=writer.sync) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-            assert disk.under_way.acquire(timeout=PATIENCE), "reported durable while the disk was still at it"
+        threads[0].start()
+        assert disk.under_way.acquire(timeout=PATIENCE)
+        threads[1].start()
+        threads[1].join(0.2)
+        assert threads[1].is_alive(), "reported durable while the disk was still at it"
         assert writer.ledger.durable[0] == 0
         disk.go.set()
         for thread in threads:
             thread.join()
     assert writer.ledger.durable[0] == 8
     writer.close()
+
+
+def test_a_sync_that_failed_is_known_before_another_one_begins(tmp_path):
+    """The system tells of an error once: a file that is opened after that syncs without one."""
+    writer = begin(tmp_path / "run")
+
+    class Failing(Disk):
+        failed, go, syncs = threading.Event(), threading.Event(), 0
+
+        def sync(self, handle, *, data_only=False):
+            self.syncs += 1
+            if self.syncs == 1:
+                self.failed.set()
+                self.go.wait(PATIENCE)
+                raise OSError(5, "Input/output error")
+
+    told = []
+
+    def sync():
+        try:
+            writer.sync()
+        except WriteFailed as error:
+            told.append(error)
+
+    with using(Failing()) as disk:
+        threads = [threading.Thread(target=sync) for _ in range(2)]
+        threads[0].start()
+        assert disk.failed.wait(PATIENCE)
+        threads[1].start()
+        threads[1].join(0.2)
+        disk.go.set()
+        for thread in threads:
+            thread.join()
+    assert len(told) == 2
+    assert writer.ledger.durable[0] == 0
+    writer.abandon()
 
 
 @pytest.mark.parametrize("kind", ["write", "rename", "sync_folder"])
