@@ -24,7 +24,7 @@ from expkit.recovery.salvage import Chain, Key, LostRows, LostValues, ShardSurve
 from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.counters import DROP_CAUSES, PlayerLedger, WriterLedger, read_behind_header, read_ledger
 from expkit.runs.entries import info_from_header
-from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, list_shards, read_run_info
+from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, list_shards, published_file, read_run_info
 from expkit.runs.locks import live_writers
 from expkit.runs.manifest import is_damaged, read_manifest
 from expkit.runs.superseding import Superseding, removed_rows, shards_of
@@ -259,7 +259,8 @@ def _read_manifest(out: RunSurvey, listed: list[ShardPath]) -> None:
         out.manifest_damage = "it is gone"
     there = {shard.name: shard for shard in listed if not shard.active}
     for name, entry in entries.items():
-        if name not in there and name not in out.superseding.retired:
+        # A writer that lives may have published it since.
+        if name not in there and name not in out.superseding.retired and not published_file(out.path, name).exists():
             out.missing[name] = {int(player): rows for player, rows in entry.get("players", {}).items()}
     if out.manifest_damage and not any(shard.generation for shard in listed):
         out.missing |= {name: {} for name in _numbers_left_out(listed)}

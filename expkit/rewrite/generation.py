@@ -34,7 +34,7 @@ from expkit.runs.layout import (
     log_event,
 )
 from expkit.runs.locks import maintenance, without_readers
-from expkit.runs.manifest import ShardCounts, update_manifest
+from expkit.runs.manifest import ShardCounts, taken_off, update_manifest
 from expkit.runs.superseding import Superseding, removed_rows
 from expkit.runs.write import shard_header
 from expkit.system.files import DiskErrors, disk, make_folder, unlink_quietly
@@ -160,11 +160,9 @@ def sweep(run: Path, despite_readers: Collection[str] = ()) -> tuple[int, int]:
 
 
 def _delete(run: Path, shards: Sequence[ShardPath]) -> tuple[int, int]:
-    # The manifest first: a file that is not listed is looked at, one that is listed and gone would be missed.
-    _list(run, {shard.name: None for shard in shards})
     freed = 0
     folders = set()
-    with DiskErrors(run, "delete shards that were replaced"):
+    with taken_off(run, [shard.name for shard in shards]), DiskErrors(run, "delete shards that were replaced"):
         for shard in shards:
             freed += shard.path.stat().st_size
             disk().unlink(shard.path)
@@ -200,7 +198,8 @@ def complete_episodes(run: Run, live_writers: Collection[int]) -> set[int]:
 class Inheritance:
     """What the last shard of an operation has to say in place of the shards that it retires.
 
-    supersedes  episodes that were pruned earlier and of which rows are still in the shards that stay
+    supersedes  episodes that were pruned earlier: those of which rows are still in the shards that stay, and the
+                highest of each writer, so that its number is not used again
     retires     shards retired earlier whose files are still there
     removed     accounts of removed rows;  drops: rows dropped by player and cause;  metas: annotations
     """
@@ -235,8 +234,18 @@ def inherit(run: Run, retiring: Collection[int], pruned: Collection[int] = ()) -
                 known[cause] = known.get(cause, 0) + rows
         out.metas += [meta for meta in reader.metas if noted_episode(meta) in shown]
     out.removed = carried(run.reader(position).header for position in sorted(retiring))
-    out.supersedes = sorted(waiting - shown)
+    out.supersedes = sorted((waiting | _highest(run.superseding)) - shown)
     return out
+
+
+def _highest(superseding: Superseding) -> set[int]:
+    """Of each writer the highest episode number that any generation supersedes: what goes on recording numbers its
+    episodes above all that there ever were, also where neither rows nor records of those are left."""
+    highest: dict[int, int] = {}
+    for layer in superseding.layers:
+        for last in layer.last.tolist():
+            highest[last >> WRITER_BITS] = max(last, highest.get(last >> WRITER_BITS, 0))
+    return set(highest.values())
 
 
 def noted_episode(meta: Mapping[str, Any]) -> int | None:

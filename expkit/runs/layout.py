@@ -124,6 +124,11 @@ def shard_file(run: Path, writer: int, number: int, *, active: bool = False) -> 
     return run / SHARDS_DIR / f"w{writer}" / f"{number:06d}{ACTIVE_SUFFIX if active else SHARD_SUFFIX}"
 
 
+def published_file(run: Path, name: str) -> Path:
+    """Where the shard of that name, `w0/000003`, is when it is published."""
+    return run / SHARDS_DIR / f"{name}{SHARD_SUFFIX}"
+
+
 def is_run(path: Path) -> bool:
     """A folder that holds `run.yaml` or a folder of shards."""
     return (path / RUN_FILE).is_file() or (path / SHARDS_DIR).is_dir()

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from expkit.errors import NoSpace
 from expkit.row.episodes import MOST_ROWS
-from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME
+from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME, published_file
 from expkit.runs.locks import taking_turns
-from expkit.system.files import write_atomic
+from expkit.system.files import unlink_quietly, write_atomic
 
 VERSION = 1
 MAX_BYTES = 256 << 20
@@ -92,15 +94,33 @@ def entry(shard: ShardCounts) -> dict[str, Any]:
 
 
 def update_manifest(run: Path, shards: Mapping[str, ShardCounts | None]) -> None:
-    """Add or replace entries by shard name `w0/000000`; None removes one. Whoever writes takes turns by a lock."""
+    """Add or replace entries by shard name `w0/000000`; None removes one, and so does a shard whose file is gone: a
+    writer tells of its shards some time after it published them, and some are rewritten or pruned by then. Whoever
+    writes takes turns by a lock."""
     with taking_turns(run, "manifest"):
-        body = read_manifest(run)
-        for name, shard in shards.items():
-            if shard is None:
-                body.pop(name, None)
-            else:
-                body[name] = entry(shard)
-        write_manifest(run, body)
+        _change(run, shards)
+
+
+@contextmanager
+def taken_off(run: Path, names: Iterable[str]) -> Iterator[None]:
+    """The shards of those names are taken off the manifest, and nobody lists one until their files are deleted: a
+    shard that is listed and gone would be missed. On a disk too full for that the manifest goes, being a cache."""
+    with taking_turns(run, "manifest"):
+        try:
+            _change(run, dict.fromkeys(names))
+        except NoSpace:
+            unlink_quietly(run / MANIFEST_FILE)
+        yield
+
+
+def _change(run: Path, shards: Mapping[str, ShardCounts | None]) -> None:
+    body = read_manifest(run)
+    for name, shard in shards.items():
+        if shard is None or not published_file(run, name).exists():
+            body.pop(name, None)
+        else:
+            body[name] = entry(shard)
+    write_manifest(run, body)
 
 
 def rebuild_manifest(run: Path, shards: Mapping[str, ShardCounts]) -> None:

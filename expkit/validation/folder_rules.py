@@ -11,7 +11,15 @@ from pathlib import Path
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.run import Run
-from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, SHARDS_DIR, ShardPath, list_shards, read_run_info
+from expkit.runs.layout import (
+    ACTIVE_SUFFIX,
+    SHARD_SUFFIX,
+    SHARDS_DIR,
+    ShardPath,
+    list_shards,
+    published_file,
+    read_run_info,
+)
 from expkit.runs.manifest import is_damaged
 from expkit.system.units import format_number, format_size
 from expkit.validation.finding import Finding
@@ -47,7 +55,7 @@ def _check_manifest(run: Run) -> Iterator[Finding]:
         place = places.get(name)
         if place is None:
             # Retired ones may be deleted at any time; others may have been published since the run was opened.
-            published = (run.path / SHARDS_DIR / name).with_suffix(SHARD_SUFFIX).exists()
+            published = published_file(run.path, name).exists()
             if name not in run.superseding.retired and not published:
                 yield Finding(severity="error", rule="run/shard-missing", shard=name, message="listed, but not there")
         elif run.listed[place] is None:

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged_runs import TINY, QuickDisk, small_run, write_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE, wait_until
@@ -23,10 +25,16 @@ from expkit import Recorder
 from expkit.errors import Busy, NotThere
 from expkit.reading.opening import open_run
 from expkit.reading.summary import balance
+from expkit.recovery.recover import plan_recovery
+from expkit.rewrite.compact import compact
 from expkit.rewrite.generation import Generation
-from expkit.rewrite.prune import PrunePlan, Retention, plan_prune, prune
+from expkit.rewrite.prune import PrunePlan, Retention, discard, plan_prune, prune
 from expkit.runs.guard import shards_bytes
 from expkit.runs.layout import ACTIVE_SUFFIX, ShardPath, list_shards
+from expkit.runs.manifest import read_manifest
+from expkit.runs.resume import next_episode
+from expkit.runs.write import LISTED_SHARE, RunWriter
+from expkit.system.files import using
 from expkit.validation.validate import validate_run
 
 
@@ -279,3 +287,41 @@ def test_boards_have_players_pruned_alike(tmp_path: Path) -> None:
     prune(path, Retention(keep_episodes=1))
     with open_run(path) as run:
         assert [(player.pruned, player.present) for player in balance(run) or []] == [(12, 6), (12, 6)]
+
+
+def test_a_writer_does_not_list_shards_that_were_pruned_before_it_came_to_that(tmp_path: Path) -> None:
+    """A writer of many shards tells the manifest of them some time later."""
+    path, rng = small_run(tmp_path / "run", episodes=LISTED_SHARE + 1, rotate=True), np.random.default_rng(5)
+    with using(QuickDisk()):
+        writer = RunWriter(path, TINY, 2, writer=0)
+        for episode in range(100, 103):
+            write_episode(writer, episode, rng)
+            writer.rotate()
+            prune(path, Retention(keep_episodes=0))
+        assert [name for name in read_manifest(path) if name[0] == "w"] == []
+        assert errors(path) == []
+        writer.close()
+    assert errors(path) == []
+    report = plan_recovery(path)
+    assert (report.missing_shards, report.rows_lost, report.anything_done) == ([], 0, False)
+
+
+@pytest.mark.parametrize("then", [lambda path: prune(path, Retention(keep_episodes=1)), compact])
+def test_the_number_of_an_episode_that_was_taken_out_is_not_used_again(
+    tmp_path: Path, then: Callable[[Path], object]
+) -> None:
+    path = write(tmp_path / "run", [5] * 4, shard_rows=10)
+    discard(path, [3])
+    assert next_episode(path, 0) == 4
+    then(path)
+    assert next_episode(path, 0) == 4
+    then(path)
+    discard(path, [2])
+    prune(path, Retention(keep_episodes=0))
+    assert next_episode(path, 0) == 4
+    assert errors(path) == []
+
+
+def errors(path: Path) -> list[str]:
+    with open_run(path) as run:
+        return [str(finding) for finding in validate_run(run) if finding.severity != "info"]
