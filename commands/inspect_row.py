@@ -12,6 +12,7 @@ from expkit.games.generals import draw
 from expkit.reading.run import Run
 from expkit.row.episodes import Episode
 from expkit.row.schema import TEXT, Field
+from expkit.rules.values import first_action
 
 _BOARD_FIELDS = ("army", "owner", "terrain", "visible")
 
@@ -214,8 +215,9 @@ def _happened(run: Run, row: dict[str, Any], move: draw.Move | None) -> list[out
         if move is not None:
             parts.append(f" = {move}")
         mask = row.get("action_mask")
-        if mask is not None and np.ndim(mask) == 1:
-            legal = 0 <= action < len(mask) and bool(mask[action])
+        if mask is not None and np.ndim(mask) == 1 and bool(row.get("valid:action_mask", True)):
+            place = action - first_action(run.schema)
+            legal = 0 <= place < len(mask) and bool(mask[place])
             parts += [", ", ("legal", "green") if legal else ("not legal", "bold red")]
         parts.append(" · ")
     parts.append(f"reward {_number(row['reward'])} · ")

@@ -304,14 +304,17 @@ class Recorder:
         outcome: float | Sequence[float | None] | None = None,
         ended: Ended | None = None,
         step: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
         **observation: Any,
     ) -> None:
         """The last row: the final observation of one player, or of all players when `player` is left out (arrays
         then lead with the players that are still open). The episode is over when its last player has ended; how
-        follows from the last `terminated` and `truncated`, unless `ended` says. Raises SchemaError."""
+        follows from the last `terminated` and `truncated`, unless `ended` says. A player that never acted in an open
+        episode, and for which `ended` says how, has this row alone; end it before the others. `metadata`: what the end
+        of the episode tells, JSON values. Raises SchemaError."""
         with self._lock:
             self._check()
-            self._rows.end(episode, player, outcome, ended, step, observation)
+            self._rows.end(episode, player, outcome, ended, step, observation, metadata)
 
     def end_batch(
         self,

@@ -16,14 +16,15 @@ COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer coun
 
 
 class OpenEpisode:
-    """An episode that is being recorded: each player's part, and how those that are over ended."""
+    """An episode that is being recorded: each player's part, and how those that are over ended; what its end tells."""
 
-    __slots__ = ("ended", "outcome", "parts")
+    __slots__ = ("ended", "outcome", "parts", "told")
 
     def __init__(self) -> None:
         self.parts: dict[int, Progress] = {}
         self.ended: dict[int, Ended] = {}
         self.outcome: dict[str, float | None] = {}
+        self.told: dict[str, Any] = {}
 
 
 class _Finished:
@@ -148,4 +149,4 @@ def check_json(what: str, value: Any) -> None:
 def _end_record(number: int, known: OpenEpisode, ended: Ended) -> EpisodeEnd:
     rows = {str(player): part.rows for player, part in known.parts.items()}
     steps = [part.rows - (player in known.ended) for player, part in known.parts.items()]
-    return EpisodeEnd(number, time.time_ns(), ended, max(steps, default=0), known.outcome, rows)
+    return EpisodeEnd(number, time.time_ns(), ended, max(steps, default=0), known.outcome, rows, known.told)

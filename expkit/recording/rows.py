@@ -12,7 +12,7 @@ from expkit.collect.row_lane import RowLane
 from expkit.collect.sharded import ShardedFeed
 from expkit.errors import SchemaError
 from expkit.recording.by_entry import by_entry
-from expkit.recording.episodes import COUNTER, EpisodeBook
+from expkit.recording.episodes import COUNTER, EpisodeBook, check_json
 from expkit.row.episodes import Ended
 from expkit.row.factory import Progress, RowFactory
 from expkit.row.host import host_array
@@ -83,9 +83,14 @@ class RowRecording:
         ended: Ended | None,
         step: int | None,
         observation: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """See `Recorder.end`."""
         number = self._book.whole(episode)
+        if metadata:
+            check_json(f"episode {number}: metadata", metadata)
+            if number in self._book.open:
+                self._book.open[number].told.update(metadata)
         if player is not None:
             self._end_player(number, player, outcome, ended, step, observation)
             return
@@ -151,8 +156,10 @@ class RowRecording:
         observation: Mapping[str, Any],
     ) -> None:
         self._book.refuse_ended(episode, player)
+        alone = ended is not None and episode in self._book.open
         views, index = self._feed.reserve(player, 1)
-        progress = self._factory.final(views, index, player, episode, observation, step)
+        progress = self._factory.final(views, index, player, episode, observation, step, alone=alone)
+        self._book.open[episode].parts.setdefault(player, progress)
         self._feed.sink.position[player] += 1
         for given in (episode, episode & COUNTER):
             self.open.pop((player, given), None)

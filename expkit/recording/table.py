@@ -75,9 +75,12 @@ class RowTable:
         append_rows(sink.memory, sink.base, sink.position, self._memory, sources, entries, self.envs)
 
     def put(self, part: int, field: Field, value: Any) -> None:
-        """Copy the values of all players and environments. Raises SchemaError for a wrong shape or kind of number, and
-        for None where the field is not nullable."""
+        """Copy the values of all players and environments; in a list, None stands for an environment that gave none.
+        Raises SchemaError for a wrong shape or kind of number, and for None where the field is not nullable."""
         name = field.name
+        if type(value) is list and self.env_axes and any(one is None for one in value):
+            self._put_given(part, field, value)
+            return
         if value is None:
             if not field.nullable:
                 raise SchemaError(f"{name} is missing; give it, or declare the field nullable")
@@ -105,6 +108,19 @@ class RowTable:
         if field.nullable:
             self.parts[part][f"valid:{name}"][:, envs] = True
 
+    def _put_given(self, part: int, field: Field, values: Sequence[Any]) -> None:
+        """Copy the values of the environments that gave some; the others have null."""
+        name = field.name
+        if not field.nullable:
+            raise SchemaError(f"{name} is missing in environment {values.index(None)}; give it, or declare it nullable")
+        if len(values) != self.envs:
+            raise SchemaError(f"{name}: {len(values)} values for {self.envs} environments")
+        self.parts[part][name][...] = 0
+        self.parts[part][f"valid:{name}"][...] = False
+        envs = np.array([env for env, one in enumerate(values) if one is not None], np.int64)
+        if len(envs):
+            self.put_some(part, field, [values[env] for env in envs.tolist()], envs)
+
     def put_flags(self, part: int, name: str, value: Any) -> None:
         """Copy a flag of each player, or of each environment for all its players; None is false. Raises SchemaError."""
         if value is None:
@@ -112,7 +128,9 @@ class RowTable:
             return
         array = value if type(value) is np.ndarray else host_array(name, value)
         if array.dtype != bool:
-            array = array != 0
+            if array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all():
+                raise SchemaError(f"{name}: {array.reshape(-1)[:4].tolist()} are not truth values; give True or False")
+            array = array == 1
         if array.shape == self.axes:
             self._targets[part][name][...] = array
         elif array.shape == self.env_axes:

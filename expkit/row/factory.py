@@ -106,15 +106,21 @@ class RowFactory:
         episode: int,
         values: Mapping[str, Any],
         step: int | None = None,
+        alone: bool = False,
     ) -> Progress:
         """Write the last row of (episode, player): only what belongs to the observation; the rest stays zero.
+
+        alone   the player never acted, and this is its only row
 
         Returns how the player's episode went. Raises SchemaError.
         """
         self.check_player(player)
         progress = self._open.get((episode, player))
-        if progress is None:
+        if progress is None and not alone:
             raise SchemaError(f"episode {episode} player {player} has no open rows to end")
+        if progress is None:
+            step = 0 if step is None else step
+            progress = Progress(episode, step - 1)
         values = self.resolve(values)
         for column in self._fields:
             assert column.field is not None
@@ -129,9 +135,9 @@ class RowFactory:
         step = progress.last_step + 1 if step is None else step
         if step <= progress.last_step:
             raise SchemaError(f"episode {episode} player {player}: last step {step} does not rise")
-        self._stamp(views, index, player, episode, step, first=False, last=True)
+        self._stamp(views, index, player, episode, step, first=progress.rows == 0, last=True)
         progress.rows += 1
-        del self._open[episode, player]
+        self._open.pop((episode, player), None)
         return progress
 
     def batch(
@@ -255,6 +261,8 @@ class RowFactory:
             # A Python number: NumPy refuses an integer out of range, but would cut a fraction off.
             if type(value) is float and column.dtype.kind != "f" and not value.is_integer():
                 raise SchemaError(f"{name}: {value} does not fit {column.dtype}")
+            if column.dtype == bool and value not in (0, 1):
+                raise SchemaError(f"{name}: {value} is neither 0 nor 1, and the field is a bool")
             try:
                 views[name][index] = value
             except OverflowError:

@@ -252,7 +252,7 @@ class Schema:
             raise SchemaError(f"{name}: shape {array.shape} does not fit {full}")
         if field.dtype == "bool":
             if array.dtype != bool:
-                array = array != 0
+                array = _bits(name, array)
             if column.packed:
                 return np.packbits(array.reshape(rows, field.items), axis=1, bitorder="little")
             return array
@@ -336,6 +336,17 @@ def _check_ragged(field: Field, fields: list[Field]) -> None:
     counts = next((one for one in fields if one.name == field.ragged), None)
     if counts is None or counts.shape or counts.dtype[0] not in "iu":
         raise SchemaError(f"field {field.name}: ragged names {field.ragged!r}, which has to be an integer of each row")
+
+
+def _bits(name: str, array: np.ndarray) -> np.ndarray:
+    """As bool, refusing what is neither 0 nor 1."""
+    if array.dtype.kind not in "iuf":
+        raise SchemaError(f"{name}: values of type {array.dtype} are not numbers")
+    bits: np.ndarray = array == 1
+    if not np.array_equal(bits, array):
+        wrong = array[~bits & (array != 0)].reshape(-1)[0]
+        raise SchemaError(f"{name}: {wrong} is neither 0 nor 1, and the field is a bool")
+    return bits
 
 
 def _cast(name: str, array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -108,9 +108,20 @@ def legal_action(rows: Rows) -> Iterator[Violation]:
     what did not happen. Often the mask is that of another step: it belongs to the observation it came with.
     """
     action = rows.stored[ACTION]
-    bad = rows.given(ACTION) & ~is_legal(rows.schema[MASK], rows.stored[MASK], action)
+    start = first_action(rows.schema)
+    told = rows.given(ACTION) & rows.given(MASK)  # where no mask was told, nothing is known to be illegal
+    bad = told & ~is_legal(rows.schema[MASK], rows.stored[MASK], action.astype(np.int64) - start)
     if bad.any():
         yield Violation(f"action {int(action[bad][0])} is not legal under the stored mask", bad, ACTION)
+
+
+def first_action(schema: Schema) -> int:
+    """The action that the first place of the mask is for: the lowest one, as of `Discrete(n, start)`, where the bounds
+    of the action have as many values as the mask has places."""
+    mask, action = schema[MASK], schema[ACTION]
+    if action.low is None or action.high is None or not mask.logical_shape:
+        return 0
+    return int(action.low) if action.high - action.low + 1 == mask.logical_shape[0] else 0
 
 
 def is_legal(mask: Field, packed: np.ndarray, action: np.ndarray) -> np.ndarray:

@@ -117,9 +117,9 @@ def one_outcome(run: RunFacts) -> Iterator[Violation]:
     """Players agree with each other and with the end record on who won, and when.
 
     Where there is a winner (outcome 1), its last action and that of every other player with an outcome says
-    `terminated`, the winner is there until the end, and it does not end on a negative reward while one who did not win
-    ends on a positive one. An episode has the length of its longest player. Rows that tell otherwise are of two games,
-    or one player's end was recorded as another's.
+    `terminated`, and the winner is there until the end. With generals' own rewards it does not end on a negative one
+    while one who did not win ends on a positive one; shaped rewards do not tell who won. An episode has the length of
+    its longest player. Rows that tell otherwise are of two games, or one player's end was recorded as another's.
     """
     for episode in run.episodes:
         end, players = episode.end, episode.players
@@ -142,12 +142,15 @@ def _disagreements(
     run: RunFacts, players: Mapping[int, PlayerFacts], outcomes: Mapping[int, float], winners: Sequence[int]
 ) -> Iterator[tuple[int, str]]:
     """(player, what is wrong with its end)."""
-    for player in sorted(outcomes.keys() & players.keys()):
+    acted = {player for player in outcomes.keys() & players.keys() if players[player].rows > 1}
+    for player in sorted(acted):
         if not players[player].flags & 1:
             yield player, f"player {winners[0]} won, and this player's last action does not say terminated"
     final = max(one.last_step for one in players.values())
-    for winner in winners:
+    # Only where rewards are known to be those of the game: the sign of a shaped one does not tell who won.
+    meant = {"generals", "game-rewards"} <= run.traits
+    for winner in sorted(acted.intersection(winners)):
         if "simultaneous" in run.traits and players[winner].last_step != final:
             yield winner, f"won, and its rows end before step {final:,}, the last of the episode"
-        if players[winner].reward < 0 and any(players[p].reward > 0 for p in outcomes.keys() & players.keys()):
+        if meant and players[winner].reward < 0 and any(players[p].reward > 0 for p in acted):
             yield winner, f"won, and its last reward is {players[winner].reward:g}, where another's is positive"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import platform
 import warnings
@@ -12,19 +13,29 @@ import numpy as np
 
 from expkit.errors import SchemaError, UsageError
 from expkit.row.schema import Field, Schema
-from expkit.spaces.layouts import Columns, FixedLayout
+from expkit.spaces.layouts import FixedLayout
 from expkit.spaces.masks import MASK, as_mask, is_legal, mask_key_in
 from expkit.spaces.spaces import CAPACITY, layout_of, spaces
+from expkit.spaces.told import Rewards, as_bits
 
 
 class EnvLayout:
     """How observations, masks and actions of an environment lie in the columns of rows.
 
     mask_key   what the observation, or else the info, calls the mask; without, `action_mask` of the observation
-    masked     the info has masks under `mask_key`
+    reward_shape, reward_dtype   of one reward, and what it is stored as
     """
 
-    def __init__(self, observation_space: Any, action_space: Any, *, mask_key: str | None, capacity: int = CAPACITY):
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        *,
+        mask_key: str | None,
+        capacity: int = CAPACITY,
+        reward_shape: tuple[int, ...] = (),
+        reward_dtype: str = "f4",
+    ):
         self.observation_space, self.action_space = observation_space, action_space
         self.mask_key = mask_key or MASK
         self._mask_seen = _mask_space(observation_space, self.mask_key)
@@ -52,46 +63,53 @@ class EnvLayout:
         if self.actions:
             fields.append(Field(MASK, "bool", (self.actions,), "observation", nullable=self.mask_told,
                                 meaning="actions that are legal now"))  # fmt: skip
-        self.schema = Schema([*fields, *self.action.fields])
+        self.rewards = Rewards(reward_shape, reward_dtype)
+        reward = Field("reward", reward_dtype, reward_shape, meaning="reward caused by this row's action")
+        self.schema = Schema([*fields, *self.action.fields, reward])
         self._checked = False
-        # One column and no mask, as most environments have it, costs a copy and nothing else.
-        plain_seen = isinstance(self.observation, FixedLayout) and not self.actions
-        self._only_seen = self.observation.fields[0].name if plain_seen else None
-        self._only_acted = self.action.fields[0].name if isinstance(self.action, FixedLayout) else None
+        # One column and no mask, as most environments have it, costs a copy and little else.
+        plain_seen = not self.actions
+        self._only_seen = self.observation if plain_seen and isinstance(self.observation, FixedLayout) else None
 
     def seen(self, observation: Any, info: Any = None, who: str = "") -> dict[str, Any]:
         """Columns of one observation, with its mask, copied. Raises SchemaError."""
         if not self._checked:
             self._check(observation, info, who)
         if self._only_seen is not None:
-            return {self._only_seen: observation.copy() if type(observation) is np.ndarray else observation}
+            return self._only_seen.row(observation)
         if self._mask_seen is not None:
             if not isinstance(observation, Mapping) or self.mask_key not in observation:
                 raise SchemaError(f"observation: {_what(observation)}; the space has {self.mask_key} in it")
-            row = copied(self.observation.row(self._without_mask(observation)))
-            row[MASK] = np.asarray(observation[self.mask_key]).reshape(-1) != 0
+            row = self.observation.row(self._without_mask(observation))
+            row[MASK] = as_mask(self.mask_key, observation[self.mask_key], self.actions, shape=self._mask_seen.shape)
             return row
-        row = copied(self.observation.row(observation))
+        row = self.observation.row(observation)
         if self.mask_told:
-            given = info.get(self.mask_key) if isinstance(info, Mapping) else None
-            row[MASK] = None if given is None else as_mask(self.mask_key, given, self.actions, self.start)
+            row[MASK] = self.mask_of(info)
         return row
 
-    def seen_batch(self, observation: Any, rows: int, info: Mapping[str, Any] | None = None) -> Columns:
+    def mask_of(self, info: Any) -> np.ndarray | None:
+        """A copy of the mask that the info of one player has, None where it has none. Raises SchemaError."""
+        given = info.get(self.mask_key) if self.mask_told and isinstance(info, Mapping) else None
+        return None if given is None else as_mask(self.mask_key, given, self.actions, self.start)
+
+    def copy_of_mask(self, info: Any) -> Any:
+        """What the info has as its mask, copied as it is; to be judged when it is needed."""
+        return copy.deepcopy(info.get(self.mask_key)) if isinstance(info, Mapping) else None
+
+    def seen_batch(self, observation: Any, rows: int, info: Any = None) -> dict[str, Any]:
         """Columns of a vector environment's batch of observations. Raises SchemaError."""
+        seen = observation if self._mask_seen is None else self._without_mask(observation)
+        columns: dict[str, Any] = dict(self.observation.columns(seen, rows))
         if self._mask_seen is not None:
-            columns = self.observation.columns(self._without_mask(observation), rows)
-            return {**columns, MASK: np.asarray(observation[self.mask_key]).reshape(rows, -1) != 0}
-        columns = self.observation.columns(observation, rows)
-        if self.mask_told:
+            columns[MASK] = as_bits(self.mask_key, observation[self.mask_key]).reshape(rows, -1)
+        elif self.mask_told:
             columns[MASK] = self._masks(info or {}, rows)
         return columns
 
     def acted(self, action: Any) -> dict[str, Any]:
         """Columns of one action, copied."""
-        if self._only_acted is not None:
-            return {self._only_acted: action.copy() if type(action) is np.ndarray else action}
-        return copied(self.action.row(action))
+        return self.action.row(action)
 
     def check_vector(self, observation: Any, space: Any, info: Any) -> None:
         """Once: warn where a batch of observations is not in the space, or has masks that are not recorded."""
@@ -107,16 +125,20 @@ class EnvLayout:
             return observation[self._alone]
         return {key: value for key, value in observation.items() if key != self.mask_key}
 
-    def _masks(self, info: Mapping[str, Any], rows: int) -> np.ndarray:
-        """Of a vector environment's info, which has zeros where an environment gave none: all true there, for what is
-        legal is not known."""
+    def _masks(self, info: Any, rows: int) -> list[np.ndarray | None]:
+        """Of a vector environment's info, one for each: None where an environment gave none, where Gymnasium has
+        zeros, for what is legal there is not known."""
+        if isinstance(info, Sequence):  # one info for each, as the wrapper DictInfoToList has it
+            return [self.mask_of(one) for one in info]
         given, told = info.get(self.mask_key), info.get(f"_{self.mask_key}")
-        out = np.ones((rows, self.actions), bool)
-        if given is not None:
-            for env in range(rows):
-                if (told is None or told[env]) and given[env] is not None:
-                    out[env] = as_mask(self.mask_key, given[env], self.actions, self.start)
-        return out
+        if given is None:
+            return [None] * rows
+        return [
+            as_mask(self.mask_key, given[env], self.actions, self.start)
+            if (told is None or told[env]) and given[env] is not None
+            else None
+            for env in range(rows)
+        ]
 
     def _check(self, observation: Any, info: Any, who: str, space: Any = None) -> None:
         self._checked = True
@@ -139,12 +161,9 @@ class EnvLayout:
             )
 
 
-def copied(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns out of reach of what an environment or a policy does to its arrays afterwards."""
-    return {name: value.copy() if type(value) is np.ndarray else value for name, value in columns.items()}
-
-
-def env_layout(env: Any, *, mask_key: str | None = None, capacity: int = CAPACITY) -> EnvLayout:
+def env_layout(
+    env: Any, *, mask_key: str | None = None, capacity: int = CAPACITY, reward_dtype: str = "f4"
+) -> EnvLayout:
     """The layout of a Gymnasium or PettingZoo environment of any kind. Raises UsageError for what is none, SchemaError
     for agents whose spaces differ."""
     if hasattr(env, "single_observation_space"):
@@ -157,7 +176,15 @@ def env_layout(env: Any, *, mask_key: str | None = None, capacity: int = CAPACIT
         raise UsageError(
             f"{type(env).__name__} is no environment of Gymnasium or PettingZoo: it has no observation_space"
         )
-    return EnvLayout(*pair, mask_key=mask_key, capacity=capacity)
+    several = _reward_shape(env)
+    return EnvLayout(*pair, mask_key=mask_key, capacity=capacity, reward_shape=several, reward_dtype=reward_dtype)
+
+
+def _reward_shape(env: Any) -> tuple[int, ...]:
+    """Shape of one reward, as environments of several objectives say it by `reward_space`."""
+    space = getattr(env, "reward_space", None) or getattr(getattr(env, "unwrapped", None), "reward_space", None)
+    shape = getattr(space, "shape", None)
+    return tuple(shape) if isinstance(space, spaces.Box) and shape and shape != (1,) else ()
 
 
 def is_multi_agent(env: Any) -> bool:

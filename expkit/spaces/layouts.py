@@ -18,6 +18,7 @@ import numpy as np
 from expkit.errors import SchemaError
 from expkit.row.host import host_array
 from expkit.row.schema import TEXT, Belongs, Field
+from expkit.spaces.told import as_bits
 
 Columns = dict[str, np.ndarray]
 
@@ -39,7 +40,8 @@ class Layout(Protocol):
         ...
 
     def row(self, value: Any) -> dict[str, Any]:
-        """The columns of one value, without the leading axis; not copied where that serves."""
+        """The columns of one value, without the leading axis, copies: out of reach of what an environment or a policy
+        does to its arrays afterwards. Raises SchemaError as `columns`."""
         ...
 
     def stack(self, values: Sequence[Any]) -> Any:
@@ -73,10 +75,12 @@ class FixedLayout:
     def __init__(self, field: Field, dtype: Any, scalar: bool):
         self.fields: tuple[Field, ...] = (field,)
         self._name, self._shape, self._dtype = field.name, field.shape, np.dtype(dtype)
-        self._scalar = scalar
+        self._scalar, self._bits = scalar, field.dtype == "bool"
 
     def columns(self, batch: Any, rows: int) -> Columns:
         array = host_array(self._name, batch)
+        if self._bits and array.dtype != bool:
+            array = as_bits(self._name, array)
         if array.shape != (rows, *self._shape):
             raise SchemaError(f"{self._name}: shape {array.shape} does not fit {(rows, *self._shape)}")
         return {self._name: array}
@@ -85,7 +89,23 @@ class FixedLayout:
         return np.asarray(columns[self._name]).astype(self._dtype, copy=False)
 
     def row(self, value: Any) -> dict[str, Any]:
-        return {self._name: value}
+        kind = type(value)
+        if kind is np.ndarray:
+            array = value.copy()
+        elif kind is int or kind is float or kind is bool or isinstance(value, np.generic):
+            if not self._shape and (not self._bits or value == 0 or value == 1):  # nobody can change it
+                return {self._name: value}
+            array = np.asarray(value)
+        else:  # lists, tensors, subclasses, memmaps: whatever it is, an array of our own
+            array = np.array(host_array(self._name, value), subok=False)
+        if array.shape != self._shape or array.dtype.kind not in "biuf":
+            what = f"shape {array.shape} does not fit {self._shape}"
+            if array.shape == self._shape:
+                what = f"values of type {array.dtype} are not numbers"
+            raise SchemaError(f"{self._name}: {what}")
+        if self._bits and array.dtype != bool:
+            array = as_bits(self._name, array)
+        return {self._name: array}
 
     def stack(self, values: Sequence[Any]) -> Any:
         arrays = [host_array(self._name, value) for value in values]

@@ -10,26 +10,27 @@ from typing import Any
 import numpy as np
 
 from expkit.errors import SchemaError
-from expkit.row.host import host_array
+from expkit.spaces.told import as_bits
 
 MASK = "action_mask"
 # What environments call a list of legal actions, in place of a mask.
 LISTS = ("legal_moves", "legal_actions")
 
 
-def as_mask(key: str, value: Any, size: int, start: int = 0) -> np.ndarray:
-    """bool (size,) of a mask, or of the numbers of legal actions, which begin at `start`. Raises SchemaError."""
-    if key in LISTS:
+def as_mask(key: str, value: Any, size: int, start: int = 0, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """bool (size,), a copy, of a mask of that shape, or of the numbers of legal actions, which begin at `start`. Raises
+    SchemaError."""
+    if key in LISTS and shape is None:
         numbers = np.asarray(list(value), np.int64) - start
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= size):
             raise SchemaError(f"{key}: action {numbers.max() + start} is none of the {size} actions")
         mask = np.zeros(size, bool)
         mask[numbers] = True
         return mask
-    array = host_array(key, value)
-    if array.shape != (size,):
-        raise SchemaError(f"{key}: shape {array.shape} does not fit the {size} actions")
-    return array != 0
+    bits = as_bits(key, value)
+    if bits.shape != (shape or (size,)):
+        raise SchemaError(f"{key}: shape {bits.shape} does not fit the {size} actions")
+    return bits.reshape(-1)
 
 
 def mask_key_in(info: Any) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from expkit.spaces.env_rows import EnvRows
 from expkit.spaces.environment import EnvLayout, space_seed
-from expkit.spaces.episode_rows import close_recorded, episode_metadata
+from expkit.spaces.episode_rows import close_recorded, episode_metadata, raised
 from expkit.system.extras import require
 
 gymnasium = require("gymnasium", "gym", "recording a Gymnasium environment")
@@ -32,14 +32,23 @@ class RecordedEnv(_Wrapper):
         return self.env.spec
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._rows.reset(observation, info, episode_seeds(self.env, seed), episode_metadata(options))
+        told = episode_metadata(options)  # before the reset: environments take things out of it
+        try:
+            observation, info = self.env.reset(seed=seed, options=options)
+        except BaseException as error:
+            self._rows.failed(raised("reset", error))
+            raise
+        self._rows.reset(observation, info, episode_seeds(self.env, seed), told)
         return observation, info
 
     def step(self, action: Any) -> Any:
         acted = self._layout.acted(action)
-        result = self.env.step(action)
-        self._rows.step(acted, *result)
+        try:
+            result = self.env.step(action)
+        except BaseException as error:
+            self._rows.failed(raised("step", error))
+            raise
+        self._rows.step(acted, result)
         return result
 
     def close(self) -> None:

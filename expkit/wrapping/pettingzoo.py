@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from expkit.spaces.agent_rows import AECRows, Agents, ParallelRows
+from expkit.spaces.agent_rows import AECRows, Agents, ParallelRows, agents_seeds
 from expkit.spaces.environment import EnvLayout
-from expkit.spaces.episode_rows import close_recorded
+from expkit.spaces.episode_rows import BY_RESET, close_recorded, episode_metadata, raised
 from expkit.system.extras import require
 
 utils = require("pettingzoo.utils", "zoo", "recording a PettingZoo environment")
@@ -28,14 +28,28 @@ class RecordedAEC(_AECWrapper):
         self._rows = AECRows(recorder, layout, Agents(env, len(recorder.players)))
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
-        self._rows.interrupt(self.env)
-        self.env.reset(seed=seed, options=options)
-        self._rows.reset(self.env, seed, options)
+        told = episode_metadata(options)  # before the reset: environments take things out of it
+        self._rows.interrupt(self.env, interrupted_by=BY_RESET)
+        try:
+            self.env.reset(seed=seed, options=options)
+        except BaseException as error:
+            self._rows.failed(self.env, raised("reset", error))
+            raise
+        self._rows.reset(agents_seeds(self.env, self._rows.agents, seed), told)
+
+    def observe(self, agent: Any) -> Any:
+        observation = self.env.observe(agent)
+        infos = getattr(self.env, "infos", None)
+        self._rows.look(agent, observation, infos.get(agent) if isinstance(infos, dict) else None)
+        return observation
 
     def last(self, observe: bool = True) -> Any:
         result = self.env.last(observe)
+        agent = self.env.agent_selection
         if observe:
-            self._rows.look(self.env.agent_selection, result[0])
+            self._rows.look(agent, result[0], result[4])
+        else:
+            self._rows.tell(agent, result[4])
         return result
 
     def step(self, action: Any) -> None:
@@ -54,14 +68,23 @@ class RecordedParallel(_ParallelWrapper):
         self._rows = ParallelRows(recorder, layout, Agents(env, len(recorder.players)))
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        self._rows.interrupt()
-        result = self.env.reset(seed=seed, options=options)
-        self._rows.reset(self.env, result, seed, options)
+        told = episode_metadata(options)
+        self._rows.interrupt(interrupted_by=BY_RESET)
+        try:
+            result = self.env.reset(seed=seed, options=options)
+        except BaseException as error:
+            self._rows.failed(raised("reset", error))
+            raise
+        self._rows.reset(self.env, result, agents_seeds(self.env, self._rows.agents, seed), told)
         return result
 
     def step(self, actions: dict[Any, Any]) -> Any:
         acted = self._rows.acted(actions)
-        result = self.env.step(actions)
+        try:
+            result = self.env.step(actions)
+        except BaseException as error:
+            self._rows.failed(raised("step", error))
+            raise
         self._rows.step(self.env, acted, result)
         return result
 

@@ -41,14 +41,13 @@ def wrap(
     metadata = {"environment": env_metadata(env, layout), **options.pop("metadata", {})}
     source = options.pop("source", None)
     if is_multi_agent(env):
-        from expkit.spaces.agent_rows import takes_turns_within
         from expkit.wrapping.pettingzoo import RecordedAEC, RecordedParallel
 
         names: Sequence[str] | int | None = [str(agent) for agent in agents_of(env)] or players
         if names is None:
             raise UsageError(f"{env} does not say which agents there may be; give players=")
         turns = is_turn_based(env)
-        metadata[SIMULTANEOUS] = not turns and takes_turns_within(env) is None
+        metadata[SIMULTANEOUS] = False  # of a Parallel one, too: whoever uses it may leave agents out of a step
         source = source or f"pettingzoo:{metadata['environment']['name']}"
         recorder = Recorder(run, layout.schema, players=names, source=source, metadata=metadata, **options)
         return (RecordedAEC if turns else RecordedParallel)(env, recorder, layout)

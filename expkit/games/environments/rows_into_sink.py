@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from expkit.errors import SchemaError
-from expkit.row.episodes import EpisodeEnd, EpisodeStart, how_it_ended
-from expkit.row.factory import Progress, RowFactory
+from expkit.row.episodes import Ended, EpisodeEnd, EpisodeStart, how_it_ended
+from expkit.row.factory import RowFactory
 from expkit.row.layout import RowSink
 from expkit.row.schema import Schema
 
@@ -26,7 +26,7 @@ class SinkTarget:
         self._players, self._game, self._config_digest = players, game, config_digest
         self._sink: RowSink | None = None
         self._views: dict[tuple[int, int], dict[str, Any]] = {}
-        self._ended: dict[int, dict[int, tuple[Progress, float | None]]] = {}
+        self._ended: dict[int, dict[int, tuple[int, Ended, float | None]]] = {}  # rows, how, outcome by player
         self._told: dict[int, dict[str, Any]] = {}
         self._starts: list[EpisodeStart] = []
         self._ends: list[EpisodeEnd] = []
@@ -52,36 +52,38 @@ class SinkTarget:
         self._wrote(player)
 
     def end(
-        self, *, episode: int, player: int, outcome: float | None = None, step: int | None = None, **observation: Any
+        self,
+        *,
+        episode: int,
+        player: int,
+        outcome: float | None = None,
+        ended: Ended | None = None,
+        step: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **observation: Any,
     ) -> None:
         views, at = self._place(player)
-        progress = self._factory.final(views, at, player, episode, observation, step)
+        never_acted = ended is not None
+        progress = self._factory.final(views, at, player, episode, observation, step, alone=never_acted)
         self._wrote(player)
-        ended = self._ended.setdefault(episode, {})
-        ended[player] = progress, outcome
+        parts = self._ended.setdefault(episode, {})
+        how: Ended = "terminated" if progress.terminated else "truncated" if progress.truncated else "interrupted"
+        parts[player] = progress.rows, ended or how, outcome
+        self._told.setdefault(episode, {}).update(metadata or {})
         if self._factory.open_players(episode):
             return
         del self._ended[episode]
-        how = how_it_ended(
-            {
-                "terminated" if part.terminated else "truncated" if part.truncated else "interrupted"
-                for part, _ in ended.values()
-            }
-        )
         self._ends.append(
             EpisodeEnd(
                 episode,
                 time.time_ns(),
-                how,
-                max(part.rows - 1 for part, _ in ended.values()),
-                {str(player): value for player, (_, value) in ended.items()},
-                {str(player): part.rows for player, (part, _) in ended.items()},
+                how_it_ended({how for _, how, _ in parts.values()}),
+                max(rows - 1 for rows, _, _ in parts.values()),
+                {str(player): value for player, (_, _, value) in parts.items()},
+                {str(player): rows for player, (rows, _, _) in parts.items()},
                 self._told.pop(episode, {}),
             )
         )
-
-    def annotate(self, episode: int, **metadata: Any) -> None:
-        self._told.setdefault(episode, {}).update(metadata)
 
     def take_events(self) -> tuple[list[EpisodeStart], list[EpisodeEnd]]:
         """Starts and ends of episodes since the last call."""

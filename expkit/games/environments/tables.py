@@ -83,7 +83,7 @@ class _Single:
     def step(self, actions: Mapping[int, Any]) -> None:
         acted = self._layout.acted(actions[0])
         result = self._env.step(actions[0])
-        self._rows.step(acted, *result)
+        self._rows.step(acted, result)
         self.is_over = bool(result[2] or result[3])
 
     def interrupt(self) -> None:
@@ -98,7 +98,7 @@ class _Turns:
     """An AEC environment; the turns of agents that are out are taken at once."""
 
     def __init__(self, env: Any, target: RowTarget, layout: EnvLayout, players: int):
-        self._env, self._layout = env, layout
+        self._env = env
         self._rows = AECRows(target, layout, Agents(env, players))
         self.most_acting = 1
         self.rows = self._rows.rows
@@ -109,16 +109,14 @@ class _Turns:
         env.reset(seed=seed)
         for agent, player in self._rows.agents:
             env.action_space(agent).seed(action_seeds[player])
-        self._rows.reset(env, seed, None)
-        self.rows.begin(_seeds(seed, action_seeds), {})
+        self._rows.reset(_seeds(seed, action_seeds), {})
         self._pass_the_dead()
 
     def turns(self) -> list[Turn]:
         env, agent = self._env, self._env.agent_selection
         observation, _, _, _, info = env.last()
-        self._rows.look(agent, observation)
-        seen = self._layout.seen(observation, info, f"agent {agent}")
-        return [Turn(self._rows.agents.player(agent), seen, env.action_space(agent))]
+        self._rows.look(agent, observation, info)
+        return [Turn(self._rows.agents.player(agent), self._rows.seen(env, agent), env.action_space(agent))]
 
     def step(self, actions: Mapping[int, Any]) -> None:
         (action,) = actions.values()
@@ -128,6 +126,9 @@ class _Turns:
     def _pass_the_dead(self) -> None:
         env = self._env
         while env.agents and (env.terminations[env.agent_selection] or env.truncations[env.agent_selection]):
+            agent = env.agent_selection
+            observation, _, _, _, info = env.last()
+            self._rows.look(agent, observation, info)
             self._rows.step(env, None)
         self.is_over = not env.agents
 
@@ -144,7 +145,7 @@ class _AtOnce:
 
     def __init__(self, env: Any, target: RowTarget, layout: EnvLayout, players: int):
         self._env = env
-        self._rows = ParallelRows(target, layout, Agents(env, players))
+        self._rows = ParallelRows(target, layout, Agents(env, players), all_act=True)
         self.most_acting = players
         self.rows = self._rows.rows
         self.is_over = True
@@ -153,8 +154,7 @@ class _AtOnce:
         result = self._env.reset(seed=seed)
         for agent, player in self._rows.agents:
             self._env.action_space(agent).seed(action_seeds[player])
-        self._rows.reset(self._env, result, seed, None)
-        self.rows.begin(_seeds(seed, action_seeds), {})
+        self._rows.reset(self._env, result, _seeds(seed, action_seeds), {})
         self.is_over = not self._rows.live
 
     def turns(self) -> list[Turn]:
