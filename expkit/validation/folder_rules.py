@@ -11,7 +11,15 @@ from pathlib import Path
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.run import Run
-from expkit.runs.layout import ACTIVE_SUFFIX, SHARD_SUFFIX, SHARDS_DIR, ShardPath, list_shards, read_run_info
+from expkit.runs.layout import (
+    ACTIVE_SUFFIX,
+    SHARD_SUFFIX,
+    SHARDS_DIR,
+    ShardPath,
+    list_shards,
+    read_run_info,
+    strange_entries,
+)
 from expkit.runs.manifest import is_damaged
 from expkit.system.units import format_size
 from expkit.validation.finding import Finding
@@ -26,6 +34,8 @@ def check_folder(run: Run) -> Iterator[Finding]:
         read_run_info(run.path)
     except (NotThere, CheckFailed) as error:
         yield Finding(severity="error", rule="run/description", message=f"{error}; the shards' headers have a copy")
+    for line in strange_entries(run.path):
+        yield Finding(severity="error", rule="run/no-file", message=line)
     yield from _check_manifest(run)
     if run.state == "killed":
         unclosed = [shard.name for shard in run.shard_paths if shard.active]
