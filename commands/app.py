@@ -14,6 +14,7 @@ import typer.main
 
 from expkit.commands import session
 from expkit.commands.verbs import VERBS, Verb, find_verb, root_help
+from expkit.system import trust
 from expkit.system.version import __version__
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -70,12 +71,19 @@ LogFormat = Annotated[
         "--log-format", metavar="text|json", callback=_set_log_format, help="Log lines.", rich_help_panel=_COMMON
     ),
 ]
+TrustCode = Annotated[bool, typer.Option(trust.OPTION, help="Import code that a run names.", rich_help_panel=_COMMON)]
 Debug = Annotated[
     bool, typer.Option("--debug", callback=_set_debug, help="Traceback of an error.", rich_help_panel=_COMMON)
 ]
 
 
-def _common(quiet: Quiet = False, verbose: Verbose = 0, log_format: LogFormat = "text", debug: Debug = False) -> None:
+def _common(
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    log_format: LogFormat = "text",
+    debug: Debug = False,
+    trust_code: TrustCode = False,
+) -> None:
     """Carries the options that are added to every verb."""
 
 
@@ -215,6 +223,7 @@ def build() -> Any:
         verbose: Verbose = 0,
         log_format: LogFormat = "text",
         debug: Debug = False,
+        trust_code: TrustCode = False,
         version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version)] = False,
     ) -> None:
         if context.invoked_subcommand is None:

@@ -18,6 +18,7 @@ from expkit.commands.signals import Stopped, stop_at_once
 from expkit.commands.streams import discard_stdout, printable
 from expkit.commands.verbs import VERBS
 from expkit.errors import ExpkitError
+from expkit.system import trust
 
 # typer carries its own click; the base of its errors is found through one that it exports.
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -37,6 +38,7 @@ class Failure(NamedTuple):
 def run(arguments: list[str]) -> int:
     """Run the command line on `arguments` and return its exit code. Nothing but a second signal escapes."""
     started = session.begin(arguments, frozenset(verb.name for verb in VERBS))
+    trust.ask(arguments, os.environ)
     _never_fail_to_encode()
     stop_at_once()
     try:
@@ -48,6 +50,7 @@ def run(arguments: list[str]) -> int:
         code = stop.code if isinstance(stop.code, int) else 0
     except BaseException as error:
         code = _report(error, started)
+    trust.ask_no_more()
     return _flush(code)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from expkit.commands import output
 from expkit.commands.progress import Progress
+from expkit.commands.streams import printable
 from expkit.reading.run import Run
 from expkit.resimulation.verify import Difference
 from expkit.resimulation.verify import verify_run as verify_episodes
@@ -14,13 +17,16 @@ def verify_run(run: Run, number: int | None, json: bool) -> int:
     episodes = run.episodes() if number is None else [run.find_episode(number)]
     first: Difference | None = None
     rows = differing = 0
+    left: list[str] = []
     with Progress(f"re-simulating {len(episodes):,} episodes of {run.path}", unit="episodes") as progress:
-        for count, result in enumerate(verify_episodes(run, episodes), 1):
+        for count, result in enumerate(verify_episodes(run, episodes, on_left_out=left.append), 1):
             rows += result.rows
             if result.difference is not None:
                 differing += 1
                 first = first or result.difference
             progress.update(count, len(episodes), fields=[f"{rows:,} rows", f"{differing} differ"])
+    for told in left:
+        print(f"expkit replay: not computed anew: {printable(told)}", file=sys.stderr)
     if json:
         body = None
         if first is not None:
@@ -34,6 +40,7 @@ def verify_run(run: Run, number: int | None, json: bool) -> int:
                 "episodes_differing": differing,
                 "rows": rows,
                 "first_difference": body,
+                "not_imported": left,
             }
         )
         return 4 if first is not None else 0

@@ -53,6 +53,7 @@ COMMON_OPTIONS = (
     ("-q, --quiet", "No progress and no notes, only results and errors."),
     ("-v, --verbose", "Say more on stderr; -vv says everything."),
     ("--log-format [text|json]", "How log lines look."),
+    ("--trust-code", "Import code (module:callable) that a run names, not only what you name."),
     ("--debug", "Show the traceback of an error."),
 )
 ROOT_OPTIONS = (

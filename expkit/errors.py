@@ -2,6 +2,7 @@
 
     ExpkitError                        exit code
     ├── UsageError      (ValueError)        2   a bad option, no input, a glob that matches nothing
+    │   └── NotTrusted                      2   code that a run names, which nobody has said to trust
     ├── ConfigError     (ValueError)        2   a config key or value that is not understood
     ├── SchemaError     (ValueError)        2   rows that do not fit the schema, or schemas that differ
     ├── MissingExtra    (ImportError)       2   an optional library is not installed
@@ -44,6 +45,10 @@ class UsageError(ExpkitError, ValueError):
     """The call itself is wrong: a bad option, no input, a name that matches nothing."""
 
     exit_code = 2
+
+
+class NotTrusted(UsageError):
+    """Code that a run names would have to be imported, and nobody has said that it is to be trusted."""
 
 
 class ConfigError(ExpkitError, ValueError):

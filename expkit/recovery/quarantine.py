@@ -11,7 +11,7 @@ import msgspec
 
 from expkit.recovery.salvage import ShardSurvey
 from expkit.runs.layout import QUARANTINE_DIR
-from expkit.system.files import DiskErrors, disk, make_folder, write_all, write_atomic
+from expkit.system.files import DiskErrors, disk, make_folder, next_data, open_to_read, write_all_at, write_atomic
 
 _CHUNK = 8 << 20
 
@@ -64,25 +64,30 @@ def _listed(lost: Any) -> dict[str, Any]:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file, inside the disk where it can, durably. Raises OSError."""
-    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    reading = open_to_read(source)
     try:
         writing = disk().create(target, replace=True)
         try:
-            shared = True
-            while True:
+            shared, size = True, os.fstat(reading).st_size
+            at = next_data(reading, 0)
+            while at is not None and at < size:  # holes stay holes
+                count = min(_CHUNK, size - at)
                 if shared:
                     try:
-                        if not os.copy_file_range(reading, writing, _CHUNK):
-                            break
-                        continue
+                        done = os.copy_file_range(reading, writing, count, at, at)
                     except OSError as error:
                         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                             raise
                         shared = False
-                data = os.read(reading, _CHUNK)
-                if not data:
-                    break
-                write_all(writing, [data])
+                        continue
+                else:
+                    data = os.pread(reading, count, at)
+                    write_all_at(writing, data, at)
+                    done = len(data)
+                if not done:
+                    break  # it became shorter
+                at = next_data(reading, at + done)
+            disk().truncate(writing, size)
             disk().sync(writing)
         finally:
             os.close(writing)

@@ -40,6 +40,7 @@ from expkit.runs.layout import (
     is_run,
     list_shards,
     log_event,
+    refuse_strange_entries,
     shard_file,
     write_run_info,
 )
@@ -98,6 +99,7 @@ def recover_into(
     """Make a sound copy of the run at `path` at `target`, which is not there until it is complete and validates. The
     run itself is only read. Raises as `recover`, OutputExists, Busy while the run is recorded."""
     check_target(path, target, force=force)
+    refuse_strange_entries(path)
     readers = ReaderLock(path)
     readers.renew()
     hidden = target.with_name(f".{target.name}.recover")

@@ -10,7 +10,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,12 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader, block_info
-from expkit.formats.shard.records import Footer, RecordFile
+from expkit.formats.shard.records import Footer, RecordFile, open_shard
 from expkit.recovery.salvage_block import NEEDED, BlockPlan, Columns, plan_block
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.schema import Schema
 from expkit.runs.layout import ShardPath
+from expkit.system.files import only_zeros
 from expkit.system.parallel import cores, in_order
 from expkit.validation.episode_rules import Segments, segments_of
 
@@ -198,8 +198,8 @@ def examine(
 
 def _any_byte(path: Path) -> bool:
     """Whether anything but zeros was written."""
-    with path.open("rb") as file:
-        return any(window.strip(b"\0") for window in iter(partial(file.read, 1 << 20), b""))
+    with open(open_shard(path), "rb") as file:
+        return not only_zeros(file.fileno())
 
 
 def _walk(reader: ShardReader, out: ShardSurvey) -> None:

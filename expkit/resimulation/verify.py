@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -45,14 +45,17 @@ class Verified(NamedTuple):
     difference: Difference | None
 
 
-def verify_run(run: Run, episodes: list[Episode]) -> Iterator[Verified]:
+def verify_run(
+    run: Run, episodes: list[Episode], *, on_left_out: Callable[[str], object] | None = None
+) -> Iterator[Verified]:
     """Compare the given episodes of a run, one after the other.
 
-    Rewards that were chosen, and are not the game's own, are computed anew. Raises UsageError for a run whose game
-    cannot be re-simulated and for a reward that is not installed here, ShardError for damaged rows.
+    Rewards that were chosen, and are not the game's own, are computed anew; `on_left_out` is told of those whose code
+    is not trusted, and without it they raise NotTrusted. Raises UsageError for a run whose game cannot be re-simulated
+    and for a reward that is not installed here, ShardError for damaged rows.
     """
     games = RecordedGames(run)
-    chosen = RewardColumns.told(run.info.metadata)
+    chosen = RewardColumns.told(run.info.metadata, on_left_out)
     rewards = RewardReader(run, chosen, again=True) if chosen else None
     for episode in episodes:
         source, config, seed = games.of(episode)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from expkit.errors import SchemaError, UsageError
+from expkit.errors import NotTrusted, SchemaError, UsageError
 from expkit.rewards.protocol import Batch, RewardFunction, checked_values, needs_of
 from expkit.row.schema import Field, Schema
 
@@ -61,10 +61,20 @@ class RewardColumns:
         return cls._of(texts)
 
     @classmethod
-    def told(cls, metadata: Mapping[str, Any]) -> RewardColumns:
-        """Those that a run's metadata say it was written with, but for what is mixed. Raises UsageError for one that is
-        not installed here, ConfigError."""
-        return cls._of({name: text for name, text in told_rewards(metadata).items() if text != MIXED})
+    def told(cls, metadata: Mapping[str, Any], on_left_out: Callable[[str], object] | None = None) -> RewardColumns:
+        """Those that a run's metadata say it was written with, but for what is mixed, and for those of which
+        `on_left_out` is told that their code is not trusted. Raises UsageError for one that is not installed here,
+        NotTrusted, ConfigError."""
+        texts = {name: text for name, text in told_rewards(metadata).items() if text != MIXED}
+        for name, text in list(texts.items()):
+            try:
+                cls._of({name: text})
+            except NotTrusted as error:
+                if on_left_out is None:
+                    raise
+                on_left_out(f"{name}: {error}")
+                del texts[name]
+        return cls._of(texts)
 
     @classmethod
     def _of(cls, texts: Mapping[str, str]) -> RewardColumns:

@@ -13,6 +13,7 @@ from expkit.formats.shard.check import check_shard
 from expkit.formats.shard.digest import RowHasher, sum_by_run, zeros_for
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
+from expkit.formats.shard.records import open_shard
 from expkit.reading.run import Run
 from expkit.rewrite.segments import Segments
 from expkit.system.parallel import cores, in_order
@@ -97,7 +98,7 @@ def _hash_block(place: tuple[ShardReader, int, np.ndarray | None]) -> tuple[int,
 
 def _forget_cached(path: Path) -> None:
     """Ask the system to drop the file from its cache, so that what is checked is what the disk holds."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = open_shard(path)
     try:
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:

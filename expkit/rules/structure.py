@@ -57,6 +57,9 @@ _TEXTS: dict[str, tuple[Severity, str]] = {
         It was deleted or moved by hand; rewriting and pruning take it off the list."""),
     "run/unclosed": ("warn", """The recorder has closed the run.
         It was killed, or the machine stopped. `expkit recover` closes the run and says what was lost."""),
+    "run/no-file": ("error", """Every file of the run is a file, and lies in it.
+        A folder, a FIFO, a socket, a device or a link that leads out of the run is not opened, for it may wait forever,
+        have no end, or show what was not given away. Move it away; `expkit recover` makes what is missing anew."""),
     "run/unknown-folder": ("warn", """Every folder of shards belongs to a writer or a generation.
         Nobody reads what lies in others."""),
     "run/unfinished": ("info", """No rewrite was left half done.

@@ -18,6 +18,7 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +29,12 @@ from expkit.errors import CheckFailed
 from expkit.row.dropped import CAUSES
 from expkit.runs.layout import COUNTERS_FILE
 from expkit.runs.locks import taking_turns
-from expkit.system.files import DiskErrors, disk, write_all_at, write_atomic
+from expkit.system.files import DiskErrors, disk, open_to_read, read_to_end, write_all_at, write_atomic
 
 MAGIC = b"EXPLEDG1"
 HEADER = struct.Struct("<8sII")
 PAGE = 4096
+MOST_BYTES = 256 << 20
 SECTION_WORDS = 8
 PLAYER_WORDS = 16
 UNUSED, RECORDING, CLOSED = 0, 1, 2
@@ -97,6 +99,8 @@ def _map_section(path: Path, writer: int, players: int) -> mmap.mmap:
         if os.pread(handle, HEADER.size, 0) != head:
             raise CheckFailed(f"{path}: ledger is damaged or made for another number of players")
         have, need = os.fstat(handle).st_size, PAGE + (writer + 1) * section
+        if need > MOST_BYTES:
+            raise CheckFailed(f"{path}: no room for the counts of writer w{writer}; record into a new run")
         # Written rather than truncated: a store into a hole ends the process with SIGBUS when the disk is full.
         if have < need:
             write_all_at(handle, bytes(need - have), have)
@@ -202,29 +206,40 @@ def read_ledger(run: Path) -> list[WriterLedger] | None:
     """All writers' sections, or None where there is no ledger. Raises CheckFailed when its header is damaged."""
     path = run / COUNTERS_FILE
     try:
-        data = path.read_bytes()
+        handle = open_to_read(path, run, MOST_BYTES)
     except FileNotFoundError:
         return None
-    if len(data) < HEADER.size + 4:
-        raise CheckFailed(f"{path}: ledger is cut short at {len(data)} bytes")
-    magic, players, section = HEADER.unpack_from(data)
-    if struct.unpack_from("<I", data, HEADER.size)[0] != zlib.crc32(data[: HEADER.size]) or magic != MAGIC:
-        raise CheckFailed(f"{path}: ledger header is damaged")
-    if section != _section_bytes(players):
-        raise CheckFailed(f"{path}: ledger header is damaged: section of {section} bytes for {players} players")
-    out = []
-    for writer in range((len(data) - PAGE) // section):
-        words = np.frombuffer(data, np.int64, SECTION_WORDS + players * PLAYER_WORDS, PAGE + writer * section)
-        # Counts without a state: its word was damaged. A writer killed while it begins has left none.
-        if words[0] != UNUSED or words[SECTION_WORDS:].any():
-            out.append(_parse(writer, words[:SECTION_WORDS], words[SECTION_WORDS:].reshape(players, PLAYER_WORDS)))
-    return out
+    with open(handle, "rb") as file:
+        data = file.read(HEADER.size + 4)
+        if len(data) < HEADER.size + 4:
+            raise CheckFailed(f"{path}: ledger is cut short at {len(data)} bytes")
+        magic, players, section = HEADER.unpack_from(data)
+        if struct.unpack_from("<I", data, HEADER.size)[0] != zlib.crc32(data[: HEADER.size]) or magic != MAGIC:
+            raise CheckFailed(f"{path}: ledger header is damaged")
+        if section != _section_bytes(players):
+            raise CheckFailed(f"{path}: ledger header is damaged: section of {section} bytes for {players} players")
+        out = []
+        for writer, words in enumerate(_sections(handle, section)):
+            body = words[SECTION_WORDS : SECTION_WORDS + players * PLAYER_WORDS]
+            # Counts without a state: its word was damaged. A writer killed while it begins has left none.
+            if words[0] != UNUSED or body.any():
+                out.append(_parse(writer, words[:SECTION_WORDS], body.reshape(players, PLAYER_WORDS)))
+        return out
+
+
+def _sections(handle: int, section: int) -> Iterator[np.ndarray]:
+    """The whole sections of so many bytes behind the first page, as int64."""
+    for place in range(PAGE, os.fstat(handle).st_size - section + 1, section):
+        data = os.pread(handle, section, place)
+        if len(data) < section:
+            return
+        yield np.frombuffer(data, np.int64)
 
 
 def read_behind_header(run: Path, players: int) -> list[WriterLedger] | None:
     """The sections of a ledger whose first page is damaged, None where what stands behind it is no ledger of so many
     players."""
-    data, section = (run / COUNTERS_FILE).read_bytes(), _section_bytes(players)
+    data, section = read_to_end(run / COUNTERS_FILE, run, MOST_BYTES), _section_bytes(players)
     count, rest = divmod(len(data) - PAGE, section)
     if count < 1 or rest:
         return None
@@ -241,4 +256,4 @@ def restore_header(run: Path, players: int) -> None:
     path = run / COUNTERS_FILE
     head = HEADER.pack(MAGIC, players, _section_bytes(players))
     page = (head + struct.pack("<I", zlib.crc32(head))).ljust(PAGE, b"\0")
-    write_atomic(path, page + path.read_bytes()[PAGE:])
+    write_atomic(path, page + read_to_end(path, run, MOST_BYTES)[PAGE:])

@@ -21,6 +21,8 @@ import socket
 import sys
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ import yaml
 from expkit.errors import CheckFailed, NotThere, SchemaError
 from expkit.row.episodes import PolicyInfo
 from expkit.row.schema import Schema
-from expkit.system.files import DiskErrors, disk, write_atomic
+from expkit.system.files import DiskErrors, disk, no_file, read_to_end, write_atomic
 from expkit.system.version import __version__
 
 RUN_FILE = "run.yaml"
@@ -228,9 +230,7 @@ def read_run_info(run: Path) -> RunInfo:
     that it is not as it was written."""
     path = run / RUN_FILE
     try:
-        if path.stat().st_size > MAX_RUN_FILE_BYTES:
-            raise CheckFailed(f"{path}: larger than {MAX_RUN_FILE_BYTES >> 20} MiB, which no run.yaml is")
-        text = path.read_bytes()
+        text = read_to_end(path, run, MAX_RUN_FILE_BYTES)
     except FileNotFoundError:
         raise NotThere(f"{run}: no run here (no {RUN_FILE}); see expkit list") from None
     sealed = _SEALED.search(text)
@@ -289,6 +289,31 @@ def _refuse_bombs(text: bytes) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ValueError(f"more than {_MAX_DEPTH} levels deep")
+
+
+def strange_entries(run: Path) -> Iterator[str]:
+    """What stands in a run where a file or a folder of it should be and is none, or leads out of the run: a line for
+    each. Nothing is opened."""
+    for name in (SHARDS_DIR, LOCKS_DIR, REQUESTS_DIR, QUARANTINE_DIR):
+        place = run / name
+        leads_out = place.is_symlink() and run.resolve() not in place.resolve().parents
+        if leads_out or (place.exists() and not place.is_dir()):
+            found = "a link that leads out of the run" if leads_out else "no folder"
+            yield f"{place}: is {found} where a folder should be; move it away"
+    files = [run / name for name in (RUN_FILE, MANIFEST_FILE, COUNTERS_FILE, EVENTS_FILE, RESERVE_FILE)]
+    files += [shard.path for shard in list_shards(run, unfinished=True)]
+    with suppress(OSError):
+        files += [run / LOCKS_DIR / name for name in sorted(os.listdir(run / LOCKS_DIR))]
+    for path in files:
+        found = no_file(path, run)
+        if found:
+            yield f"{path}: is {found} where a file should be; it is not read: move it away"
+
+
+def refuse_strange_entries(run: Path) -> None:
+    """Raises CheckFailed, before anything of the run is changed, for the first of `strange_entries`."""
+    for line in strange_entries(run):
+        raise CheckFailed(line)
 
 
 def log_event(run: Path, event: str, **details: Any) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from expkit.errors import Busy, UsageError
-from expkit.runs.layout import LOCKS_DIR, SHARDS_DIR
-from expkit.system.files import DiskErrors, disk, make_folder
+from expkit.errors import Busy, CheckFailed, UsageError
+from expkit.runs.layout import LOCKS_DIR, SHARDS_DIR, refuse_strange_entries
+from expkit.system.files import DiskErrors, disk, make_folder, open_to_read
 
 # Whoever asks who is recording holds a shared lock for a moment, on a busy machine for a long one; that is no reason
 # to give up. One that holds it for longer is suspended.
@@ -78,8 +78,8 @@ class ReaderLock:
         if self._handle >= 0:
             return
         try:
-            self._handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+            self._handle = open_to_read(self._path, self._path.parent.parent)
+        except (CheckFailed, OSError):
             return
         self._closing = weakref.finalize(self, os.close, self._handle)
         with suppress(OSError):  # a file system without locks
@@ -100,7 +100,9 @@ def without_readers(run: Path) -> Lock | None:
 
 
 def maintenance(run: Path) -> Lock:
-    """The lock of whoever rewrites, prunes or recovers the run. Raises Busy when somebody does."""
+    """The lock of whoever rewrites, prunes or recovers the run. Raises Busy when somebody does, CheckFailed where
+    something else stands in the place of a file of the run."""
+    refuse_strange_entries(run)
     # Readers of a run that came without locks find one to hold from now on.
     os.close(_open(run, READERS_LOCK))
     return Lock(run / LOCKS_DIR / MAINTENANCE_LOCK, f"maintenance of {run} (compact, prune, recover)")
@@ -169,8 +171,8 @@ def live_writers(run: Path) -> list[int]:
         if not path.name.startswith("w") or not path.name[1:].isdigit():
             continue
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+            handle = open_to_read(path, run)
+        except (CheckFailed, OSError):
             continue
         try:
             # A shared lock is enough to ask, and does not make two askers see each other as a recorder.

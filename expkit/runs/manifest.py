@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from expkit.errors import NoSpace
+from expkit.errors import CheckFailed, NoSpace
 from expkit.row.episodes import MOST_ROWS
 from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME, published_file
 from expkit.runs.locks import taking_turns
-from expkit.system.files import unlink_quietly, write_atomic
+from expkit.system.files import read_to_end, unlink_quietly, write_atomic
 
 VERSION = 1
 MAX_BYTES = 256 << 20
@@ -53,14 +53,12 @@ def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
     """Entries by shard name `w0/000000`; empty when there is no manifest or it is damaged."""
     path = run / MANIFEST_FILE
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return {}
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(read_to_end(path, run, MAX_BYTES))
         body = tree["shards"]
         if tree["version"] != VERSION or tree["crc32"] != _checksum(body):
             return {}
         return body if all(map(_is_entry, body, body.values())) else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (CheckFailed, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

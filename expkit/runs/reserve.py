@@ -18,7 +18,8 @@ def keep_reserve(run: Path) -> None:
     with suppress(OSError):
         if not path.exists() and os.statvfs(run).f_bavail * os.statvfs(run).f_frsize > 2 * RESERVE_BYTES:
             # Random, for a file system that compresses would not keep room for zeros.
-            path.write_bytes(os.urandom(RESERVE_BYTES))
+            with open(path, "xb") as file:  # never where a link leads
+                file.write(os.urandom(RESERVE_BYTES))
 
 
 def give_up_reserve(run: Path) -> bool:

@@ -38,13 +38,14 @@ from expkit.runs.layout import (
     list_shards,
     log_event,
     read_run_info,
+    refuse_strange_entries,
     shard_file,
 )
 from expkit.runs.locks import Lock, ReaderLock, taking_turns
 from expkit.runs.manifest import read_manifest, update_manifest
 from expkit.runs.superseding import claim_writer, next_shard_number, removed_rows, shards_of, superseded_by
 from expkit.runs.write import check_output, make_run, shard_header
-from expkit.system.files import DiskErrors, disk, make_folder, remove_tree
+from expkit.system.files import DiskErrors, disk, make_folder, read_to_end, remove_tree
 
 # A file without a whole record that is longer than a header can be is looked at by recovery, not thrown away.
 _LONGEST_HEADER = FILE_HEADER.size + MAX_JSON
@@ -57,6 +58,7 @@ def begin_run(run: Path, info: RunInfo) -> RunInfo:
     """The description of the run at `run`, which is made from `info` when nothing is there; also when several
     recorders begin at the same moment, or making it was cut short before. Raises OutputExists, CheckFailed, NoSpace."""
     check_resumable(run)
+    refuse_strange_entries(run)
     with DiskErrors(run, "make the run"):
         make_folder(run)
     with taking_turns(run, "create"):
@@ -250,7 +252,7 @@ def _remove(shard: ShardPath) -> None:
 def _is_empty(path: Path) -> bool:
     if path.stat().st_size > _LONGEST_HEADER:
         return False
-    return RECORD_MAGIC not in path.read_bytes()
+    return RECORD_MAGIC not in read_to_end(path, path.parents[2], _LONGEST_HEADER)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from expkit.errors import ConfigError, NotThere, UsageError, did_you_mean
 from expkit.settings import yaml12
 from expkit.settings.values import BoardSize, Duration, Links, RuleSettings, Size
+from expkit.system import trust
 from expkit.system.units import parse_board_size, parse_duration, parse_size
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -388,7 +389,10 @@ def load_file(path: Path) -> dict[str, Any]:
         raise NotThere(f"{path}: no such settings file; write one with: expkit config init {path}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
-    tree = _settings_of_run(tree)
+    settings = _settings_of_run(tree)
+    if settings is tree:  # else they are the words of whoever recorded the run
+        trust.tell(str(tree))
+    tree = settings
     return {setting.key: _convert(setting, value, str(path)) for setting, value in _flatten(tree, str(path))}
 
 

@@ -14,8 +14,10 @@ from typing import Any
 import yaml
 
 from expkit.errors import ConfigError
+from expkit.system.files import open_to_read
 
 MAX_BYTES = 1 << 20
+_OF_A_SHELL = re.compile(r"/dev/(fd/\d+|stdin)|/proc/self/fd/\d+")
 _TAG = "tag:yaml.org,2002:"
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _NULL = re.compile(r"~|null|Null|NULL|")
@@ -107,7 +109,8 @@ def load_file(path: Path) -> Any:
 
 def read_bounded(path: Path) -> bytes:
     """The bytes of a settings file. Raises ConfigError when there are more than MAX_BYTES, OSError."""
-    with open(path, "rb") as file:
+    # What a shell puts in the place of `<(command)` is a pipe, and is read like a file.
+    with open(path if _OF_A_SHELL.fullmatch(str(path)) else open_to_read(path), "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no settings file is; check the path")

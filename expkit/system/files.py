@@ -2,7 +2,7 @@
 
 Whatever makes or changes a file of a run goes through `disk()`, so that tests can put a disk in its place that
 fails at the n-th operation, or one that keeps a log from which they build what a power cut leaves. Reading, locking
-and closing are not part of it.
+and closing are not part of it. What is read of a run is opened by `open_to_read`, which neither waits nor leaves.
 
 What each operation promises after a power cut is what POSIX promises, and no more: the bytes of a file after `sync`
 of that file, a name (made, renamed or removed) after `sync_folder` of its folder.
@@ -13,13 +13,27 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from expkit.errors import ExpkitError, NoSpace, WriteFailed
+from expkit.errors import CheckFailed, ExpkitError, NoSpace, WriteFailed
+from expkit.system.units import format_size
 
 FilePath = str | os.PathLike[str]
+
+# A FIFO without a reader or writer is opened at once, and a link in the place of a file is not followed.
+_CAREFUL = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+_WINDOW = 1 << 20
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISLNK, "a link"),
+)
 
 
 class Disk:
@@ -29,15 +43,15 @@ class Disk:
         """A descriptor for writing to a new file. FileExistsError where there is one, or with `replace` an empty
         file in its place."""
         there = os.O_TRUNC if replace else os.O_EXCL
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | there, 0o644)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | _CAREFUL | there, 0o644)
 
     def open_existing(self, path: FilePath) -> int:
         """A descriptor for reading and writing, at the first byte. FileNotFoundError without the file."""
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return os.open(path, os.O_RDWR | _CAREFUL)
 
     def open_or_create(self, path: FilePath) -> int:
         """As `open_existing`, on an empty file where there is none."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT | _CAREFUL, 0o644)
 
     def write(self, handle: int, pieces: Sequence[bytes | memoryview]) -> int:
         """Write at the descriptor's place; returns how many bytes went, which may be fewer than all."""
@@ -66,7 +80,7 @@ class Disk:
 
     def append_line(self, path: FilePath, line: bytes) -> None:
         """Append to a log that may lose its last lines; made when it is missing."""
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _CAREFUL, 0o644)
         try:
             os.write(handle, line)
         finally:
@@ -143,6 +157,85 @@ class DiskErrors:
         raise WriteFailed(
             f"{where}: cannot {self.doing}: {error.strerror or error}; what was durable is intact"
         ) from error
+
+
+def no_file(path: FilePath, within: FilePath | None = None) -> str:
+    """What stands at `path` where a file should, in words that follow "is"; "" for a file, or nothing. A link counts
+    as what it leads to, unless that lies outside of `within`, a folder above `path`."""
+    path = os.fspath(path)
+    try:
+        mode = os.lstat(path).st_mode
+        if within is None:
+            mode = os.stat(path).st_mode
+        elif stat.S_ISLNK(mode) or _any_link(path, os.fspath(within)):
+            root = os.path.realpath(within)
+            if not os.path.realpath(path).startswith(root + os.sep):
+                return "a link that leads out of the run"
+            mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    return "" if stat.S_ISREG(mode) else next((words for is_kind, words in _KINDS if is_kind(mode)), "no file")
+
+
+def _any_link(path: str, within: str) -> bool:
+    """Whether a folder between the two is a link."""
+    here = os.path.dirname(path)
+    while len(here) > len(within):
+        if stat.S_ISLNK(os.lstat(here).st_mode):
+            return True
+        here = os.path.dirname(here)
+    return False
+
+
+def open_to_read(path: FilePath, within: FilePath | None = None, most: int | None = None) -> int:
+    """A descriptor of a file for reading. Nothing else is opened: a FIFO would wait for a writer, a device may have no
+    end, and a link that leads out of `within`, the run that the file is part of, shows what was not given away.
+
+    most  bytes that such a file can have
+
+    Raises CheckFailed, in one line, for what is no file or too large, FileNotFoundError and other OSErrors.
+    """
+    found = no_file(path, within)
+    if not found:
+        # What `no_file` allows may be a link within the run; a FIFO put there since is opened without waiting.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        now = os.fstat(handle)
+        if stat.S_ISREG(now.st_mode) and (most is None or now.st_size <= most):
+            return handle
+        os.close(handle)
+        if stat.S_ISREG(now.st_mode):
+            raise CheckFailed(
+                f"{os.fspath(path)}: larger than {format_size(most or 0)}, which no such file is; look at what it is, "
+                "and move it away"
+            )
+        found = "no file"
+    raise CheckFailed(f"{os.fspath(path)}: is {found} where a file should be; it is not read: move it away")
+
+
+def read_to_end(path: FilePath, within: FilePath | None, most: int) -> bytes:
+    """The bytes of a file of at most so many. Raises as `open_to_read`."""
+    with open(open_to_read(path, within, most), "rb") as file:
+        return file.read(most)
+
+
+def next_data(handle: int, offset: int) -> int | None:
+    """Where bytes were written at or after `offset`, None where there are none: a hole of a terabyte is passed at
+    once, where the file system knows its holes."""
+    try:
+        return os.lseek(handle, offset, os.SEEK_DATA)
+    except OSError as error:
+        return None if error.errno == errno.ENXIO else offset
+
+
+def only_zeros(handle: int, offset: int = 0) -> bool:
+    """Whether nothing but zeros follows."""
+    at = next_data(handle, offset)
+    while at is not None:
+        window = os.pread(handle, _WINDOW, at)
+        if not window or window.strip(b"\0"):
+            return not window
+        at = next_data(handle, at + len(window))
+    return True
 
 
 def write_all(handle: int, pieces: Sequence[bytes | memoryview]) -> int:

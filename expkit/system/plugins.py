@@ -11,13 +11,16 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from expkit.errors import UsageError
+from expkit.system import trust
 
 
 def load_callable(spec: str, what: str = "policy") -> Callable[..., Any]:
-    """The callable that `module:name` names; `what` it is to be is for the messages. Raises UsageError."""
+    """The callable that `module:name` names; `what` it is to be is for the messages. Raises UsageError, NotTrusted
+    where only a run names it."""
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in f"{module_name}.{name}".split(".")):
         raise UsageError(f"{what} {spec!r} is not understood; write it as module:callable")
+    trust.check(spec, what)
     try:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):

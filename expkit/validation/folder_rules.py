@@ -19,6 +19,7 @@ from expkit.runs.layout import (
     list_shards,
     published_file,
     read_run_info,
+    strange_entries,
 )
 from expkit.runs.manifest import is_damaged
 from expkit.system.units import format_number, format_size
@@ -34,6 +35,8 @@ def check_folder(run: Run) -> Iterator[Finding]:
         read_run_info(run.path)
     except (NotThere, CheckFailed) as error:
         yield Finding(severity="error", rule="run/description", message=f"{error}; the shards' headers have a copy")
+    for line in strange_entries(run.path):
+        yield Finding(severity="error", rule="run/no-file", message=line)
     yield from _check_manifest(run)
     if run.state == "killed":
         unclosed = [shard.name for shard in run.shard_paths if shard.active]

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from zlib import crc32
 
+from expkit.errors import ShardError
 from expkit.formats.shard.layout import (
     ENVELOPE,
     FILE_HEADER,
@@ -22,6 +23,7 @@ from expkit.formats.shard.layout import (
     VERSION,
     parse_envelope,
 )
+from expkit.formats.shard.records import open_shard
 
 _FIRST_READ = 8192  # a header with the schema of generals has 2 to 4 KiB
 
@@ -30,8 +32,8 @@ def is_sound_at_a_glance(path: Path) -> bool:
     """Whether the file begins with a header and ends with a footer that are whole. False, too, for a file that is
     not closed or cannot be read."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        handle = open_shard(path)
+    except (OSError, ShardError):
         return False
     try:
         return _has_header(handle) and _has_footer(handle, os.fstat(handle).st_size)

@@ -18,7 +18,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta
 
-from expkit.errors import NewerFormat, NotThere, SchemaError, ShardError
+from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
 from expkit.formats.shard.layout import (
     ENVELOPE,
     FILE_HEADER,
@@ -37,9 +37,11 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.row.schema import Schema
+from expkit.system.files import next_data, open_to_read
 from expkit.system.version import __version__
 
 _WINDOW = 1 << 20
+_SHARDS = "shards"  # the folder of a run in which its shard files stand, each in one of their writer's
 _PROGRAM_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")  # nothing else of an unknown file is repeated
 _PAGE = 4096  # what a disk that fails gives back or not
 _EFFORT = 256 << 20  # bytes of heads checked in vain while looking for the next record of a damaged file
@@ -85,6 +87,17 @@ def _schema_of(text: bytes) -> Schema:
     return Schema.from_json(text)
 
 
+def open_shard(path: str | PathLike[str]) -> int:
+    """A descriptor of a shard file, for reading. One that lies in a run is not looked for outside of it. Raises
+    ShardError for what is no file, OSError."""
+    folder = os.path.dirname(os.path.dirname(path))
+    run = (os.path.dirname(folder) or os.curdir) if os.path.basename(folder) == _SHARDS else None
+    try:
+        return open_to_read(path, run)
+    except CheckFailed as error:
+        raise ShardError(str(error)) from None
+
+
 class RecordFile:
     """One open shard file. `findings` lists what was found damaged so far.
 
@@ -100,7 +113,7 @@ class RecordFile:
         self.footer: Footer | None = None
         self.walked = 0  # end of the last whole record that was met
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_shard(self.path)
         except FileNotFoundError:
             raise NotThere(f"there is no shard {self.path}") from None
         except OSError as error:
@@ -264,6 +277,10 @@ class RecordFile:
     def _next_record(self, offset: int) -> int | None:
         """Offset of the first sound record at or after `offset`."""
         while offset < self.size and self._effort > 0:
+            written = next_data(self._fd, offset)
+            if written is None or written >= self.size:
+                return None
+            offset = max(offset, written)
             window, following = self._window(offset)
             self._effort -= max(len(window) // 16, 1)
             at = window.find(RECORD_MAGIC)

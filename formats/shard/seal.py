@@ -28,13 +28,12 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.formats.shard.read import ShardReader
-from expkit.formats.shard.records import RecordFile
+from expkit.formats.shard.records import RecordFile, open_shard
 from expkit.formats.shard.write import ShardWriter
 from expkit.row.episodes import EpisodeEnd
-from expkit.system.files import DiskErrors, disk
+from expkit.system.files import DiskErrors, disk, only_zeros
 
 SEALED = "sealed"
-_WINDOW = 1 << 20
 _HEALED = ("file/trailer", "file/footer")  # damage of what sealing writes anew
 _ADVICE = "expkit recover saves what is whole"
 
@@ -189,7 +188,7 @@ def _is_torn_header(path: str | PathLike[str]) -> bool:
     """Whether the file holds less than a sound header, and nothing else but zeros: its writer was killed, or the
     machine went down, as it began. Raises NotThere, ShardError when it cannot be opened."""
     try:
-        with open(path, "rb") as file:
+        with open(open_shard(path), "rb") as file:
             return _begins_only(file)
     except FileNotFoundError:
         raise NotThere(f"there is no shard {os.fspath(path)}") from None
@@ -211,10 +210,7 @@ def _begins_only(file: BinaryIO) -> bool:
         return False
     if RECORD_MAGIC in start:
         return False
-    while window := file.read(_WINDOW):
-        if window.strip(b"\0"):
-            return False
-    return True
+    return only_zeros(file.fileno(), file.tell())
 
 
 def _make_durable(path: str | PathLike[str]) -> None:

@@ -270,9 +270,11 @@ def test_beside_a_live_recorder_one_more_writer_joins(tmp_path):
     game = (*SMALL, "--policy", "slow:play")
     live = start("-o", path, "--append", "--forever", "--flush-interval", "30ms", *game, cwd=tmp_path, NAP="0.002")
     wait_for(live, lambda: active_bytes(path) > 5000)
-    said = record(path, "--append", "--episodes", 3, cwd=tmp_path)
+    refused = expkit("record", "-o", path, "--append", "--episodes", 3, code=2, cwd=tmp_path).stderr
+    assert "policy 'slow:play' is code that the run names" in refused
+    said = record(path, "--append", "--episodes", 3, "--trust-code", cwd=tmp_path)
     assert (said["writer"], said["first_episode"]) == (1, episode_number(1, 0))
-    again = record(path, "--append", "--episodes", 2, cwd=tmp_path)
+    again = record(path, "--append", "--episodes", 2, "--policy", "slow:play", cwd=tmp_path)
     assert (again["writer"], again["first_episode"]) == (1, episode_number(1, 3))
     live.send_signal(signal.SIGTERM)
     live.communicate(timeout=PATIENCE)

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 from expkit.errors import MissingExtra, UsageError
+from expkit.system import trust
 from expkit.system.extras import require
 from expkit.system.plugins import load_callable
 
@@ -32,6 +33,8 @@ EXAMPLE = {"gymnasium": "gymnasium:CartPole-v1", "pettingzoo": "pettingzoo:class
 
 
 def _gymnasium(name: str) -> Any:
+    if ":" in name:  # Gymnasium imports the module before the colon
+        trust.check(f"gymnasium:{name}", "source")
     gymnasium = require("gymnasium", "gym", f"gymnasium:{name}")
     try:
         return gymnasium.make(name)
