@@ -35,7 +35,8 @@ def one_by_one(rec, seen, counts, players):
                 )  # fmt: skip
         for player in range(players):
             last = (seen[number, player, -1], counts[number, player, -1])
-            rec.end(episode=number, player=player, observation=last, outcome=number if player else -number)
+            told, outcome = {"note": number}, number if player else -number
+            rec.end(episode=number, player=player, observation=last, outcome=outcome, metadata=told)
         rec.annotate(number, score=number / 2, seen=True)
     rec.discard(1)
     rec.discard(2)
@@ -57,12 +58,13 @@ def in_batches(rec, seen, counts, players):
             observation=(seen[episode, player, step], counts[episode, player, step]),
         )
     last = (seen[:, :, -1], counts[:, :, -1])
+    notes = [{"note": number} for number in numbers]
     if players == 1:
         last = tuple(values[:, 0] for values in last)
-        rec.end_batch(episode=numbers, observation=last, outcome=-np.arange(4))
+        rec.end_batch(episode=numbers, observation=last, outcome=-np.arange(4), metadata=notes)
     else:
         outcome = [[-number, number] for number in numbers]
-        rec.end_batch(episode=np.array(numbers), observation=last, outcome=outcome)
+        rec.end_batch(episode=np.array(numbers), observation=last, outcome=outcome, metadata=notes)
     rec.annotate_batch(numbers, score=np.arange(4) / 2, seen=True)
     rec.discard_batch([1, 2])
 
