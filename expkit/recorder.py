@@ -328,8 +328,8 @@ class Recorder:
         **observation: Any,
     ) -> None:
         """The last rows of many episodes, (n,), as `end` writes them one by one: what is given leads with n, but
-        `outcome`, `ended`, `step` and `metadata` may be one for all. Raises SchemaError; the episodes before the one that does
-        not fit have ended."""
+        `outcome`, `ended`, `step` and `metadata` may be one for all. Raises SchemaError; the episodes before the one
+        that does not fit have ended."""
         with self._lock:
             self._check()
             self._rows.end_batch(_numbers(episode), player, outcome, ended, step, observation, metadata)
