@@ -80,6 +80,10 @@ class RowFactory:
         """(episode, player) pairs without their last row yet."""
         return sorted(self._open)
 
+    def forget(self, episode: int, player: int) -> Progress:
+        """No more rows of an open (episode, player) come; returns how it went until now."""
+        return self._open.pop((episode, player))
+
     def transition(
         self,
         views: Mapping[str, np.ndarray],
