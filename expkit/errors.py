@@ -17,6 +17,7 @@
     │   └── GameError                       4   a recorded game breaks the rules of its game
     ├── RowsLost        (RuntimeError)      3   finished, but rows were lost
     ├── BufferClosed    (RuntimeError)      1   add or drain after close
+    ├── UserCodeFailed  (RuntimeError)      1   an environment, a policy or another callable of the user's raised
     └── WriteFailed     (OSError)           1   a drain thread could not write
 
 A message says what, where, and what to do next, in one line.
@@ -125,6 +126,15 @@ class RowsLost(ExpkitError, RuntimeError):
 
 class BufferClosed(ExpkitError, RuntimeError):
     """A buffer or collector was used after it was closed."""
+
+
+class UserCodeFailed(ExpkitError, RuntimeError):
+    """What a user brought raised while it was called: an environment, a policy, a conversion. `__cause__` is what it
+    raised, `where` file and line."""
+
+    def __init__(self, message: str, where: str = ""):
+        super().__init__(message)
+        self.where = where
 
 
 class WriteFailed(ExpkitError, OSError):

@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import numpy as np
 from expkit.buffers.budget import Plan, plan_blocks
 from expkit.collect.background import BackgroundCollector
 from expkit.collect.continued import check_continued
+from expkit.collect.failed import one_line, told, with_reason
 from expkit.collect.protocol import CollectorStats
 from expkit.collect.sharded import ShardedFeed
 from expkit.collect.warm import warm_kernels
@@ -245,7 +247,9 @@ class Session:
         self._stop.set()
         for thread in threads:
             thread.join()
-        error = self._close(collector)
+        if self._failure is not None:
+            self._failure = told(self._failure, self.config.game.source, writer)
+        error = self._close(collector, writer)
         seconds = time.monotonic() - begun
         stats = collector.stats()
         rows = sum(stats.written.values())
@@ -314,10 +318,10 @@ class Session:
 
     def _play(self, game: Game, collector: BackgroundCollector, budget: int) -> None:
         """One game thread: play into the feed until told to stop."""
+        room = 2 * game.num_envs
         try:
             feed = collector.feed()
             feed.sink.policy[:] = self._policy_rows
-            room = 2 * game.num_envs
             while not self._stop.is_set() and not game.idle:
                 feed.ready(room)
                 ticks = game.play(feed.sink, TICKS_PER_CALL, budget)
@@ -326,17 +330,33 @@ class Session:
                     break
                 if ticks == 0 and not game.idle and (feed.sink.position + room <= feed.sink.capacity).all():
                     break  # nothing left to play and nothing in the way: the budget is used up
-            done = False
-            while not done:
-                feed.ready(room)
-                done = game.finish(feed.sink)
-                self._commit(game, feed)
+            self._finish(game, feed, room)
         except BaseException as error:
             self._failure = self._failure or error
+            self._stop.set()
+            if collector.shards.failure is None and game.committed_rows:
+                self._save(game, feed, room, error)
 
-    def _commit(self, game: Game, feed: ShardedFeed) -> None:
+    def _finish(self, game: Game, feed: ShardedFeed, room: int, reason: str = "") -> None:
+        done = False
+        while not done:
+            feed.ready(room)
+            done = game.finish(feed.sink)
+            self._commit(game, feed, reason)
+
+    def _save(self, game: Game, feed: ShardedFeed, room: int, error: BaseException) -> None:
+        """Keep what was played until a game or a policy raised: its rows, and its episodes as interrupted by that."""
+        reason = one_line(error)
+        try:
+            self._commit(game, feed, reason)
+            self._finish(game, feed, room, reason)
+        except Exception:  # the first error is told
+            with suppress(Exception):
+                self._commit(game, feed, reason)
+
+    def _commit(self, game: Game, feed: ShardedFeed, reason: str = "") -> None:
         starts, ends = game.take_events()
-        feed.commit(starts, ends)
+        feed.commit(starts, with_reason(ends, reason))
         if ends:
             self._count(ends)
 
@@ -383,12 +403,15 @@ class Session:
             if duration is not None and seconds >= duration:
                 return "demonstration" if limitless else "duration"
 
-    def _close(self, collector: BackgroundCollector) -> ExpkitError | None:
+    def _close(self, collector: BackgroundCollector, writer: RunWriter) -> ExpkitError | None:
         """Close the collector; NoSpace is returned rather than raised, for it is told with the summary."""
         try:
             collector.close()
         except NoSpace as error:
             return error
+        except Exception as error:  # a conversion or a processor of the user's raises in a drain thread
+            if self._failure is None or isinstance(error, ExpkitError):
+                raise told(error, self.config.game.source, writer) from error
         return None
 
 

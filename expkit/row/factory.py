@@ -76,6 +76,14 @@ class RowFactory:
         """Players with rows and no last row yet in that episode."""
         return sorted(player for number, player in self._open if number == episode)
 
+    def open_episodes(self) -> list[tuple[int, int]]:
+        """(episode, player) pairs without their last row yet."""
+        return sorted(self._open)
+
+    def forget(self, episode: int, player: int) -> Progress:
+        """No more rows of an open (episode, player) come; returns how it went until now."""
+        return self._open.pop((episode, player))
+
     def transition(
         self,
         views: Mapping[str, np.ndarray],

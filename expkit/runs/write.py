@@ -42,6 +42,7 @@ from expkit.runs.manifest import Listed, update_manifest
 from expkit.runs.requests import pending_rotations
 from expkit.runs.reserve import keep_reserve
 from expkit.runs.superseding import claim_writer, next_shard_number
+from expkit.runs.unbegun import came_to_nothing
 from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
 from expkit.system.version import __version__
 
@@ -58,13 +59,13 @@ class ShardLimits:
 
 
 def check_output(run: Path, *, force: bool = False) -> None:
-    """Whether a run may be made at `run`: nothing there, an empty folder, or with `force` a run that nobody records.
-    Raises OutputExists, Busy."""
+    """Whether a run may be made at `run`: nothing there, an empty folder, a run that failed before its first row, or
+    with `force` a run that nobody records. Raises OutputExists, Busy."""
     if not run.exists() or (run.is_dir() and not any(run.iterdir())):
         return
     if not is_run(run):
         raise OutputExists(f"{run} exists already and is no run; choose another -o")
-    if not force:
+    if not force and not came_to_nothing(run):
         raise OutputExists(f"{run} exists already; use --force to replace it, or choose another -o")
     if live_writers(run):
         raise Busy(f"{run} is being recorded; stop that recorder first")

@@ -6,8 +6,11 @@ import ast
 import importlib
 import math
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from expkit.errors import UsageError
@@ -45,6 +48,39 @@ def load_installed(group: str, name: str) -> Any:
     """What an installed package offers under that name, None where none does."""
     found = list(entry_points(group=group, name=name))
     return found[0].load() if found else None
+
+
+# What expkit itself calls: an error that comes from there is one of expkit's.
+_OWN_LIBRARIES = ("numpy", "numba", "llvmlite", "msgspec", "zstandard", "yaml")
+
+
+def where_raised(error: BaseException) -> str:
+    """`file:line, in function` of the user's code that raised it: the innermost of it, of a library that the user
+    brought where that is all there is; empty for an error of expkit's own."""
+    package = Path(__file__).resolve().parent.parent
+    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
+    theirs, own = "", ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename).resolve()
+        if frame.filename.startswith("<") or any(file.is_relative_to(one) for one in (package, *_beside(package))):
+            continue
+        place = f"{_short(file)}:{frame.lineno}, in {frame.name}"
+        inside = next((file.relative_to(one) for one in sorted(installed) if file.is_relative_to(one)), None)
+        if inside is None:
+            own = place
+        elif not theirs and "site-packages" in file.parts and not set(file.parts) & set(_OWN_LIBRARIES):
+            theirs = place
+    return own or theirs
+
+
+def _beside(package: Path) -> list[Path]:
+    """Where the parts of expkit are that may stand beside it: links of a clone."""
+    return [(package / name).resolve() for name in ("commands", "formats")]
+
+
+def _short(file: Path) -> str:
+    here = Path.cwd()
+    return str(file.relative_to(here)) if file.is_relative_to(here) else str(file)
 
 
 def number_of(node: ast.expr) -> float | int | None:

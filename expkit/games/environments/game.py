@@ -98,10 +98,18 @@ class EnvironmentGame:
 
     def finish(self, sink: RowSink) -> bool:
         self._target.use(sink)
-        for table in self._tables:
-            table.interrupt()
-            table.close()
-        self._tables = []
+        tables, self._tables = self._tables, []
+        failed: Exception | None = None
+        for table in tables:
+            # One that fails is asked for its last observation and to close; that may fail, too, and is its own matter.
+            for doing in (table.interrupt, table.close):
+                try:
+                    doing()
+                except Exception as error:
+                    failed = failed or error
+        self._target.cut_off()
+        if failed is not None:
+            raise failed
         return True
 
     def take_events(self) -> tuple[list[EpisodeStart], list[EpisodeEnd]]:

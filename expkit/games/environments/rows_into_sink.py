@@ -85,6 +85,20 @@ class SinkTarget:
             )
         )
 
+    def cut_off(self) -> None:
+        """End the episodes that are open still, without last rows: their environment cannot say what it is at."""
+        begun = {episode: self._ended.pop(episode, {}) for episode, _ in self._factory.open_episodes()}
+        for episode, parts in begun.items():
+            rows = {player: count for player, (count, _, _) in parts.items()}
+            steps = [count - 1 for count in rows.values()]
+            for player in self._factory.open_players(episode):
+                rows[player] = self._factory.forget(episode, player).rows
+                steps.append(rows[player])
+            told = {str(player): count for player, count in sorted(rows.items())}
+            metadata = self._told.pop(episode, {})
+            end = EpisodeEnd(episode, time.time_ns(), "interrupted", max(steps), rows=told, metadata=metadata, cut=True)
+            self._ends.append(end)
+
     def take_events(self) -> tuple[list[EpisodeStart], list[EpisodeEnd]]:
         """Starts and ends of episodes since the last call."""
         events = self._starts, self._ends

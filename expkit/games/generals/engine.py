@@ -135,17 +135,38 @@ class Generals:
                     break
             return played
         while played < max_ticks:
+            before = sink.position.copy()
             if self._run(sink, OBSERVE, 1) == 0:  # for want of room too: then what is marked active is of the last tick
                 break
-            self._ask_users()
-            if self._rewards is not None:
-                self._rewards.look()
+            try:
+                self._ask_users()
+                if self._rewards is not None:
+                    self._rewards.look()
+            except BaseException:
+                self._take_back(sink, before)
+                raise
             self._run(sink, APPLY, 1)
             if self._rewards is not None:
                 self._rewards.write(sink)
             self._drain_log()
             played += 1
         return played
+
+    def _take_back(self, sink: RowSink, before: np.ndarray) -> None:
+        """Undo the half of a tick that was observed and will not be played: its rows have no action. Games that began
+        with it never did; the others stand where they stood."""
+        a, control = self._arrays, self._control
+        waiting = (a.one[:, r.ACTIVE, None] == 1) & (a.players[:, :, r.ROW] >= 0)
+        a.players[:, :, r.ROWS] -= waiting
+        control[k.WRITTEN] -= int((sink.position - before).sum())
+        sink.position[:] = before
+        logged = self._log[: int(control[k.LOGGED])]
+        begun = logged[logged[:, k.LOG_KIND] == k.STARTED, k.LOG_EPISODE]
+        fresh = (a.one[:, r.OPEN] == 1) & np.isin(a.one[:, r.EPISODE], begun)
+        a.one[fresh, r.OPEN] = 0
+        control[k.OPEN_GAMES] -= int(fresh.sum())
+        control[k.PENDING] -= int(fresh.sum()) * self.players
+        control[k.LOGGED] = 0
 
     def finish(self, sink: RowSink) -> bool:
         """End all open games as interrupted: write their last rows.
