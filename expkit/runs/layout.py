@@ -284,9 +284,9 @@ def _refuse_bombs(text: bytes) -> None:
         if count > _MAX_VALUES:
             raise ValueError(f"more than {_MAX_VALUES:,} values")
         # YAML 1.1 reads digits with colons to base 60, which takes the square of their number.
-        long = isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > _MAX_DIGITS
-        if long and event.value.lstrip("+-")[:1].isdigit():
-            raise ValueError(f"a number of {len(event.value):,} digits")
+        plain = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
+        if len(plain) > _MAX_DIGITS and plain.lstrip("+-")[:1].isdigit():
+            raise ValueError(f"a number of {len(plain):,} digits")
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("aliases (*name) are not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
