@@ -13,7 +13,7 @@ from typing import Literal
 from expkit.errors import NewerFormat, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.readable import Readable
-from expkit.runs.entries import ShardEntry
+from expkit.runs.entries import ShardEntry, stranger
 from expkit.runs.index import RunIndex
 from expkit.runs.layout import SHARD_SUFFIX, ShardPath, is_run, list_shards
 from expkit.runs.locks import ReaderLock, live_writers
@@ -88,6 +88,10 @@ class RunFiles(Readable):
                     raise ShardError(
                         f"{reader.path}: its schema is not that of the run; see expkit validate {self.path}"
                     )
+                told = stranger(reader.header, self.shard_paths[shard], self.run_ids[0])
+                if told:
+                    reader.close()
+                    raise ShardError(f"{reader.path}: {told}; see expkit validate {self.path}")
                 self._readers[shard] = reader
                 if len(self._readers) > max(1, OPEN_READERS // self.beside):
                     self._readers.popitem(last=False)  # closed when nobody reads from it any more

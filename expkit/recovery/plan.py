@@ -167,7 +167,7 @@ def survey_run(
             out.left_alone.append(shard)
             continue
         try:
-            out.shards.append(examine(shard, info.schema, threads, progress))
+            out.shards.append(examine(shard, info.schema, threads, progress, info.id))
         except NotThere:
             continue  # swept or published since
     held = {episode >> WRITER_BITS for shard in out.shards for episode, _ in shard.chains}

@@ -36,6 +36,7 @@ from expkit.formats.shard.records import Footer, RecordFile, open_shard
 from expkit.recovery.salvage_block import NEEDED, BlockPlan, Columns, plan_block
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.schema import Schema
+from expkit.runs.entries import stranger
 from expkit.runs.layout import ShardPath
 from expkit.system.files import only_zeros
 from expkit.system.parallel import cores, in_order
@@ -161,9 +162,14 @@ class ShardSurvey:
 
 
 def examine(
-    shard: ShardPath, schema: Schema, threads: int = 0, progress: Callable[[int], None] | None = None
+    shard: ShardPath,
+    schema: Schema,
+    threads: int = 0,
+    progress: Callable[[int], None] | None = None,
+    run: str | None = None,
 ) -> ShardSurvey:
-    """Look at every byte of a shard file; changes nothing. `schema` serves where the file's own copies are lost.
+    """Look at every byte of a shard file; changes nothing. `schema` serves where the file's own copies are lost. One
+    that does not belong into the run of that id is set aside whole.
 
     Raises NewerFormat, and NotThere for one that is gone.
     """
@@ -181,6 +187,11 @@ def examine(
         out.opens = False
         return out
     with reader:
+        told = "" if run is None else stranger(reader.header, shard, run)
+        if told:
+            out.findings.append(Finding("error", "file/stranger", str(shard.path), None, None, None, told))
+            out.opens = False
+            return out
         found = list(check_records(reader))
         out.findings = [f for f in found if f.severity == "error" and not (shard.active and f.rule in _OF_A_KILL)]
         out.header, out.closed = reader.header, reader.closed

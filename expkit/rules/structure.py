@@ -43,6 +43,8 @@ _TEXTS: dict[str, tuple[Severity, str]] = {
         Rows differ from those that were recorded although every checksum holds."""),
     "file/lost-values": ("warn", """No values were lost to earlier damage.
         A recovery could not read them and has kept the other columns of the rows."""),
+    "file/stranger": ("error", """A shard belongs to the run that it lies in, under its own name.
+        It was copied in from another run, or is a double of another shard; `expkit recover` sets it aside."""),
     "file/unknown-kind": ("info", """Every record is of a kind that this version knows.
         A later version has added to the file something that readers may skip."""),
     "file/unreadable": ("error", """The operating system lets us read the file.

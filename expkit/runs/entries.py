@@ -12,7 +12,7 @@ import msgspec
 from expkit.errors import SchemaError, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.row.episodes import PolicyInfo
-from expkit.runs.layout import RunInfo, moment
+from expkit.runs.layout import RunInfo, ShardPath, moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,22 @@ def annotation(meta: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
         return None
     number = str(note.get("episode"))
     return (int(number), note["metadata"]) if number.isdecimal() and len(number) < 20 else None
+
+
+def stranger(header: Mapping[str, Any], shard: ShardPath, run: str) -> str:
+    """What a shard's header says against its place in the run of that id: it was copied from another run, or is a
+    double of another shard. "" where nothing does; files of other programs need not have these keys."""
+    if isinstance(header.get("run"), str) and header["run"] != run:
+        return f"it belongs to the run {header['run'][:40]}, and this is {run[:40]}"
+    number, folder = header.get("shard"), header.get("writer" if shard.generation == 0 else "generation")
+    other = header.get("generation" if shard.generation == 0 else "writer")
+    if type(number) is not int:
+        return ""
+    if type(folder) is int and (folder, number) != (shard.generation or shard.writer, shard.number):
+        return f"it is {'g' if shard.generation else 'w'}{folder}/{number:06d} under another name"
+    if folder is None and type(other) is int:
+        return f"it is {'w' if shard.generation else 'g'}{other}/{number:06d} under another name"
+    return ""
 
 
 def info_from_header(reader: ShardReader) -> RunInfo:

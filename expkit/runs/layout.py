@@ -55,6 +55,8 @@ _FOLDER = re.compile(r"([wg])(0|[1-9]\d{0,8})")
 # Without it a flipped bit in a name or a number would go for what the run is.
 _SEAL = b"# crc32 of all before this line:"
 _SEALED = re.compile(_SEAL + rb" ([0-9a-f]{8})\n\Z")
+_MAX_VALUES = 500_000  # of run.yaml; 65,536 policies are 460,000
+_MAX_DIGITS = 400
 _MAX_DEPTH = 200  # of run.yaml: libyaml builds the tree recursively, and 200,000 brackets overflow its stack
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -283,7 +285,13 @@ def moment(told: Any) -> int:
 def _refuse_bombs(text: bytes) -> None:
     """Raises ValueError for YAML of which few bytes become many values, or a tree too deep to be built."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if count > _MAX_VALUES:
+            raise ValueError(f"more than {_MAX_VALUES:,} values")
+        # YAML 1.1 reads digits with colons to base 60, which takes the square of their number.
+        plain = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
+        if len(plain) > _MAX_DIGITS and plain.lstrip("+-")[:1].isdigit():
+            raise ValueError(f"a number of {len(plain):,} digits")
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("aliases (*name) are not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

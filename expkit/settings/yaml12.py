@@ -17,6 +17,7 @@ from expkit.errors import ConfigError
 from expkit.system.files import open_to_read
 
 MAX_BYTES = 1 << 20
+MAX_VALUES = 50_000
 _OF_A_SHELL = re.compile(r"/dev/(fd/\d+|stdin)|/proc/self/fd/\d+")
 _TAG = "tag:yaml.org,2002:"
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
@@ -88,9 +89,17 @@ def scalar(text: str) -> Any:
     return text
 
 
+def _refuse_many(text: str | bytes) -> None:
+    """Raises ValueError, before anything is built, for more values than settings have."""
+    for count, _ in enumerate(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values")
+
+
 def load(text: str | bytes, name: str) -> Any:
     """The tree in `text`; `name` is what errors call it. Raises ConfigError with line and column."""
     try:
+        _refuse_many(text)
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

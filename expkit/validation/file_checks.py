@@ -10,6 +10,7 @@ The order of findings is that of the files and blocks, whatever the number of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ class FileToCheck:
 
     visible   which rows of a block count: True for all, None for none, else bool (rows,)
     spare     nothing in the file counts any more, so that what is wrong with it is no error
+    stranger  what its header says against its place in the run, "" for nothing
     growing   its writer lives, so that an unfinished record at its end is no wonder
     """
 
@@ -45,6 +47,7 @@ class FileToCheck:
     visible: Callable[[ShardReader, BlockInfo], np.ndarray | bool | None] = lambda reader, block: True
     spare: bool = False
     growing: bool = False
+    stranger: Callable[[ShardReader], str] = lambda reader: ""
 
     def open(self) -> ShardReader:
         """Under its published name, where it got that since. Raises NotThere, ShardError."""
@@ -134,6 +137,9 @@ def _records(file: FileToCheck) -> Report:
             if file.path.suffix == SHARD_SUFFIX and not reader.closed and not cut:
                 message = "published, but its footer is gone: the file was cut short or damaged at its end"
                 findings.append(file.wrong("file/footer", message))
+            told = file.stranger(reader)
+            if told:
+                findings.append(file.wrong("file/stranger", f"{told}; recover sets it aside"))
             if file.rules is not None and reader.schema != file.rules.schema:
                 findings.append(file.wrong("file/schema", "its schema is not that of the run; its rows are not judged"))
     except ShardError as error:
@@ -170,6 +176,10 @@ def check_records_only(file: FileToCheck) -> Iterator[Finding]:
     """Header, footer, records and the index, and the checksums of columns where one of those is wrong: a file that is
     content at a glance is not looked at any further."""
     if is_sound_at_a_glance(file.path):
+        with suppress(ShardError, NotThere, OSError), file.open() as reader:
+            told = file.stranger(reader)
+            if told:
+                yield file.wrong("file/stranger", f"{told}; recover sets it aside")
         return
     yield from _records(file).findings
     try:

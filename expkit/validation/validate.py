@@ -29,6 +29,7 @@ from expkit.reading.run import Run
 from expkit.reading.summary import Balance, balance, listed_rows
 from expkit.rules.registry import RuleChoice, choose_rules
 from expkit.rules.rows import RunFacts
+from expkit.runs.entries import stranger
 from expkit.runs.layout import read_run_info
 from expkit.runs.superseding import visible_block
 from expkit.system.parallel import cores
@@ -199,7 +200,14 @@ def _files(run: Run, rules: RowRules | None) -> Iterator[FileToCheck]:
         if growing and rules is not None:
             reader = run.reader_or_none(position)
             known = 0 if reader is None else len(reader.blocks)
-        yield FileToCheck(path, shard.name, rules, partial(_visible, run, position, known), growing=growing)
+        visible = partial(_visible, run, position, known)
+        yield FileToCheck(path, shard.name, rules, visible, growing=growing, stranger=partial(_stranger, run, position))
+
+
+def _stranger(run: Run, position: int, reader: ShardReader) -> str:
+    with suppress(NotThere, CheckFailed):
+        return stranger(reader.header, run.shard_paths[position], run.id)
+    return ""
 
 
 def _visible(
