@@ -9,11 +9,11 @@ The order of findings is that of the files and blocks, whatever the number of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from expkit.row.schema import Schema
 from expkit.runs.layout import SHARD_SUFFIX
 from expkit.system.parallel import in_order
 from expkit.validation.finding import Finding, Severity
-from expkit.validation.glance import is_sound_at_a_glance
+from expkit.validation.glance import header_at_a_glance
 from expkit.validation.row_rules import Columns, RowRules, Verdict
 
 
@@ -47,7 +47,7 @@ class FileToCheck:
     visible: Callable[[ShardReader, BlockInfo], np.ndarray | bool | None] = lambda reader, block: True
     spare: bool = False
     growing: bool = False
-    stranger: Callable[[ShardReader], str] = lambda reader: ""
+    stranger: Callable[[Mapping[str, Any]], str] = lambda header: ""
 
     def open(self) -> ShardReader:
         """Under its published name, where it got that since. Raises NotThere, ShardError."""
@@ -137,7 +137,7 @@ def _records(file: FileToCheck) -> Report:
             if file.path.suffix == SHARD_SUFFIX and not reader.closed and not cut:
                 message = "published, but its footer is gone: the file was cut short or damaged at its end"
                 findings.append(file.wrong("file/footer", message))
-            told = file.stranger(reader)
+            told = file.stranger(reader.header)
             if told:
                 findings.append(file.wrong("file/stranger", f"{told}; recover sets it aside"))
             if file.rules is not None and reader.schema != file.rules.schema:
@@ -175,11 +175,11 @@ def _block(file: FileToCheck, reader: ShardReader, block: BlockInfo, hasher: Row
 def check_records_only(file: FileToCheck) -> Iterator[Finding]:
     """Header, footer, records and the index, and the checksums of columns where one of those is wrong: a file that is
     content at a glance is not looked at any further."""
-    if is_sound_at_a_glance(file.path):
-        with suppress(ShardError, NotThere, OSError), file.open() as reader:
-            told = file.stranger(reader)
-            if told:
-                yield file.wrong("file/stranger", f"{told}; recover sets it aside")
+    header = header_at_a_glance(file.path)
+    if header is not None:
+        told = file.stranger(header)
+        if told:
+            yield file.wrong("file/stranger", f"{told}; recover sets it aside")
         return
     yield from _records(file).findings
     try:

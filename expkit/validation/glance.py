@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 from zlib import crc32
+
+import msgspec
 
 from expkit.errors import ShardError
 from expkit.formats.shard.layout import (
@@ -28,33 +31,37 @@ from expkit.formats.shard.records import open_shard
 _FIRST_READ = 8192  # a header with the schema of generals has 2 to 4 KiB
 
 
-def is_sound_at_a_glance(path: Path) -> bool:
-    """Whether the file begins with a header and ends with a footer that are whole. False, too, for a file that is
-    not closed or cannot be read."""
+def header_at_a_glance(path: Path) -> dict[str, Any] | None:
+    """The header of a file that begins with one and ends with a footer, both whole. None, too, for a file that is not
+    closed or cannot be read."""
     try:
         handle = open_shard(path)
     except (OSError, ShardError):
-        return False
+        return None
     try:
-        return _has_header(handle) and _has_footer(handle, os.fstat(handle).st_size)
-    except OSError:
-        return False
+        text = _header(handle)
+        if text is None or not _has_footer(handle, os.fstat(handle).st_size):
+            return None
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return None
     finally:
         os.close(handle)
 
 
-def _has_header(handle: int) -> bool:
+def _header(handle: int) -> bytes | None:
+    """Its JSON."""
     data = os.pread(handle, _FIRST_READ, 0)
     if len(data) < FILE_HEADER.size:
-        return False
+        return None
     magic, version, flags, json_bytes, crc = FILE_HEADER.unpack_from(data)
     if magic != FILE_MAGIC or version != VERSION or flags or json_bytes > MAX_JSON:
-        return False
+        return None
     end = FILE_HEADER.size + json_bytes
     if end > len(data):
         data = os.pread(handle, end, 0)
     text = data[FILE_HEADER.size : end]
-    return len(text) == json_bytes and crc32(text, crc32(data[: FILE_HEADER.size - 4])) == crc
+    return text if len(text) == json_bytes and crc32(text, crc32(data[: FILE_HEADER.size - 4])) == crc else None
 
 
 def _has_footer(handle: int, size: int) -> bool:

@@ -12,12 +12,12 @@ rewrite or a prune has superseded are checked as bytes and not judged by the oth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -204,9 +204,9 @@ def _files(run: Run, rules: RowRules | None) -> Iterator[FileToCheck]:
         yield FileToCheck(path, shard.name, rules, visible, growing=growing, stranger=partial(_stranger, run, position))
 
 
-def _stranger(run: Run, position: int, reader: ShardReader) -> str:
+def _stranger(run: Run, position: int, header: Mapping[str, Any]) -> str:
     with suppress(NotThere, CheckFailed):
-        return stranger(reader.header, run.shard_paths[position], run.id)
+        return stranger(header, run.shard_paths[position], run.id)
     return ""
 
 

@@ -53,7 +53,7 @@ from expkit.runs.manifest import read_manifest
 from expkit.runs.resume import close_dead_writer, next_episode
 from expkit.settings.config import load_file, resolve
 from expkit.system.files import Disk, using
-from expkit.validation.glance import is_sound_at_a_glance
+from expkit.validation.glance import header_at_a_glance
 from expkit.validation.validate import Level, validate_run
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -105,7 +105,7 @@ def run_shard(data: bytes) -> None:
     with folder() as place:
         path = place / "a.exp"
         path.write_bytes(data)
-        is_sound_at_a_glance(path)
+        header_at_a_glance(path)
         for schema in (None, TINY):
             findings = list(check_shard(path, schema=schema))
             errors = [finding for finding in findings if finding.severity == "error"]

@@ -15,7 +15,7 @@ from expkit.errors import NewerFormat, ShardError
 from expkit.formats.shard import ShardReader, ShardWriter, check_shard, seal_shard
 from expkit.formats.shard.layout import FILE_HEADER, pack_file_header
 from expkit.reading.opening import open_run
-from expkit.validation.glance import is_sound_at_a_glance
+from expkit.validation.glance import header_at_a_glance
 from expkit.validation.validate import validate_shard
 
 
@@ -56,7 +56,7 @@ def test_the_line_says_who_wrote_it_what_is_read_and_what_to_do(tmp_path, versio
     assert line.endswith(f" to {writer} or later") == (isinstance(writer, str) and writer in said and writer != "")
     assert line.isprintable()
     assert [finding.rule for finding in check_shard(path)] == ["file/version"]
-    assert not is_sound_at_a_glance(path)
+    assert header_at_a_glance(path) is None
     data = path.read_bytes()
     for touch in (seal_shard, ShardWriter.resume):
         with pytest.raises(NewerFormat):
