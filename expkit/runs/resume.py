@@ -69,10 +69,13 @@ def begin_run(run: Path, info: RunInfo) -> RunInfo:
 
 def check_resumable(run: Path) -> None:
     """Whether `run` is a run, or may become one. Raises OutputExists for a folder of something else, CheckFailed."""
+    if is_begun(run):
+        return
     try:
         check_output(run)
     except OutputExists:
-        if not is_begun(run) and not _is_unfinished(run):
+        # Looked at once more, last: another recorder may have begun it between two looks.
+        if not _is_unfinished(run) and not is_begun(run):
             raise
 
 
@@ -80,7 +83,7 @@ def is_begun(run: Path) -> bool:
     """Whether a run is there to go on with. Raises CheckFailed for shards without a description."""
     if (run / RUN_FILE).exists():
         return True
-    if list_shards(run):
+    if list_shards(run) and not (run / RUN_FILE).exists():  # which comes before the first shard
         raise CheckFailed(f"{run}: there are shards but no {RUN_FILE}; run expkit recover {run} first")
     return False
 

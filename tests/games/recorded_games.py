@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,5 +33,6 @@ def importable(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: s
     """`folder` with a module of a user's, found by this process and by those it starts."""
     (folder / name).write_text(text)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    before = os.environ.get("PYTHONPATH")  # where a clone is tested that is not the installed one, it is found by that
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *([before] if before else [])]))
     return folder
