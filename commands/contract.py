@@ -69,6 +69,9 @@ def describe(error: BaseException) -> Failure:
         return Failure("Aborted", "no answer was given; nothing was changed", 1)
     if isinstance(error, OSError):
         return _describe_os_error(error)
+    if isinstance(error, UnicodeEncodeError) and any("\udc80" <= one <= "\udcff" for one in str(error.object)):
+        text = f"{error.object}: bytes that are no UTF-8, which what is written there cannot hold; use another name"
+        return Failure("UsageError", text, 2)
     if isinstance(error, MemoryError):
         return Failure(kind, "out of memory; use a smaller batch or fewer columns", 1)
     return Failure(kind, f"unexpected {kind}: {error}; run again with --debug and report the traceback", 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import Columns, DryRun, Force, Json, Representation, RunInputs, Where, input_runs
+from expkit.commands.options import Columns, DryRun, Force, Json, Partial, Representation, RunInputs, Where, input_runs
 from expkit.errors import UsageError
 from expkit.system.units import format_number, format_size
 
@@ -65,6 +65,7 @@ def export(
         str | None, typer.Option("--licence", metavar="ID", help="That the card names, like cc-by-4.0.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse when the format cannot carry all of it.")] = False,
+    partial: Partial = False,
     dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
@@ -96,7 +97,8 @@ def export(
     )
     options = parse_compression(compression)
     check_output_path(out, force=force)
-    with Sources(paths, None if representation is None else Change(representation=representation)) as sources:
+    change = None if representation is None else Change(representation=representation)
+    with Sources(paths, change, partial=partial) as sources:
         plan = plan_export(sources, chosen, asked)
         check_compression(plan, options)
         if strict and plan.losses:

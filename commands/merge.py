@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from expkit.commands.merge_report import merge_runs
-from expkit.commands.options import DryRun, Force, Json, RunInputs
+from expkit.commands.options import DryRun, Force, Json, Partial, RunInputs
 
 EXAMPLES = (
     ("expkit merge runs/a runs/b -o runs/both --force --dry-run", "what it would do, or why it cannot"),
@@ -33,6 +33,7 @@ def merge(
             "--pad", metavar="HxW", help="Lay all boards out on one of this size: mountains to the right and below."
         ),
     ] = None,
+    partial: Partial = False,
     dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
@@ -43,4 +44,6 @@ def merge(
     from expkit.system.units import parse_board_size
 
     change = None if pad is None else Change(pad=parse_board_size(pad))
-    merge_runs("merge", runs, out, Choice(dedupe=dedupe), change, dry_run=dry_run, force=force, json=json)
+    merge_runs(
+        "merge", runs, out, Choice(dedupe=dedupe), change, partial=partial, dry_run=dry_run, force=force, json=json
+    )

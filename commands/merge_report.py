@@ -26,6 +26,7 @@ def merge_runs(
     choice: Choice,
     change: Change | None = None,
     *,
+    partial: bool,
     dry_run: bool,
     force: bool,
     json: bool,
@@ -38,7 +39,7 @@ def merge_runs(
 
     paths = input_runs(given, out)
     check_free(out, force=force)
-    with Sources(paths, change) as sources:
+    with Sources(paths, change, partial=partial) as sources:
         schema = choice.schema(sources.schema)
         plan = plan_merge(sources, choice)
         if dry_run:

@@ -60,6 +60,7 @@ Player = Annotated[int | None, typer.Option("--player", metavar="P", help="The p
 Step = Annotated[int | None, typer.Option("--step", metavar="S", help="The game's own turn number.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, with counts and bytes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Go on with what is there where shards of a run are missing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Reward = Annotated[
     str | None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from expkit.commands import output, session
-from expkit.commands.options import Force, Json, complete_runs, expand_runs, split_names
+from expkit.commands.options import Force, Json, Partial, complete_runs, expand_runs, split_names
 from expkit.errors import OutputExists, UsageError
 
 EXAMPLES = (
@@ -68,6 +68,7 @@ def query(
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", help="What SQL may take before it uses a temporary folder.")
     ] = "1GiB",
+    partial: Partial = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -86,6 +87,8 @@ def query(
     most = most or None
     with ExitStack() as stack:
         runs = [stack.enter_context(open_run(path)) for path in expand_runs(paths)]
+        for run in runs if not partial else ():
+            run.check_whole()
         answer = stack.enter_context(ask(runs, question, columns=split_names(columns), memory=memory))
         told: dict[str, Any] = {"runs": [run.path for run in runs], "query": question}
         if out is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from expkit.commands import output, session
+from expkit.errors import UsageError
 from expkit.system.files import DiskErrors, unlink_quietly
 
 if TYPE_CHECKING:
@@ -241,7 +242,10 @@ def _csv_cell(value: Any) -> Any:
 def _write_parquet(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
     from expkit.row.arrow import write_parquet
 
-    write_parquet(file, *counted.record_batches())
+    try:
+        write_parquet(file, *counted.record_batches())
+    except NotImplementedError as error:
+        raise UsageError(f"--format parquet cannot hold the answer ({error}); cast the column to VARCHAR") from None
 
 
 def _write_arrow(answer: Answer, counted: _Counted, file: BinaryIO) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expkit.commands import output, session
-from expkit.commands.options import Episode, Json, RunPath, Step, one_run
+from expkit.commands.options import Episode, Json, Partial, RunPath, Step, one_run
 from expkit.errors import NotThere, UsageError
 from expkit.system.units import parse_rate
 
@@ -43,6 +43,7 @@ def replay(
     ] = None,
     rate: Annotated[str | None, typer.Option("--rate", metavar="2x", help="1x is 4 steps a second.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Re-simulate from seeds and actions, compare all.")] = False,
+    partial: Partial = False,
     json: Json = False,
 ) -> None:
     """Watch an episode again, or prove that it plays out the same."""
@@ -57,6 +58,8 @@ def replay(
                 )
             from expkit.commands.replay_verify import verify_run
 
+            if not partial:
+                opened.check_whole()
             raise typer.Exit(verify_run(opened, episode, json))
         numbers = [found.number for found in opened.episodes() if found.rows]
         if not numbers:

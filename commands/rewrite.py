@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from expkit.commands.merge_report import merge_runs
-from expkit.commands.options import Columns, DryRun, Force, Json, Representation, Reward, RewardColumn, RunInputs, Where
+from expkit.commands.options import (
+    Columns,
+    DryRun,
+    Force,
+    Json,
+    Partial,
+    Representation,
+    Reward,
+    RewardColumn,
+    RunInputs,
+    Where,
+)
 
 EXAMPLES = (
     ("expkit rewrite sample_data/run -o runs/won --where won --force", "whole games, of who won them"),
@@ -39,6 +50,7 @@ def rewrite(
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Leave out episodes whose rows are those of one already taken.")
     ] = False,
+    partial: Partial = False,
     dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
@@ -52,4 +64,4 @@ def rewrite(
     rewards = RewardColumns.parse(reward, reward_column or ())
     choice = Choice(dedupe, where, columns, None if split is None else parse_split(split), rewards)
     change = None if representation is None else Change(representation=representation)
-    merge_runs("rewrite", runs, out, choice, change, dry_run=dry_run, force=force, json=json)
+    merge_runs("rewrite", runs, out, choice, change, partial=partial, dry_run=dry_run, force=force, json=json)

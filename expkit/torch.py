@@ -29,6 +29,7 @@ from expkit.batches.scan import check_batch_size
 from expkit.errors import UsageError
 from expkit.reading.opening import open_run
 from expkit.row.schema import KEY_NAMES
+from expkit.runs.locks import ReaderLock
 from expkit.system.extras import require
 from expkit.system.units import parse_size
 
@@ -121,8 +122,13 @@ class ExperienceDataset(IterableDataset):
 
     def set_epoch(self, epoch: int, manifest: Sequence[PinnedShard] | None = None) -> None:
         """Begin that epoch, over all rows that there are now, or over what `manifest_of` listed of them in another
-        process. Until it is called again, the same batches come in the same order."""
+        process. Until it is called again, the same batches come in the same order; a compaction meanwhile changes
+        nothing, for as long as the data set lives the files that it replaces stay."""
         with self._open() as run:
+            held = [ReaderLock(one.path) for one in run.single_runs]
+            for lock in held:
+                lock.renew()
+            self._held = held
             if self._collective:
                 told = [manifest_of(run) if self.rank == 0 else None]
                 torch.distributed.broadcast_object_list(told)
@@ -142,7 +148,7 @@ class ExperienceDataset(IterableDataset):
     def __getstate__(self) -> dict[str, Any]:
         # A DataLoader pickles it for each worker that it spawns.
         self._elsewhere = not self._begun
-        return self.__dict__
+        return {**self.__dict__, "_held": []}
 
     def __iter__(self) -> Iterator[Tensors]:
         if get_worker_info() is None:

@@ -71,6 +71,7 @@ class Hdf5Format:
         h5py = require("h5py", "hdf5", "HDF5")
         try:
             with h5py.File(source, "r") as file:
+                refuse_other_files(file, source)
                 if HEAD_KEY in file and "head" in file[HEAD_KEY]:
                     stored = file[HEAD_KEY]["head"]
                     if stored.size > _MOST_HEAD:
@@ -81,6 +82,39 @@ class Hdf5Format:
         except (OSError, RuntimeError, KeyError) as error:
             raise ShardError(f"{source}: it is no sound HDF5 file: {error}") from None
         return Recorded(_read_foreign(source, names), None, notes)
+
+
+def refuse_other_files(file: h5py.File, source: Path) -> None:
+    """A file may say that its values are those of another one, whose name it chooses: an import would then read what
+    it was never given. Raises ShardError."""
+    h5py = require("h5py", "hdf5", "HDF5")
+
+    def refuse(name: str, how: str, other: Any) -> None:
+        told = other.decode(errors="replace") if isinstance(other, bytes) else other
+        raise ShardError(f"{source}: {name} is {how} another file, {told}; copy the values into one file (h5repack)")
+
+    todo, seen = [file["/"]], set()
+    while todo:
+        group = todo.pop()
+        for key in group:
+            link, name = group.get(key, getlink=True), f"{group.name}/{key}".replace("//", "/")
+            if isinstance(link, h5py.ExternalLink):
+                refuse(name, "a link into", link.filename)
+            if not isinstance(link, h5py.HardLink):
+                continue  # within the file: what it points to is reached, or refused, by itself
+            item = group[key]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(item, h5py.Group):
+                todo.append(item)
+            elif isinstance(item, h5py.Dataset):
+                for other, *_ in item.external or ():
+                    refuse(name, "stored in", other)
+                for virtual in item.virtual_sources() if item.is_virtual else ():
+                    if virtual.file_name != ".":
+                        refuse(name, "a view of", virtual.file_name)
 
 
 def players_of(head: Head) -> list[int]:

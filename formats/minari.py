@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from expkit.errors import ShardError, UsageError
+from expkit.formats.hdf5 import refuse_other_files
 from expkit.formats.protocol import (
     HEAD_KEY,
     Batch,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from minari.dataset.minari_storage import MinariStorage
 
 _METADATA = "metadata.json"
+_VALUES = "main_data.hdf5"
 _BATCH_ROWS = 8192
 _CUT = "last_transition"  # in infos of an episode without a final observation: its last action, which has no place
 _FLAGS = {"reward": "rewards", "terminated": "terminations", "truncated": "truncations"}
@@ -232,15 +234,20 @@ def _datasets(source: Path) -> list[Path]:
     """Folders `data` of the datasets at or below a folder."""
     if not source.is_dir():
         return []
-    if (source / _METADATA).is_file() and (source / "main_data.hdf5").is_file():
+    if (source / _METADATA).is_file() and (source / _VALUES).is_file():
         return [source]
     found = sorted(path.parent for path in source.rglob(f"data/{_METADATA}"))
     return found
 
 
 def _open(path: Path) -> MinariStorage:
-    require("h5py", "minari", "Minari")
+    h5py = require("h5py", "minari", "Minari")
     storage = require("minari.dataset.minari_storage", "minari", "Minari").MinariStorage
+    try:
+        with h5py.File(path / _VALUES, "r") as file:
+            refuse_other_files(file, path / _VALUES)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ShardError(f"{path / _VALUES}: it is no sound HDF5 file: {error}") from None
     try:
         opened: MinariStorage = storage.read(path)
     except Exception as error:  # it makes the environment where it has not the spaces, and that raises anything

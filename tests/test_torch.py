@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from expkit import Recorder, open_run
 from expkit.batches.epochs import manifest_of
 from expkit.errors import NotThere, UsageError
+from expkit.rewrite.compact import compact
 from expkit.torch import ExperienceDataset, ExperienceLoader, tensors
 
 MEMORY = 20_000  # waves of some 250 rows
@@ -48,6 +49,20 @@ def same(left, right) -> None:
         assert one.keys() == other.keys()
         for name in one:
             np.testing.assert_array_equal(one[name].numpy(), other[name].numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_compaction_does_not_disturb_an_epoch(path, tmp_path, workers):
+    copy = tmp_path / "run"
+    shutil.copytree(path, copy)
+    dataset = ExperienceDataset(copy, 32, seed=3, memory=MEMORY)
+    loader = ExperienceLoader(dataset, num_workers=workers)
+    whole = list(loader)
+    compact(copy)
+    same(list(loader), whole)
+    loader.set_epoch(1)
+    assert sum(len(batch["action"]) for batch in loader) == sum(len(batch["action"]) for batch in whole)
+    loader.close()
 
 
 def test_batches_are_those_of_an_epoch_and_share_their_memory(path):

@@ -8,7 +8,7 @@ be decoded again. What a recorder writes meanwhile is not in the manifest, and c
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -65,10 +65,38 @@ def manifest_of(run: BatchSource) -> list[PinnedShard]:
     return list(out.values())
 
 
+def is_there(run: BatchSource, manifest: Sequence[PinnedShard]) -> bool:
+    """Whether the run has what was pinned, as it was. Generations only take rows away from what was there before them,
+    so as many rows of a shard are the same rows."""
+    return not next(_changed(_blocks(run), manifest), None)
+
+
+Place = tuple[str, str]  # id of the run, name of the shard
+Found = dict[Place, list[tuple[int, int, int, int]]]
+
+
+def _blocks(run: BatchSource) -> Found:
+    """(shard, block, rows, rows that count) of every block."""
+    found: Found = {}
+    for block in run.blocks():
+        place = run.run_ids[block.run], block.name
+        found.setdefault(place, []).append((block.shard, block.info.index, block.info.rows, block.rows))
+    return found
+
+
+def _changed(found: Found, manifest: Sequence[PinnedShard]) -> Iterator[str]:
+    """Names of the shards of the manifest that are not as they were."""
+    for pinned in manifest:
+        blocks = found.get((pinned.run, pinned.shard), [])
+        if sum(rows for _, index, _, rows in blocks if index < pinned.blocks) != pinned.rows:
+            yield pinned.shard
+
+
 class Epoch:
     """An iterator over the batches of one epoch; `state_dict` between any two of them says where it is.
 
-    state  to begin with: the plan, and how many of its batches were had
+    state   to begin with: the plan, and how many of its batches were had
+    at_end  called when all are given, or it is closed
     """
 
     def __init__(
@@ -78,13 +106,14 @@ class Epoch:
         state: EpochState,
         selection: Selection | None = None,
         threads: int = 1,
+        at_end: Callable[[], None] | None = None,
     ):
         check_batch_size(state.batch_size)
         if not 0 <= state.rank < state.world_size:
             raise UsageError(f"rank {state.rank} of {state.world_size}: ranks go from 0 to world_size - 1")
         self._run, self._decoder, self._selection, self._threads = run, decoder, selection, threads
         self._state, self._given = state, state.batches
-        self._batches = self._read()
+        self._batches = self._read(at_end)
 
     @property
     def state(self) -> EpochState:
@@ -106,7 +135,14 @@ class Epoch:
         """Let go of what is decoded ahead."""
         self._batches.close()
 
-    def _read(self) -> Generator[Batch, None, None]:
+    def _read(self, at_end: Callable[[], None] | None) -> Generator[Batch, None, None]:
+        try:
+            yield from self._all()
+        finally:
+            if at_end is not None:
+                at_end()
+
+    def _all(self) -> Generator[Batch, None, None]:
         size, seed = self._state.batch_size, [self._state.seed, self._state.epoch, self._state.rank]
         skip, before = self._given, 0
         left: list[Piece] = []
@@ -172,21 +208,18 @@ class Epoch:
     def _pieces(self) -> np.ndarray:
         """int64 (n, 3): shard, block and first row of every piece of what the manifest lists. Raises CheckFailed when
         that is there no more as it was."""
-        found: dict[tuple[str, str], list[tuple[int, int, int, int]]] = {}
-        for block in self._run.blocks():
-            place = self._run.run_ids[block.run], block.name
-            found.setdefault(place, []).append((block.shard, block.info.index, block.info.rows, block.rows))
+        found = _blocks(self._run)
+        for name in _changed(found, self._state.manifest):
+            raise CheckFailed(
+                f"{self._run.label}: {name} is not what it was when the epoch began: pruned since, or compacted while "
+                "nobody had the run open; begin another epoch"
+            )
         out = [np.empty((0, 3), np.int64)]
         for pinned in self._state.manifest:
-            blocks = [known for known in found.get((pinned.run, pinned.shard), []) if known[1] < pinned.blocks]
-            if sum(known[3] for known in blocks) != pinned.rows:
-                raise CheckFailed(
-                    f"{self._run.label}: {pinned.shard} is not what it was when the epoch began: rewritten or pruned "
-                    "since; begin another epoch"
-                )
-            for shard, index, rows, _ in blocks:
-                first = np.arange(0, rows, self._state.piece)
-                out.append(np.stack([np.full(len(first), shard), np.full(len(first), index), first], 1))
+            for shard, index, rows, _ in found.get((pinned.run, pinned.shard), []):
+                if index < pinned.blocks:
+                    first = np.arange(0, rows, self._state.piece)
+                    out.append(np.stack([np.full(len(first), shard), np.full(len(first), index), first], 1))
         return np.concatenate(out)
 
 

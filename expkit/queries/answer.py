@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expkit.errors import UsageError
 from expkit.row import arrow
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class SqlAnswer(Answer):
 
     def values(self, most: int | None = None) -> Iterator[list[list[Any]]]:
         for batch in self._result.batches:
-            yield [column.to_pylist() for column in batch.columns]
+            yield [_plain(column, known) for column, known in zip(batch.columns, self.columns, strict=True)]
 
     def record_batches(self) -> tuple[Any, Iterator[Any]]:
         return self._schema, (batch.rename_columns(self._schema.names) for batch in self._result.batches)
@@ -75,6 +76,17 @@ class SqlAnswer(Answer):
     def close(self) -> None:
         self._result.batches.close()  # type: ignore[attr-defined]
         self._database.close()
+
+
+def _plain(column: Any, known: Column) -> list[Any]:
+    """The values of a column. Raises UsageError for such as Python has none for: dates end with the year 9999."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError, NotImplementedError):
+        raise UsageError(
+            f"SQL: {known.name} holds a {known.type} that is out of range here; ask for CAST({known.name} AS VARCHAR)"
+        ) from None
+    return values
 
 
 def _unique(names: list[str]) -> list[str]:

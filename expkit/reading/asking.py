@@ -24,6 +24,7 @@ def query(
     *,
     columns: Sequence[str] | None = None,
     memory: str | int = "1GiB",
+    partial: bool = False,
 ) -> pyarrow.Table:
     """The answer to a question about runs, opened or by paths and globs, as a table of Arrow in memory.
 
@@ -31,9 +32,10 @@ def query(
     columns   for a condition, fields and groups of fields beside run, episode, player and step; without, every field
               that is one value
     memory    what DuckDB may take before it uses a temporary folder
+    partial   go on with what is there of a run of which shards are missing
 
     Raises UsageError for a question that cannot be answered, SchemaError for runs that make no one table, NotThere,
-    ShardError, MissingExtra.
+    ShardError, CheckFailed for a run of which shards are missing, MissingExtra.
     """
     listed = [runs] if isinstance(runs, Readable | str | os.PathLike) else list(runs)
     with ExitStack() as stack:
@@ -43,5 +45,7 @@ def query(
                 opened += source.single_runs
             else:
                 opened += [stack.enter_context(Run(path)) for path in found_runs([source])]
+        for run in opened if not partial else ():
+            run.check_whole()
         with ask(opened, question, columns=columns, memory=memory) as answer:
             return answer.table()

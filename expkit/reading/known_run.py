@@ -29,14 +29,14 @@ _Record = TypeVar("_Record", EpisodeStart, EpisodeEnd)
 class KnownRun(RunFiles):
     """A run, or a part of one; a view of the moment it was opened or `refresh` looked again."""
 
-    def __init__(self, path: Path, *, guarded: bool = True, part: Part | None = None):
-        """`part`: the episodes of it that are read, all when left out."""
+    def __init__(self, path: Path, *, guarded: bool = True, part: Part | None = None, upto: int | None = None):
+        """`part`: the episodes of it that are read, all when left out. The rest as for `RunFiles`."""
         self.part = part
-        super().__init__(path, guarded=guarded)
+        super().__init__(path, guarded=guarded, upto=upto)
 
     def reopened(self) -> Self:
         """The same run or part, opened once more."""
-        return type(self)(self.path, part=self.part)
+        return type(self)(self.path, part=self.part, upto=self._upto)
 
     def refresh(self) -> None:
         for name in ("info", "manifest", "listed", "counters", "_episodes"):

@@ -35,6 +35,20 @@ class Readable(BatchSource):
     def single_runs(self) -> Sequence[Readable]:
         """The single runs that are read."""
 
+    @abstractmethod
+    def check_whole(self) -> None:
+        """Raises CheckFailed where shards are missing that the manifest and the ledger tell of, ShardError where some
+        cannot be read."""
+
+    @abstractmethod
+    def as_pinned(self, manifest: Sequence[PinnedShard]) -> Readable:
+        """These runs as they were when an epoch pinned that, opened anew, where a compaction has rewritten them since
+        and the files that it replaced are still there; else these, as they are."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the files go."""
+
     @cached_property
     def timeline(self) -> Timeline:
         """All rows in the order of (run, episode, player, step)."""
@@ -121,11 +135,13 @@ class Readable(BatchSource):
         batches = self.scan(names, batch_size=batch_size, rows=rows, threads=threads, where=where)
         return arrow.reader(shape, batches, labels)
 
-    def query(self, question: str, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    def query(self, question: str, *, columns: Sequence[str] | None = None, partial: bool = False) -> pyarrow.Table:
         """The answer to SQL over the tables `steps`, `rows` and `episodes`, or the rows for which a condition holds:
-        see `expkit.query`. Raises UsageError, SchemaError, ShardError, MissingExtra."""
+        see `expkit.query`. Raises UsageError, SchemaError, CheckFailed, ShardError, MissingExtra."""
         from expkit.queries import ask
 
+        if not partial:
+            self.check_whole()
         with ask(self.single_runs, question, columns=columns) as answer:
             return answer.table()
 
@@ -193,19 +209,22 @@ class Readable(BatchSource):
 
         All else as for `shuffled`. Memory: `memory` for the rows that are mixed, twice that while a batch of the ones
         before is held, and 24 bytes for each piece of 512 to 4,096 rows. Raises UsageError, SchemaError, ShardError,
-        and CheckFailed when what the epoch reads was rewritten or pruned since it began.
+        and CheckFailed when what the epoch reads was pruned since it began, or compacted while nobody had the run open:
+        as long as somebody has, the files that a compaction replaces stay, and the epoch goes on over them.
         """
         state = None if start is None else epochs.state_from(start)
         if state is not None:
             where = state.where
-        selection = None if where is None else self.selection(where)
-        decoder = self.decoder(columns, next_observation=next_observation)
+        pinned = manifest if state is None else state.manifest
+        run = self if pinned is None else self.as_pinned(pinned)
+        selection = None if where is None else run.selection(where)
+        decoder = run.decoder(columns, next_observation=next_observation)
         if state is None:
             state = epochs.beginning(
-                self, decoder, batch_size=batch_size, seed=seed, epoch=epoch, rows=rows, memory=parse_size(memory),
+                run, decoder, batch_size=batch_size, seed=seed, epoch=epoch, rows=rows, memory=parse_size(memory),
                 where=None if where is None else str(where), rank=rank, world_size=world_size, manifest=manifest,
             )  # fmt: skip
-        return Epoch(self, decoder, state, selection, threads)
+        return Epoch(run, decoder, state, selection, threads, None if run is self else run.close)
 
     def sample(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 
 from expkit.batches.addresses import Addresses
 from expkit.batches.decode import Rows, stored_names
+from expkit.batches.epochs import PinnedShard, is_there
 from expkit.buffers.protocol import Batch, ExperienceBuffer
 from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.predicates import BoundPredicate, EpisodeTable, Predicate
@@ -17,6 +18,7 @@ from expkit.reading.follow import follow
 from expkit.reading.gaps import Gaps
 from expkit.reading.known_run import KnownRun
 from expkit.reading.split import Part, check_split
+from expkit.reading.whole import check_whole
 from expkit.row.episodes import PolicyInfo
 from expkit.row.schema import KEY_NAMES
 
@@ -42,6 +44,19 @@ class Run(KnownRun):
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {len(self):,} rows, {self.state})"
+
+    def check_whole(self) -> None:
+        check_whole(self)
+
+    def as_pinned(self, manifest: Sequence[PinnedShard]) -> Run:
+        if is_there(self, manifest):
+            return self
+        for generation in reversed(self.generations[:-1]):
+            older = Run(self.path, part=self.part, upto=generation)
+            if is_there(older, manifest):
+                return older
+            older.close()
+        return self
 
     def bind(
         self, where: Predicate, others: Sequence[PolicyInfo] = ()

@@ -32,9 +32,10 @@ OPEN_READERS = _open_files()  # to open a shard again takes some 200 us
 class RunFiles(Readable):
     """The files of a run as they were when it was opened; `refresh` looks again."""
 
-    def __init__(self, path: Path, *, guarded: bool = True):
+    def __init__(self, path: Path, *, guarded: bool = True, upto: int | None = None):
         """`guarded` keeps rewritten shards from being deleted while the run is open. Maintenance itself, by whose lock
-        nobody else deletes, does without."""
+        nobody else deletes, does without. `upto`: the run as it was when that was its last generation, as far as its
+        files are there."""
         if not path.is_dir() or not is_run(path):
             what = "no run there" if path.exists() else "no such folder"
             raise NotThere(f"{path}: {what}; see expkit list")
@@ -43,7 +44,7 @@ class RunFiles(Readable):
         self._opening = RLock()  # threads that decode ask for readers, too
         self.beside = 1  # runs that are open together and share what files a process may have open
         self._lock = ReaderLock(path)
-        self._guarded = guarded
+        self._guarded, self._upto = guarded, upto
         self.refresh()
 
     def refresh(self) -> None:
@@ -56,6 +57,9 @@ class RunFiles(Readable):
         # In this order: a shard that is published in between is then seen under its new name, never missed.
         self.live_writers = live_writers(self.path)
         found = [shard for shard in list_shards(self.path) if not _is_unborn(shard)]
+        self.generations = sorted({0, *(shard.generation for shard in found)})
+        if self._upto is not None:
+            found = [shard for shard in found if shard.generation <= self._upto]
         self.shard_paths, self.superseding = shards_of(self.path, found)
 
     def close(self) -> None:

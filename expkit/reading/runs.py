@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from expkit.batches.decode import Batch, Rows
+from expkit.batches.epochs import PinnedShard
 from expkit.buffers.protocol import ExperienceBuffer
 from expkit.errors import NotThere, SchemaError, UsageError
 from expkit.formats.shard.read import ShardReader
@@ -81,6 +82,18 @@ class Runs(Readable):
             for run in opened:
                 run.close()
             raise
+
+    def check_whole(self) -> None:
+        for run in self.runs:
+            run.check_whole()
+
+    def as_pinned(self, manifest: Sequence[PinnedShard]) -> Runs:
+        pinned = []
+        for run, id in zip(self.runs, self.run_ids, strict=True):
+            pinned.append(run.as_pinned([shard._replace(run=run.id) for shard in manifest if shard.run == id]))
+        if all(one is other for one, other in zip(pinned, self.runs, strict=True)):
+            return self
+        return Runs([one.reopened() if one is other else one for one, other in zip(pinned, self.runs, strict=True)])
 
     def refresh(self) -> None:
         """Look again at the files of all."""

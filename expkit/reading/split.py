@@ -55,6 +55,10 @@ class OnlyEpisodes:
     def __init__(self, superseding: Superseding, numbers: np.ndarray):
         self._superseding, self._numbers = superseding, numbers
 
+    @property
+    def retired(self) -> frozenset[str]:
+        return self._superseding.retired
+
     def hidden(self, generation: int, episodes: np.ndarray) -> np.ndarray:
         episodes = np.asarray(episodes, np.uint64)
         return self._superseding.hidden(generation, episodes) | ~np.isin(episodes, self._numbers)

@@ -402,3 +402,12 @@ def _settle(out: RunSurvey) -> None:
                 continue
             unseen = max(gaps[at] - quarantined[at] - dropped[at], gone[at], 0)
             out.settled[at] = Settlement(None, rows[at], dropped[at], unseen)
+    out.missing = {name: told for name, told in out.missing.items() if not _only_listed(out, name, told)}
+
+
+def _only_listed(out: RunSurvey, name: str, told: dict[int, int]) -> bool:
+    """Whether the ledger finds all rows without a shard that is listed and gone: the manifest is old."""
+    if not name.startswith("w") or not any(told.values()):
+        return False
+    places = [out.settled.get((int(name[1 : name.index("/")]), player)) for player, rows in told.items() if rows]
+    return all(place is not None and place.before is not None and not place.newly_lost for place in places)

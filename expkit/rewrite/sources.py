@@ -71,10 +71,13 @@ class Sources:
     schema        of all rows, once converted
     notes         what is worth a word to whoever asked
 
-    Raises NotThere, ShardError for damage, SchemaError for runs that do not fit together or cannot be converted.
+    partial       go on with what is there of a run of which shards are missing
+
+    Raises NotThere, ShardError for damage, CheckFailed where shards are missing, SchemaError for runs that do not fit
+    together or cannot be converted.
     """
 
-    def __init__(self, paths: Sequence[Path], change: Change | None = None):
+    def __init__(self, paths: Sequence[Path], change: Change | None = None, *, partial: bool = False):
         self.runs: list[Run] = []
         self.notes: list[str] = []
         self.change = change
@@ -94,6 +97,8 @@ class Sources:
                 parts.append(settle(run))
                 _check_records(run)
                 run.episodes()
+                if not partial:
+                    run.check_whole()
                 run.close_readers()  # of many runs not all can be open
         except BaseException:
             self.close()

@@ -119,9 +119,11 @@ def new_run_id() -> str:
 
 
 def command_line() -> list[str]:
-    """How this process was called; of the program itself only its name, for its folder says nothing about a run."""
+    """How this process was called; of the program itself only its name, for its folder says nothing about a run. Bytes
+    of paths that are no UTF-8 are told as `\\udcff`, for files hold UTF-8."""
     name = Path(sys.argv[0]).name
-    return ["expkit" if name == "__main__.py" else name, *sys.argv[1:]]
+    words = ["expkit" if name == "__main__.py" else name, *sys.argv[1:]]
+    return [word.encode(errors="backslashreplace").decode() for word in words]
 
 
 def shard_file(run: Path, writer: int, number: int, *, active: bool = False) -> Path:

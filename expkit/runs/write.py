@@ -60,7 +60,9 @@ class ShardLimits:
 
 def check_output(run: Path, *, force: bool = False) -> None:
     """Whether a run may be made at `run`: nothing there, an empty folder, a run that failed before its first row, or
-    with `force` a run that nobody records. Raises OutputExists, Busy."""
+    with `force` a run that nobody records. Raises OutputExists, Busy, and CheckFailed while the machine's clock says
+    what no row can hold."""
+    check_clock(run)
     if not run.exists() or (run.is_dir() and not any(run.iterdir())):
         return
     if not is_run(run):
@@ -69,6 +71,14 @@ def check_output(run: Path, *, force: bool = False) -> None:
         raise OutputExists(f"{run} exists already; use --force to replace it, or choose another -o")
     if live_writers(run):
         raise Busy(f"{run} is being recorded; stop that recorder first")
+
+
+def check_clock(run: Path) -> None:
+    """Raises CheckFailed before 1970 and after 2262: runs and rows tell times as nanoseconds since 1970 in 63 bits."""
+    now = time.time_ns()
+    if not 0 <= now < _END_OF_TIME:
+        when = "before 1970" if now < 0 else "after 2261"
+        raise CheckFailed(f"{run}: this machine's clock says a time {when}, which no run can hold; set the clock")
 
 
 def create_run(run: Path, info: RunInfo, *, force: bool = False) -> None:
@@ -124,6 +134,7 @@ def shard_header(info: RunInfo, number: int, **place: int) -> dict[str, Any]:
 # The manifest is written whole. With every shard it took 60 ms a shard at 3,000 of them; so it is when a fiftieth of
 # the shards is not in it, and at the end. It is a cache: what it lacks is read from the files.
 LISTED_SHARE = 50
+_END_OF_TIME = (1 << 63) - (366 * 86400 * 10**9)  # what a year's recording may add is left
 
 
 class RunWriter:

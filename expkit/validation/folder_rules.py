@@ -11,13 +11,13 @@ from pathlib import Path
 from expkit.errors import CheckFailed, NotThere, ShardError
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.run import Run
+from expkit.reading.whole import gone_shards, missing_shards
 from expkit.runs.layout import (
     ACTIVE_SUFFIX,
     SHARD_SUFFIX,
     SHARDS_DIR,
     ShardPath,
     list_shards,
-    published_file,
     read_run_info,
     strange_entries,
 )
@@ -56,16 +56,19 @@ def _check_manifest(run: Run) -> Iterator[Finding]:
     places = {shard.name: place for place, shard in enumerate(run.shard_paths) if not shard.active}
     for name, entry in listed.items():
         place = places.get(name)
-        if place is None:
-            # Retired ones may be deleted at any time; others may have been published since the run was opened.
-            published = published_file(run.path, name).exists()
-            if name not in run.superseding.retired and not published:
-                yield Finding(severity="error", rule="run/shard-missing", shard=name, message="listed, but not there")
-        elif run.listed[place] is None:
+        if place is not None and run.listed[place] is None:
             with suppress(OSError):  # gone since, which those who open it say
                 size = os.stat(run.shard_paths[place].path).st_size
                 message = f"listed with {entry['bytes']:,} bytes, the file has {size:,}"
                 yield Finding(severity="warn", rule="run/manifest", shard=name, message=message)
+    gone = gone_shards(run)
+    missing = missing_shards(run) if gone else {}
+    for name in gone:
+        if name in missing:
+            yield Finding(severity="error", rule="run/shard-missing", shard=name, message="listed, but not there")
+        else:
+            message = "listed, but not there; by the ledger no rows are missing"
+            yield Finding(severity="warn", rule="run/manifest", shard=name, message=message)
 
 
 def _check_strays(run: Path) -> Iterator[Finding]:

@@ -17,6 +17,9 @@ from expkit import Recorder, open_run
 from expkit.batches.epochs import manifest_of
 from expkit.errors import CheckFailed, UsageError
 from expkit.rewrite.compact import compact
+from expkit.rewrite.generation import sweep
+from expkit.rewrite.layout import Encoding
+from expkit.rewrite.prune import Retention, prune
 
 OPTIONS = {"memory": 20_000}  # waves of some 250 rows, of pieces of 128
 
@@ -116,6 +119,57 @@ def test_an_epoch_stays_as_it_was_while_the_run_grows(path, tmp_path):
         with pytest.raises(CheckFailed, match="begin another epoch"):
             list(run.epoch(start=state))
         assert manifest_of(run) != pinned
+
+
+@pytest.mark.parametrize("part", [None, "most"])
+def test_an_epoch_goes_on_over_a_run_that_is_compacted_while_somebody_has_it_open(path, tmp_path, part):
+    copy = tmp_path / "run"
+    shutil.copytree(path, copy)
+
+    def opened():
+        run = open_run(copy)
+        return run if part is None else run.split({"most": 0.8, "rest": 0.2})[part]
+
+    with opened() as held:
+        prune(copy, Retention(keep_episodes=28))
+        held.refresh()
+        options = {"next_observation": True, "where": "not won or step > 1", **OPTIONS}
+        whole = list(held.epoch(1, 0, 50, **options))
+        epoch = held.epoch(1, 0, 50, **options)
+        had = [next(epoch) for _ in range(3)]
+        state = epoch.state_dict()
+        for level in (3, 4):
+            compact(copy, encoding=Encoding(level=level))
+            with opened() as run:
+                assert manifest_of(run) != state["manifest"]
+                same_batches([*had, *run.epoch(start=state, next_observation=True)], whole)
+                assert len(joined(list(run.epoch(1, 0, 50)))["step"]) == run.steps
+        same_batches([*had, *epoch], whole)
+    sweep(copy)
+    with opened() as run, pytest.raises(CheckFailed, match="nobody had the run open"):
+        list(run.epoch(start=state))
+
+
+def test_an_epoch_of_what_was_pruned_since_is_refused(path, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(path, copy)
+    with open_run(copy) as run:
+        state = run.epoch(1, 0, 50).state_dict()
+        prune(copy, Retention(keep_episodes=0))
+        run.refresh()
+        with pytest.raises(CheckFailed, match="pruned since"):
+            list(run.epoch(start=state))
+
+
+def test_many_runs_that_are_compacted_have_the_same_epoch(path, tmp_path):
+    copies = [tmp_path / "a", tmp_path / "b"]
+    for copy in copies:
+        shutil.copytree(path, copy)
+    with open_run(copies) as held:
+        whole, state = list(held.epoch(0, 0, 40, **OPTIONS)), held.epoch(0, 0, 40, **OPTIONS).state_dict()
+        compact(copies[1])
+        with open_run(copies) as runs:
+            same_batches(list(runs.epoch(start=state)), whole)
 
 
 def test_many_runs_have_epochs_too(path, tmp_path):

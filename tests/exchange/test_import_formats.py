@@ -13,6 +13,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from exchanged_runs import write_plain
+from warm_processes import expkit
 
 from expkit import open_run
 from expkit.errors import ExpkitError, NotThere, OutputExists, ShardError, UsageError
@@ -172,13 +173,13 @@ def test_lists_of_one_length_are_arrays_and_others_are_left_out(tmp_path: Path, 
         assert rows["valid:reward"].tolist() == [True, False]
 
 
-def test_minari_of_somebody_else(tmp_path: Path) -> None:
+def minari_of_somebody_else(source: Path) -> None:
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
     space = gym.spaces.Dict({"x": gym.spaces.Box(-1, 1, (2,)), "at": gym.spaces.Discrete(5)})
-    (tmp_path / "set" / "data").mkdir(parents=True)
-    storage = MinariStorage.new(tmp_path / "set" / "data", space, gym.spaces.Discrete(3))
+    (source / "data").mkdir(parents=True)
+    storage = MinariStorage.new(source / "data", space, gym.spaces.Discrete(3))
     storage.update_episodes(
         EpisodeBuffer(
             observations={"x": np.full((n + 1, 2), n, np.float32), "at": np.arange(n + 1)},
@@ -190,6 +191,10 @@ def test_minari_of_somebody_else(tmp_path: Path) -> None:
         )
         for n in (3, 4)
     )
+
+
+def test_minari_of_somebody_else(tmp_path: Path) -> None:
+    minari_of_somebody_else(tmp_path / "set")
     done = import_recording(tmp_path / "set", tmp_path / "run")
     assert (done.format, done.episodes, done.rows, done.steps) == ("minari", 2, 9, 7)
     with open_run(tmp_path / "run") as run:
@@ -198,6 +203,68 @@ def test_minari_of_somebody_else(tmp_path: Path) -> None:
         assert rows["action"].tolist() == [0, 1, 2, 3, 0]
         assert rows["info/score"].tolist() == [0, 0.5, 1, 1.5, 0]  # a step's: the last row has none
         assert [episode.ended for episode in run.episodes()] == ["terminated"] * 2
+
+
+def to_other_files(path: Path, way: str, name: str) -> None:
+    """Put values of a file beside it under a name of an HDF5 file."""
+    with h5py.File(path, "a") as file:
+        if name in file:
+            del file[name]
+        if way == "external link":
+            file[name] = h5py.ExternalLink("private.hdf5", "/secret")
+        elif way == "soft link over an external one":
+            file["elsewhere"] = h5py.ExternalLink("private.hdf5", "/")
+            file[name] = h5py.SoftLink("/elsewhere/secret")
+        elif way == "external storage":
+            rows = sum(LENGTHS)
+            file.create_dataset(name, (rows,), "u1", external=[(str(path.with_name("private.bin")), 0, rows)])
+        else:
+            layout = h5py.VirtualLayout((sum(LENGTHS),), "u1")
+            layout[:] = h5py.VirtualSource(str(path.with_name("private.hdf5")), "secret", (sum(LENGTHS),))
+            file.create_virtual_dataset(name, layout)
+
+
+WAYS = ["external link", "soft link over an external one", "external storage", "virtual"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["hdf5", "deep", "own", "minari"])
+def test_values_of_other_files_are_refused(tmp_path: Path, way: str, kind: str) -> None:
+    secret = np.full(sum(LENGTHS), 77, np.uint8)
+    source, name = tmp_path / "set.hdf5", "infos/stolen" if kind == "deep" else "stolen"
+    if kind == "minari":
+        source = tmp_path / "set"
+        minari_of_somebody_else(source)
+        place = source / "data" / "main_data.hdf5"
+        name = "episode_0/rewards"
+    else:
+        place = source
+        if kind == "own":
+            write_plain(tmp_path / "recorded")
+            done = expkit("export", "recorded", "-o", source.name, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        else:
+            write_foreign(source, d4rl())
+    with h5py.File(place.with_name("private.hdf5"), "w") as file:
+        file["secret"] = secret
+    place.with_name("private.bin").write_bytes(secret.tobytes())
+    to_other_files(place, way, name)
+    with pytest.raises(ShardError, match="another file, .*private") as caught:
+        import_recording(source, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_links_and_views_within_a_file_are_read(tmp_path: Path) -> None:
+    source = write_foreign(tmp_path / "set.hdf5", d4rl())
+    with h5py.File(source, "a") as file:
+        file["infos/again"] = h5py.SoftLink("/rewards")
+        file["infos/around"] = file["infos"]
+        file["infos/twice"] = file["rewards"]
+        layout = h5py.VirtualLayout((sum(LENGTHS),), "f4")
+        layout[:] = h5py.VirtualSource(file["rewards"])
+        file.create_virtual_dataset("infos/view", layout)
+    assert import_recording(source, tmp_path / "run").rows > sum(LENGTHS)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5", ".parquet", ".arrow", ".ndjson"])

@@ -111,7 +111,7 @@ METHODS: dict[type, dict[str, str]] = {
         "one": "row",
         "many": "arrow blocks blocks_of episode episodes epoch follow load_into query rows sample sample_windows scan "
         "shuffled split windows",
-        "whole": "bind close close_readers decoder refresh reopened selection",
+        "whole": "as_pinned bind check_whole close close_readers decoder refresh reopened selection",
         "only one": "current_path find_episode lacks_rows locate reader reader_or_none visible",
     },
     Schema: {

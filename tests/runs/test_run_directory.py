@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+import struct
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -193,6 +195,36 @@ def test_a_manifest_is_only_a_cache(tmp_path):
     assert read_manifest(tmp_path / "run") == {}
     path.unlink()
     assert len(open_run(tmp_path / "run")) == 51
+
+
+def test_ledger_and_manifest_are_what_the_specification_says(tmp_path):
+    """Read by `struct`, `zlib` and `json` alone, as SPEC.md has them under "Beside the shards"."""
+    run = tmp_path / "run"
+    for writer in (0, 1):
+        with Recorder(run, SCHEMA, min_free=0, mode="a", writer=writer) as rec:
+            fill(rec, [writer << 48], steps=10 + writer)
+    data = (run / "counters").read_bytes()
+    magic, players, section, crc = struct.unpack_from("<8sIII", data)
+    assert (magic, players, crc) == (b"EXPLEDG1", 1, zlib.crc32(data[:16]))
+    assert section == -(-(8 + 16 * players) * 8 // 4096) * 4096
+    for writer in (0, 1):
+        at = 4096 + writer * section
+        state, pid, _, _, sealed = struct.unpack_from("<5q", data, at)
+        body = data[at + 64 : at + 64 + players * 128]
+        assert (state, pid, sealed) == (2, os.getpid(), zlib.crc32(body))
+        rows = 11 + writer
+        assert list(struct.unpack("<16q", body)) == [rows, rows, rows, *[0] * 13]
+    tree = json.loads((run / "manifest.json").read_bytes())
+    assert tree["crc32"] == zlib.crc32(json.dumps(tree["shards"], sort_keys=True).encode())
+    assert [(name, one["rows"], one["players"]) for name, one in tree["shards"].items()] == [
+        ("w0/000000", 11, {"0": 11}), ("w1/000000", 12, {"0": 12}),
+    ]  # fmt: skip
+    for name, one in tree["shards"].items():
+        shard = run / "shards" / f"{name}.exp"
+        assert one["bytes"] == shard.stat().st_size
+        head = shard.read_bytes()
+        told = json.loads(head[20 : 20 + struct.unpack_from("<I", head, 12)[0]])
+        assert name == f"w{told['writer']}/{told['shard']:06d}"
 
 
 def test_runs_are_found_below_a_folder_and_not_inside_each_other(tmp_path):

@@ -1,0 +1,85 @@
+"""Closed streams, names that are no UTF-8, wrong clocks: each verb does its work, or says in a line why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from places import ROOT
+from written_runs import VECTOR_SCHEMA, write_vectors
+
+from expkit import Recorder
+from expkit.commands import main
+from expkit.errors import CheckFailed
+
+RECORD = ("record", "-o", "new", "--rows", "50", "--seed", "1", "--size", "5x5", "--min-free", "0")
+
+
+def closed(how: str, *arguments: str | bytes, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    command = ["sh", "-c", f'exec "$@" {how}', "sh", sys.executable, "-m", "expkit.commands", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("how", [">&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(tmp_path: Path, how: str) -> None:
+    write_vectors(tmp_path / "run")
+    verbs = (
+        ("--help",), ("list",), ("validate", "run", "--json"), ("query", "run", "step = 3", "--format", "csv"), RECORD,
+        ("compact", "run"), ("validate", "new"),
+    )  # fmt: skip
+    for verb in verbs:
+        done = closed(how, *verb, cwd=tmp_path)
+        assert (done.returncode, b"rror" in done.stderr) == (0, False), (verb, done.stderr)
+        assert ">&-" not in how or not done.stdout
+    # Without a terminal to ask on, prune says that it needs --yes.
+    done = closed(how, "prune", "run", "--keep-episodes", "1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"AttributeError" not in done.stderr
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    name = b"run\xff"
+    done = closed("", *RECORD[:2], name, *RECORD[3:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for verb in (("inspect", name), ("validate", name, "--json"), ("export", name, "-o", b"out\xff.npz")):
+        done = closed("", *verb, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    before = sorted(os.listdir(os.fsencode(tmp_path)))
+    for verb in (("export", name, "-o", b"out\xff.parquet"), ("query", name, "SELECT run FROM steps")):
+        done = closed("", *verb, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count(b"expkit ")) == (2, 1), done.stderr
+        assert b"no UTF-8" in done.stderr
+        assert sorted(os.listdir(os.fsencode(tmp_path))) == before
+
+
+@pytest.mark.parametrize("now", [-1, -(10**18), 1 << 63, (1 << 63) - 1, 1 << 70])
+def test_a_clock_that_no_run_can_hold(tmp_path: Path, now: int, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    with pytest.raises(CheckFailed, match="set the clock"):
+        Recorder(tmp_path / "run", VECTOR_SCHEMA, min_free=0)
+    monkeypatch.chdir(tmp_path)
+    assert main(RECORD) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["table", "json", "ndjson", "csv", "parquet", "arrow"])
+def test_values_of_every_type_of_sql(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    write_vectors(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    out = ["--format", format] if format in ("table", "json") else ["-o", f"out.{format}"]
+    code = main(["query", "run", "SELECT * FROM test_all_types()", *out])
+    said = capsys.readouterr()
+    if format == "arrow":
+        assert code == 0
+        return
+    told = said.out if format == "json" else said.err
+    assert (code, "cast" in told.lower(), len(told.splitlines())) == (2, True, 1)
+    assert not list(tmp_path.glob("*out*"))
+    code = main(["query", "run", "SELECT CAST(date AS VARCHAR) AS date FROM test_all_types()", "--json"])
+    assert (code, json.loads(capsys.readouterr().out)["count"]) == (0, 3)
