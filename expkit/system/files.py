@@ -214,8 +214,13 @@ def open_to_read(path: FilePath, within: FilePath | None = None, most: int | Non
 
 def read_to_end(path: FilePath, within: FilePath | None, most: int) -> bytes:
     """The bytes of a file of at most so many. Raises as `open_to_read`."""
+    parts: list[bytes] = []
     with open(open_to_read(path, within, most), "rb") as file:
-        return file.read(most)
+        # Piece by piece: to ask for `most` would take as much memory, 16 MiB for a description of 2 KB.
+        while most > 0 and (part := file.read(min(most, _WINDOW))):
+            parts.append(part)
+            most -= len(part)
+    return b"".join(parts)
 
 
 def next_data(handle: int, offset: int) -> int | None:

@@ -12,6 +12,7 @@ from written_runs import BOARD_SCHEMA, VECTOR_SCHEMA, flip_bit
 from expkit import Field, Recorder, Schema, open_run
 from expkit.errors import NotThere, ShardError, UsageError
 from expkit.formats.shard import ShardReader
+from expkit.formats.shard.layout import pack_file_header
 from expkit.reading.run import Run
 from expkit.rewrite.compact import compact
 from expkit.rewrite.prune import Retention, prune
@@ -198,7 +199,11 @@ def test_a_shard_of_another_schema_is_no_array_of_this_one(path, tmp_path, field
             player=0, episode=99, step=np.arange(500), mask=np.zeros((500, 21), bool), action=np.arange(500),
             reward=np.zeros(500), **{field.name: values},
         )  # fmt: skip
-    shutil.copy(other / "shards/w0/000000.exp", run_path / "shards/w0/000099.exp")
+    # Of the run in all but its schema: one that says that it is of another is told as that.
+    data = (other / "shards/w0/000000.exp").read_bytes()
+    with ShardReader(other / "shards/w0/000000.exp") as reader, open_run(path) as run:
+        begins = pack_file_header({**reader.header, "run": run.id, "shard": 9})
+    (run_path / "shards/w0/000009.exp").write_bytes(begins + data[len(begins) :])
     with open_run(run_path) as run:
         for read in (lambda: list(run.scan()), lambda: list(run.shuffled()), lambda: run.rows(99, 0)):
             with pytest.raises((ShardError, NotThere), match="its schema is not that of the run|no episode 99"):

@@ -239,9 +239,12 @@ def test_the_command_line(tmp_path: Path) -> None:
     )  # fmt: skip
     told = json.loads(out)
     assert (code, told["rows"], told["steps"], told["episodes_by_end"]) == (0, 24, 21, {"terminated": 3})
-    code, out, _ = expkit("record", "--append", "--episodes", "1", "-o", "run", "--min-free", "0", folder=tmp_path)
+    words = ["record", "--append", "--episodes", "1", "-o", "run", "--min-free", "0"]
+    code, _, err = expkit(*words, folder=tmp_path)
+    assert (code, "own_environments:make_talk" in err, "--trust-code" in err) == (2, True, True)
+    code, out, _ = expkit(*words, "--trust-code", folder=tmp_path)
     assert (code, out.splitlines()[1]) == (0, "1 episodes: 1 terminated")
-    code, out, _ = expkit("replay", "run", "--verify", folder=tmp_path)
+    code, out, _ = expkit("replay", "run", "--verify", "--trust-code", folder=tmp_path)
     assert (code, out) == (0, "same: 4 episodes, 32 rows re-simulated\n")
     code, out, _ = expkit("inspect", "run", "--episode", "0", "--player", "0", "--step", "3", folder=tmp_path)
     assert code == 0

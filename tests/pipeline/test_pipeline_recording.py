@@ -278,7 +278,9 @@ def test_the_command_line_records_through_a_pipeline_and_goes_on_with_it(tmp_pat
         assert run.config["pipeline"]["processors"][0] == "validate"
         rows = joined(list(run.scan(["reward", "bonus"])))
         np.testing.assert_array_equal(rows["bonus"], rows["reward"] + 1)
-    again = json.loads(expkit("record", "--append", "-o", "run", "--episodes", "1", "--json", cwd=tmp_path).stdout)
+    append = ["record", "--append", "-o", "run", "--episodes", "1"]
+    assert "--trust-code" in expkit(*append, cwd=tmp_path, code=2).stderr
+    again = json.loads(expkit(*append, "--json", "--trust-code", cwd=tmp_path).stdout)
     assert again["pipeline"]["filtered"] > 0
     assert findings(tmp_path / "run") == []
     done = expkit("record", "--append", "-o", "run", "--episodes", "1", "--pipeline", "validate", cwd=tmp_path, code=2)
