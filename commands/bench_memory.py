@@ -48,4 +48,4 @@ def run_memory_profile(chosen: Sequence[Stage], path: Path, folder: Path, source
     rest = found.holdings[_SHOWN:]
     if rest:
         output.line((f"and {len(rest):,} lines more, {format_size(sum(one.bytes for one in rest))}", "dim"))
-    output.hint(f"memray flamegraph {path}")
+    output.hint(f"memray flamegraph {output.quoted(path)}")

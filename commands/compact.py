@@ -89,7 +89,7 @@ def _plan_only(path: Path, encoding: Encoding, size: int, json: bool) -> None:
         f"with up to {format_size(plan.peak_bytes)} more on the disk meanwhile",
     )
     _say_left(plan.left)
-    output.hint(f"expkit compact {path}")
+    output.hint(f"expkit compact {output.quoted(path)}")
 
 
 def _compact(path: Path, encoding: Encoding, size: int, prove: bool, json: bool) -> None:

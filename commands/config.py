@@ -86,7 +86,7 @@ def init(
         output.write_json({"schema": "expkit.config.init/1", "path": path})
     else:
         output.line(f"wrote {path}: {len(SETTINGS)} settings")
-        output.hint(f"expkit config check {path}")
+        output.hint(f"expkit config check {output.quoted(path)}")
 
 
 @app.command()

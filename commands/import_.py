@@ -51,4 +51,8 @@ def import_(
     )
     for note in done.notes:
         output.line((note, "yellow"))
-    output.hint(f"expkit replay {done.run} --verify" if done.format == "gior" else f"expkit inspect {done.run}")
+    output.hint(
+        f"expkit replay {output.quoted(done.run)} --verify"
+        if done.format == "gior"
+        else f"expkit inspect {output.quoted(done.run)}"
+    )

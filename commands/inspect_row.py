@@ -33,7 +33,9 @@ def show_row(run: Run, episode: int, player: int, step: int, fog: bool) -> None:
     _show_fields(run, row, drawn=view is not None)
     steps = [] if bool(row["is_last"]) else [f"--step {step + 1}"]
     other = ["--fog off" if fog else "--fog on"] if view is not None else []
-    output.hint(" · ".join([*steps, *other, f"expkit replay {run.path} --episode {episode} --step {step}"]))
+    output.hint(
+        " · ".join([*steps, *other, f"expkit replay {output.quoted(run.path)} --episode {episode} --step {step}"])
+    )
 
 
 def row_as_json(run: Run, episode: int, player: int, step: int) -> dict[str, Any]:
@@ -131,7 +133,9 @@ def show_episode(run: Run, episode: Episode, player: int | None) -> None:
     shown_rows.sort(key=lambda item: item[:2])
     output.table(columns, [line for _, _, line in shown_rows])
     some = player if player is not None else min(episode.rows, default=0)
-    output.hint(f"expkit inspect {run.path} --episode {episode.number} --player {some} --step {shown_rows[0][0]}")
+    output.hint(
+        f"expkit inspect {output.quoted(run.path)} --episode {episode.number} --player {some} --step {shown_rows[0][0]}"
+    )
 
 
 def _episode_line(run: Run, row: dict[str, Any], scalars: list[str], boards: bool) -> list[output.Piece]:

@@ -89,9 +89,10 @@ def show_run(run: Run) -> None:
     output.blank()
     episodes = run.episodes()
     if run.state == "killed":
-        output.hint(f"expkit validate {run.path}")
+        output.hint(f"expkit validate {output.quoted(run.path)}")
     elif episodes:
-        output.hint(f"expkit inspect {run.path} --episode {episodes[0].number} · expkit replay {run.path}")
+        path = output.quoted(run.path)
+        output.hint(f"expkit inspect {path} --episode {episodes[0].number} · expkit replay {path}")
 
 
 def _show_head(run: Run, summary: Summary) -> None:

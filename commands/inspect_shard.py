@@ -60,7 +60,7 @@ def show_shard(path: Path) -> None:
         _show_blocks(reader)
         for finding in reader.findings:
             output.line(("damaged: ", "bold red"), str(finding))
-        output.hint(f"expkit validate {path}")
+        output.hint(f"expkit validate {output.quoted(path)}")
 
 
 def _show_header(reader: ShardReader) -> None:

@@ -72,7 +72,7 @@ def list_(
     if newer := _newer(found):
         more = f" ({len(newer) - 1} more of the runs are newer, too)" if len(newer) > 1 else ""
         raise NewerFormat(newer[0] + more)
-    output.hint(f"expkit inspect {found[-1]['run']}")
+    output.hint(f"expkit inspect {output.quoted(found[-1]['run'])}")
 
 
 def _newer(found: list[dict[str, Any]]) -> list[str]:

@@ -126,7 +126,7 @@ def _tell(done: Merged) -> None:
     _tell_more(done.duplicates, done.notes)
     if done.odd_values:
         output.line((f"{done.odd_values:,} findings about values, as in the inputs; see expkit validate", "yellow"))
-    output.hint(f"expkit inspect {done.parts[0].path}")
+    output.hint(f"expkit inspect {output.quoted(done.parts[0].path)}")
 
 
 def _tell_more(duplicates: int, notes: list[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -125,6 +126,11 @@ def raw(content: str) -> None:
 
 def blank() -> None:
     _write("\n")
+
+
+def quoted(path: Any) -> str:
+    """A path as a shell takes it, to be part of a command that is told."""
+    return shlex.quote(os.fspath(path))
 
 
 def hint(advice: str) -> None:

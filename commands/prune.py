@@ -101,7 +101,7 @@ def _tell(path: Path, plan: PrunePlan, json: bool, *, dry_run: bool) -> None:
     if plan.short:
         output.line((f"still {format_size(plan.short)} too much: what is left is being recorded or shared", "yellow"))
     if plan.episodes:
-        output.hint(f"expkit {'prune' if dry_run else 'validate'} {path}{' … --yes' if dry_run else ''}")
+        output.hint(f"expkit {'prune' if dry_run else 'validate'} {output.quoted(path)}{' … --yes' if dry_run else ''}")
 
 
 def _as_json(path: Path, plan: PrunePlan, dry_run: bool) -> dict[str, Any]:

@@ -282,4 +282,4 @@ def _summarise(result: session.Result) -> None:
     output.line(f"{format_size(result.bytes)}{each}, {format_number(result.shards, 'shard')}")
     if result.stopped_by == "demonstration":
         output.line(("stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever", "yellow"))
-    output.hint(f"expkit {'validate' if lost else 'replay'} {result.run}")
+    output.hint(f"expkit {'validate' if lost else 'replay'} {output.quoted(result.run)}")

@@ -87,7 +87,7 @@ def _print(report: RecoveryReport, dry_run: bool, code: int) -> None:
         told.append("revalidated: ok")
     output.line(" · ".join(told), *([(f"   [exit {code}]", "dim")] if code else []))
     if report.findings and not session.current().quiet:
-        output.hint(f"expkit validate {report.path}")
+        output.hint(f"expkit validate {output.quoted(report.path)}")
 
 
 def _rows(report: RecoveryReport, dry_run: bool) -> str:

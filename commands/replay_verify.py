@@ -50,5 +50,5 @@ def verify_run(run: Run, number: int | None, json: bool) -> int:
     output.line(("differs", "bold red"), f" first at {first}")
     output.line(f"{differing:,} of {len(episodes):,} episodes differ", ("   [exit 4]", "dim"))
     address = f"--episode {first.episode} --player {first.player} --step {first.step}"
-    output.hint(f"expkit inspect {run.path} {address}")
+    output.hint(f"expkit inspect {output.quoted(run.path)} {address}")
     return 4

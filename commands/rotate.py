@@ -36,4 +36,4 @@ def rotate(
         )
         return
     output.line((str(path), "bold"), f": published {', '.join(published) or 'nothing: no rows since the last shard'}")
-    output.hint(f"expkit inspect {path}")
+    output.hint(f"expkit inspect {output.quoted(path)}")

@@ -40,6 +40,12 @@ class DiskGuard:
         if excess > 0 and not (self.make_room is not None and is_run(run) and self.make_room(run, excess)):
             raise NoSpace(message)
 
+    @property
+    def _advice(self) -> str:
+        if self.make_room is None:
+            return "record with --on-full prune"
+        return "record smaller shards (--shard-size): what can be pruned is not enough, the shard at hand stays"
+
     def _excess(self, run: Path) -> tuple[int, str]:
         """Bytes too many, and what to say of it."""
         if self.min_free:
@@ -47,14 +53,14 @@ class DiskGuard:
             if free < self.min_free:
                 return self.min_free - free, (
                     f"{run}: {format_size(free)} free on the disk, the guard keeps {format_size(self.min_free)}; "
-                    "make room, lower --min-free, or record with --on-full prune"
+                    f"make room, lower --min-free, or {self._advice}"
                 )
         if self.max_total:
             total = self._others + shards_bytes(run)
             if total >= self.max_total:
                 return total - self.max_total + 1, (
                     f"{run.parent}: runs take {format_size(total)} of the {format_size(self.max_total)} allowed; "
-                    "delete old runs, raise --max-total, or record with --on-full prune"
+                    f"delete old runs, raise --max-total, or {self._advice}"
                 )
         return 0, ""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -15,7 +17,9 @@ from written_runs import VECTOR_SCHEMA, write_vectors
 
 from expkit import Recorder
 from expkit.commands import main
-from expkit.errors import CheckFailed
+from expkit.errors import CheckFailed, MissingExtra, NoSpace
+from expkit.runs.guard import DiskGuard
+from expkit.system.extras import require
 
 RECORD = ("record", "-o", "new", "--rows", "50", "--seed", "1", "--size", "5x5", "--min-free", "0")
 
@@ -83,3 +87,30 @@ def test_values_of_every_type_of_sql(tmp_path: Path, format: str, monkeypatch: p
     assert not list(tmp_path.glob("*out*"))
     code = main(["query", "run", "SELECT CAST(date AS VARCHAR) AS date FROM test_all_types()", "--json"])
     assert (code, json.loads(capsys.readouterr().out)["count"]) == (0, 3)
+
+
+def test_what_is_told_to_do_next_is_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    write_vectors(tmp_path / "my $run; it's")
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "my $run; it's"]) == 0
+    said = capsys.readouterr().out
+    commands = said[said.index("next: ") + len("next: ") :].split(" · ")
+    assert [shlex.split(command)[2] for command in commands] == ["my $run; it's"] * len(commands)
+
+
+def test_a_library_that_cannot_be_loaded_is_not_told_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(name: str) -> None:
+        raise ImportError(f"{name}.so: failed to map segment from shared object")
+
+    monkeypatch.setattr(importlib, "import_module", fails)
+    with pytest.raises(MissingExtra, match="is installed and cannot be loaded: duckdb.so: failed to map"):
+        require("duckdb", "sql", "SQL")
+
+
+def test_a_guard_that_prunes_does_not_advise_to_prune(tmp_path: Path) -> None:
+    run = write_vectors(tmp_path / "run")
+    for make_room, told in ((None, "--on-full prune"), (lambda run, excess: False, "--shard-size")):
+        with pytest.raises(NoSpace) as found:
+            DiskGuard(min_free=0, max_total=1, make_room=make_room).start(run)
+        assert told in str(found.value)
+        assert ("--on-full" in str(found.value)) == (make_room is None)
