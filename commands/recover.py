@@ -58,7 +58,7 @@ def recover(
                 check_target(path, Path(out), force=force)
             report = plan_recovery(path, copied=out is not None, progress=show)
         elif out is None:
-            report = recover(path, progress=show)
+            report = recover(path, force=force, progress=show)
         else:
             report = recover_into(path, Path(out), force=force, progress=show)
     # A dry run has done what it was asked for, whatever it found.
@@ -73,7 +73,10 @@ def recover(
 def _print(report: RecoveryReport, dry_run: bool, code: int) -> None:
     for finding in report.findings[:_SHOWN]:
         output.line(("ERROR ", "bold red"), f"{finding.rule} ", (finding.where, "bold"), f": {finding.message}")
-    if not report.anything_done and not report.findings:
+    if report.recording:
+        writers = ", ".join(f"w{writer}" for writer in report.recording)
+        output.line((str(report.path), "bold"), f": recording ({writers}); what follows is of the rest, as it is now")
+    elif not report.anything_done and not report.findings:
         output.line((str(report.path), "bold"), f": {report.rows_kept:,} rows, sound and closed; ", "nothing to do")
         return
     output.line(" · ".join([_rows(report, dry_run), *_values(report)]))
@@ -189,6 +192,7 @@ def _as_json(report: RecoveryReport, dry_run: bool, code: int) -> dict[str, Any]
         "dry_run": dry_run,
         "ok": not report.findings,
         "exit_code": code,
+        "recording": report.recording,
         "nothing_to_do": not report.anything_done,
         "rows_kept": report.rows_kept,
         "rows_lost": report.rows_lost,

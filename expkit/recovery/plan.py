@@ -24,9 +24,9 @@ from expkit.recovery.salvage import Chain, Key, LostRows, LostValues, ShardSurve
 from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo
 from expkit.runs.counters import DROP_CAUSES, PlayerLedger, WriterLedger, read_behind_header, read_ledger
 from expkit.runs.entries import info_from_header
-from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, list_shards, published_file, read_run_info
+from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, published_file, read_run_info
 from expkit.runs.locks import live_writers
-from expkit.runs.manifest import is_damaged, read_manifest
+from expkit.runs.manifest import is_damaged, manifest_and_shards
 from expkit.runs.superseding import Superseding, removed_rows, shards_of
 
 RECOVERED = {"recovered": True}
@@ -148,13 +148,20 @@ def survey_run(
 ) -> RunSurvey:
     """Examine the run at `path`: every byte of every shard that no live writer is at. Changes nothing.
 
-    Raises NotThere where nothing of a run is, CheckFailed when no description of the run can be found anywhere,
-    NewerFormat.
+    Whoever begins to record under way is no dead writer: it is looked again. Raises NotThere where nothing of a run is,
+    CheckFailed when no description of the run can be found anywhere, NewerFormat.
     """
-    writers_now = live_writers(path) if live is None else live
-    listed = list_shards(path, unfinished=True)
+    while True:
+        writers_now = live_writers(path) if live is None else live
+        out = _survey(path, threads, progress, writers_now)
+        if live is not None or set(live_writers(path)) <= set(writers_now):
+            return out
+
+
+def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, writers_now: list[int]) -> RunSurvey:
     if not path.is_dir():
         raise NotThere(f"there is no {path}; see expkit list")
+    entries, listed = manifest_and_shards(path)
     info, damage = _description(path, listed)
     out = RunSurvey(path, info, damage, writers_now)
     published = [shard for shard in listed if not (shard.generation and shard.active)]
@@ -173,7 +180,7 @@ def survey_run(
     held = {episode >> WRITER_BITS for shard in out.shards for episode, _ in shard.chains}
     out.writers = sorted((known_writers(path, listed) | held) - set(writers_now))
     _read_ledger(out)
-    _read_manifest(out, listed)
+    _read_manifest(out, entries, listed)
     _plan_records(out)
     _settle(out)
     return out
@@ -251,8 +258,7 @@ def _read_ledger(out: RunSurvey) -> None:
             out.ledger_damage[writer] = f"there is no section of writer w{writer}"
 
 
-def _read_manifest(out: RunSurvey, listed: list[ShardPath]) -> None:
-    entries = read_manifest(out.path)
+def _read_manifest(out: RunSurvey, entries: dict[str, dict[str, Any]], listed: list[ShardPath]) -> None:
     if is_damaged(out.path):
         out.manifest_damage = "it does not pass its own checksum"
     elif not (out.path / MANIFEST_FILE).exists() and any(not shard.shard.active for shard in out.shards):

@@ -64,18 +64,23 @@ def plan_recovery(
     return report_of(survey_run(path, threads=threads, progress=progress), copied=copied)
 
 
-def recover(path: Path, *, threads: int = 0, progress: Progress | None = None) -> RecoveryReport:
-    """Recover the run at `path` in place; writers that live are left alone.
+def recover(path: Path, *, force: bool = False, threads: int = 0, progress: Progress | None = None) -> RecoveryReport:
+    """Recover the run at `path` in place; with `force` also beside writers that live, which are left alone.
 
     `report.findings` are the errors that validation finds in the result: none after a success.
 
-    Raises Busy when other maintenance is at work, NotThere where there is no run, CheckFailed when nothing says what
-    the run is, NewerFormat, ShardError for a shard that fails under way, NoSpace, WriteFailed. What was whole before
-    is then still there.
+    Raises Busy while the run is recorded and when other maintenance is at work, NotThere where there is no run,
+    CheckFailed when nothing says what the run is, NewerFormat, ShardError for a shard that fails under way, NoSpace,
+    WriteFailed. What was whole before is then still there.
     """
     if not is_run(path):
         raise NotThere(f"{path}: no run here (neither {RUN_FILE} nor {SHARDS_DIR}/); see expkit list")
     with maintenance(path), _dead_writers(path) as live:
+        if live and not force:
+            names = ", ".join(f"w{writer}" for writer in live)
+            raise Busy(
+                f"{path} is being recorded ({names}); stop that recorder, or recover what is not of it with --force"
+            )
         survey = survey_run(path, threads=threads, progress=progress, live=live)
         report = report_of(survey)
         _sweep_repairs(path)

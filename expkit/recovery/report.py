@@ -52,6 +52,7 @@ class RecoveryReport:
     rebuilt               what of run.yaml, counters and manifest.json was made again, and why
     unaccountable         the ledger was gone: rows that never reached a file cannot be told any more
     write_bytes, peak_bytes  what is written (about), and how much more disk is taken while it is
+    recording             writers that are alive: theirs is left alone, and the report is of the rest at one moment
     findings              errors that are left, none after a success
     """
 
@@ -67,6 +68,7 @@ class RecoveryReport:
     repaired: list[str] = field(default_factory=list)
     sealed: list[str] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
+    recording: list[int] = field(default_factory=list)
     missing_shards: list[str] = field(default_factory=list)
     interrupted: int = 0
     ended_by_rows: int = 0
@@ -134,6 +136,7 @@ def report_of(survey: RunSurvey, *, copied: bool = False) -> RecoveryReport:
     )
     out.repaired = [shard.name for shard in survey.to_repair]
     out.sealed = [shard.name for shard in survey.leftovers]
+    out.recording = list(survey.live)
     out.left_alone = [shard.name for shard in survey.left_alone]
     out.missing_shards = sorted(survey.missing)
     out.ended_by_rows = survey.ended_by_rows

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, Protocol
 
 from expkit.errors import CheckFailed, NoSpace
 from expkit.row.episodes import MOST_ROWS
-from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME, published_file
+from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME, ShardPath, list_shards, published_file
 from expkit.runs.locks import taking_turns
 from expkit.system.files import read_to_end, unlink_quietly, write_atomic
 
 VERSION = 1
 MAX_BYTES = 256 << 20
+_LOOKS = 20
 
 
 class ShardCounts(Protocol):
@@ -60,6 +61,16 @@ def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
         return body if all(map(_is_entry, body, body.values())) else {}
     except (CheckFailed, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def manifest_and_shards(run: Path) -> tuple[dict[str, dict[str, Any]], list[ShardPath]]:
+    """The manifest, and the shards that are there, of one moment: beside a recorder it is looked again until they
+    agree, a few times. A shard has its name before it is in the manifest, which is therefore read first."""
+    for _ in range(_LOOKS):
+        entries, shards = read_manifest(run), list_shards(run, unfinished=True)
+        if entries.keys() <= {shard.name for shard in shards if not shard.active} or read_manifest(run) == entries:
+            break
+    return entries, shards
 
 
 def _is_entry(name: str, told: Any) -> bool:

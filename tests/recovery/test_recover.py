@@ -25,8 +25,10 @@ from expkit.formats.shard import ShardReader, ShardWriter, copy_block
 from expkit.formats.shard.layout import ENVELOPE
 from expkit.reading.opening import open_run
 from expkit.reading.summary import balance
+from expkit.recovery import plan
 from expkit.recovery.recover import plan_recovery, recover, recover_into
 from expkit.rewrite.generation import Generation
+from expkit.runs import manifest
 from expkit.runs.counters import PAGE, read_ledger
 from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer, maintenance
@@ -369,7 +371,10 @@ def test_a_recorder_at_work_is_left_alone(run):
     with ShardReader(run / FIRST) as reader:
         flip_bit(run / FIRST, reader.blocks[0].offset + 9)
     active = (run / "shards/w1/000000.active").read_bytes()
-    report = recover(run)
+    with pytest.raises(Busy, match=r"is being recorded \(w1\)"):
+        recover(run)
+    report = recover(run, force=True)
+    assert report.recording == [1]
     assert report.findings == []
     assert (report.left_alone, report.repaired, report.rows_lost) == (["w1/000000"], ["w0/000000"], 6)
     assert (run / "shards/w1/000000.active").read_bytes() == active
@@ -383,6 +388,47 @@ def test_a_recorder_at_work_is_left_alone(run):
     ledger_holds(run)
     with maintenance(run), pytest.raises(Busy):
         recover(run)
+
+
+@pytest.mark.parametrize("look", ["list_shards", "read_manifest"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_what_a_recorder_publishes_between_two_looks_is_not_lost(run, monkeypatch, look, after):
+    recorder = RunWriter(run, TINY, 2, writer=1)
+    rng, number, at_it = np.random.default_rng(0), 1 << 48, False
+    real = getattr(manifest, look)
+
+    def rotating(*args, **options):
+        nonlocal number, at_it
+        found = real(*args, **options) if after else None
+        if number < 3 + (1 << 48) and not at_it:  # the recorder reads the manifest, too
+            at_it = True
+            write_episode(recorder, number, rng)
+            number += 1
+            recorder.rotate()
+            at_it = False
+        return found if after else real(*args, **options)
+
+    monkeypatch.setattr(manifest, look, rotating)
+    report = plan_recovery(run)
+    assert number > 1 << 48
+    assert (report.missing_shards, report.rows_lost, report.recording) == ([], 0, [1])
+    recorder.close()
+
+
+def test_a_recorder_that_begins_under_way_is_alive(run, monkeypatch):
+    begun = []
+    real = plan.known_writers
+
+    def known(*args):
+        if not begun:
+            begun.append(RunWriter(run, TINY, 2, writer=1))
+            write_episode(begun[0], 1 << 48, np.random.default_rng(0))
+        return real(*args)
+
+    monkeypatch.setattr(plan, "known_writers", known)
+    report = plan_recovery(run)
+    assert (report.recording, report.left_alone, report.rows_lost) == ([1], ["w1/000000"], 0)
+    begun[0].close()
 
 
 def test_into_a_new_folder_the_run_is_only_read(tmp_path, run):
