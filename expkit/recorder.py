@@ -325,14 +325,15 @@ class Recorder:
         outcome: Any = None,
         ended: Any = None,
         step: Any = None,
+        metadata: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         **observation: Any,
     ) -> None:
         """The last rows of many episodes, (n,), as `end` writes them one by one: what is given leads with n, but
-        `outcome`, `ended` and `step` may be one for all. Raises SchemaError; the episodes before the one that does
-        not fit have ended."""
+        `outcome`, `ended`, `step` and `metadata` may be one for all. Raises SchemaError; the episodes before the one
+        that does not fit have ended."""
         with self._lock:
             self._check()
-            self._rows.end_batch(_numbers(episode), player, outcome, ended, step, observation)
+            self._rows.end_batch(_numbers(episode), player, outcome, ended, step, observation, metadata)
 
     def annotate(self, episode: int, **metadata: Any) -> None:
         """Say more about an episode, at any time; readers see it in the episode's metadata. Raises SchemaError for

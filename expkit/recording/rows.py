@@ -115,15 +115,16 @@ class RowRecording:
         ended: Any,
         step: Any,
         observation: Mapping[str, Any],
+        metadata: Any = None,
     ) -> None:
         """See `Recorder.end_batch`."""
         count = len(episode)
         outcomes, how = by_entry("outcome", outcome, count, "episode"), by_entry("ended", ended, count, "episode")
-        steps = by_entry("step", step, count, "episode")
+        steps, told = by_entry("step", step, count, "episode"), by_entry("metadata", metadata, count, "episode")
         observation = self._factory.resolve(observation)
         for index, number in enumerate(episode):
             mine = {name: _part(name, value, index) for name, value in observation.items()}
-            self.end(number, player, outcomes[index], how[index], steps[index], mine)
+            self.end(number, player, outcomes[index], how[index], steps[index], mine, told[index])
 
     def _without_players(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """Values of the only player, which may come with the axis of players and without."""

@@ -318,7 +318,7 @@ def test_bool_fields_of_one_element_and_expanded_masks() -> None:
     done = {"reward": 0.0, "terminated": False, "truncated": False}
     wide = np.array([1, 0, 0, 1, 1, 0, 0, 1, 1], bool)
     ring.add({"one": np.array([True]), "wide": wide, **done})
-    ring.add({"one": np.array([3], np.uint8), "wide": wide[:4], **done})
+    ring.add({"one": np.array([1], np.uint8), "wide": wide[:4], **done})
     ring.add({"one": np.array([0], np.uint8), "wide": np.array([0b1001], np.uint8), **done})
     columns = ring.drain().columns
     assert columns["one"].ravel().tolist() == [1, 1, 0]
