@@ -324,7 +324,7 @@ class Recorder:
         outcome: Any = None,
         ended: Any = None,
         step: Any = None,
-        metadata: Any = None,
+        metadata: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         **observation: Any,
     ) -> None:
         """The last rows of many episodes, (n,), as `end` writes them one by one: what is given leads with n, but
