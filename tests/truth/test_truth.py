@@ -25,7 +25,7 @@ KINDS = st.sampled_from(CONTAINERS)
 FAILS = st.dictionaries(st.integers(1, 30), st.booleans(), max_size=3)
 FEW = settings(max_examples=16, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
                phases=[Phase.generate])  # fmt: skip
-MANY = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @contextmanager
