@@ -349,7 +349,7 @@ class Machine(RuleBasedStateMachine):
         if copied and not self.alive:
             self.copy()
             return
-        report = recover(self.run, threads=1)
+        report = recover(self.run, force=bool(self.alive), threads=1)
         assert not report.findings
         self.after("recover")
 
@@ -404,7 +404,7 @@ class Machine(RuleBasedStateMachine):
         flip_bit(path, offset + 8 + number % (length + 24), bit)
         with open_run(self.run) as run:
             assert any(f.severity == "error" for f in validate_run(run, threads=1)) or self.is_superseded(path)
-        report = recover(self.run, threads=1)
+        report = recover(self.run, force=bool(self.alive), threads=1)
         assert not report.findings
         lost = before - self.found()
         assert len(lost) <= rows, "a damaged block cost more than its rows"
