@@ -58,7 +58,8 @@ def describe(error: BaseException) -> Failure:
     """The line and the exit code for an error."""
     kind = type(error).__name__
     if isinstance(error, Stopped):
-        return Failure(kind, f"stopped by {_SIGNALS[error.exit_code]}", error.exit_code)
+        left = f"; {error.left}" if error.left else ""
+        return Failure(kind, f"stopped by {_SIGNALS[error.exit_code]}{left}", error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         return Failure("Stopped", "stopped by SIGINT", 130)
     if isinstance(error, ExpkitError):

@@ -141,6 +141,7 @@ def record(
         f"recording {run} · {work.source.describe(work.game_config)} · {work.num_envs} at once · ^C finishes cleanly"
     )
     with finish_first() as request:
+        request.left = lambda: _left(work)
         work.warm_up(output.note)
         unit = "rows" if settings.recording.rows or not settings.recording.episodes else "episodes"
         with Progress(title, unit) as progress:
@@ -164,6 +165,14 @@ def record(
         raise typer.Exit(3)
     if request:
         raise typer.Exit(request.exit_code)
+
+
+def _left(work: session.Session) -> str:
+    """What is lost to a second signal, which does not wait until all is written."""
+    rows = work.unwritten()
+    if not rows:
+        return ""
+    return f"up to {rows:,} rows are in no file; expkit recover {work.path} closes the run and counts them"
 
 
 def _fitted(resolved: Resolved) -> Config:

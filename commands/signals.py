@@ -4,19 +4,22 @@ asks for `StopRequest` instead and finishes on the first one."""
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_RETRY_SECONDS = 0.02
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """A signal ended the verb at once. Not an Exception, so that no handler in between swallows it."""
+    """A signal ended the verb at once; `left` says what of its work is undone. Not an Exception, so that no handler in
+    between swallows it."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, left: str = ""):
         super().__init__(number)
         self.number = number
+        self.left = left
 
     @property
     def exit_code(self) -> int:
@@ -28,11 +31,13 @@ class StopRequest:
 
     number            of the first stopping signal, 0 before
     rotate_requested  SIGUSR1 came; whoever rotates sets it back to False
+    left              says what a second signal leaves undone, for the line that tells of it
     """
 
     def __init__(self) -> None:
         self.number = 0
         self.rotate_requested = False
+        self.left: Callable[[], str] = str
 
     def __bool__(self) -> bool:
         return self.number != 0
@@ -44,15 +49,32 @@ class StopRequest:
 
     def on_stop(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            raise Stopped(number)
+            _stop(number, frame, self.left())
         self.number = number
 
     def on_rotate(self, number: int, frame: FrameType | None) -> None:
         self.rotate_requested = True
 
 
+def _stop(number: int, frame: FrameType | None, left: str = "") -> None:
+    """Raise Stopped, or where it would be swallowed a moment later: llvmlite is called back by LLVM as it loads and
+    compiles kernels, and what is raised in a callback goes nowhere."""
+    if not _is_called_back(frame):
+        raise Stopped(number, left)
+    signal.signal(signal.SIGALRM, lambda _, here: _stop(number, here, left))
+    signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS)
+
+
+def _is_called_back(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith("llvmlite.binding"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+    _stop(number, frame)
 
 
 def stop_at_once() -> None:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from expkit.buffers.budget import Plan, plan_blocks
 from expkit.collect.background import BackgroundCollector
 from expkit.collect.continued import check_continued
 from expkit.collect.failed import one_line, told, with_reason
-from expkit.collect.protocol import CollectorStats
+from expkit.collect.result import Progress, Result
 from expkit.collect.sharded import ShardedFeed
 from expkit.collect.warm import warm_kernels
 from expkit.errors import ExpkitError, MemoryBudget, NoSpace, UsageError
@@ -41,7 +40,6 @@ from expkit.settings.config import Config
 
 if TYPE_CHECKING:
     from expkit.pipeline.blocks import BlockPipeline
-    from expkit.pipeline.chain import Counts
 
 POLL_SECONDS = 0.05
 # Ticks per kernel call: at 128 rows a tick about 2 ms, so a stop is heard soon and Python costs under 3%.
@@ -49,44 +47,6 @@ TICKS_PER_CALL = 16
 DEMONSTRATION_SECONDS = 5.0
 # A block should hold so many steps of each game: 64 cost 20 B a row on disk, 16 cost 32 B (measured on boards).
 STEPS_PER_BLOCK = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How a session is doing; `done` and `total` are rows, episodes or seconds, as the limit says."""
-
-    seconds: float
-    unit: str
-    done: float
-    total: float | None
-    rows: int
-    bytes: int
-    free: int
-    stats: CollectorStats
-
-
-@dataclass(slots=True)
-class Result:
-    """What a session recorded. `stopped_by` is the limit that ended it, `request` or `disk`; `first_episode` the whole
-    number of the first episode it may have begun; `left_out` what its pipeline left out or repaired, None without."""
-
-    run: Path
-    seconds: float
-    rows: int
-    steps: int
-    episodes: dict[str, int]
-    stats: CollectorStats
-    bytes: int
-    shards: int
-    stopped_by: str
-    illegal_actions: int
-    seed: int
-    writer: int
-    first_episode: int
-    error: ExpkitError | None = None
-    left_out: Counts | None = None
-    terminated_word: str = "won"
-    illegal_word: str = " were played as a pass"
 
 
 class Session:
@@ -141,6 +101,7 @@ class Session:
         self.rotate = threading.Event()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
+        self._writer: RunWriter | None = None
         self._lock = threading.Lock()
         self._ended: dict[str, int] = {}
         self._episodes_done = 0
@@ -208,6 +169,10 @@ class Session:
                 game.play(sink, 8)
                 game.finish(sink)
 
+    def unwritten(self) -> int:
+        """Rows that were played and are in no file, now."""
+        return 0 if self._writer is None else max(int(self._writer.ledger.unaccounted().sum()), 0)
+
     def run(
         self,
         *,
@@ -217,6 +182,7 @@ class Session:
         """Record until a limit, a request, a full disk or an error. Raises what a game or a policy raised, after
         saving what was recorded; a disk that is full comes back as `Result.error`."""
         writer, first = self._open()
+        self._writer = writer
         if self._append:
             self._games = self._make_games(writer.writer, first)
         raw = self.config.recording.representation == "raw"

@@ -29,7 +29,7 @@ is not named where there is one that needs none.
 | keeps-a-torn-end | what a failed write left in a shard is not cut off | disk |
 | syncs-after-failure | a file goes on after its sync failed | disk |
 | flush-asks-the-ring | flush takes it that what is not in the rings any more was written | schedule |
-| syncs-beside-a-failure | a sync begins while another one fails | schedule |
+| syncs-beside-a-failure | a sync begins while another one fails | disk |
 | reuses-names | a shard gets the name of one that was retired, and does not count | model |
 | reads-half-blocks | a block counts before all of it is written | readers |
 | sweeps-under-readers | rewritten shards go while somebody reads them | readers |
@@ -214,11 +214,11 @@ MUTANTS = {
         "faults/test_schedules.py::test_no_order_of_threads_breaks_a_promise",
     ),
     "syncs-beside-a-failure": Mutant(
-        "schedule",
+        "disk",
         "expkit.runs.write:RunWriter.sync",
         "with self._sync_lock:",
         "if True:",
-        "faults/test_schedules.py::test_no_order_of_threads_breaks_a_promise",
+        "faults/test_disk_errors.py::test_a_sync_that_failed_is_known_before_another_one_begins",
     ),
     "reuses-names": Mutant(
         "model",
