@@ -15,16 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from expkit.errors import CheckFailed, NotThere, ShardError
-from expkit.formats.shard.read import ShardReader
+from expkit.errors import CheckFailed, NotThere
+from expkit.recovery.description import describe
 from expkit.recovery.salvage import Chain, Key, LostRows, LostValues, ShardSurvey, examine
-from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart
 from expkit.runs.counters import DROP_CAUSES, PlayerLedger, WriterLedger, read_behind_header, read_ledger
-from expkit.runs.entries import info_from_header
-from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, published_file, read_run_info
+from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, published_file
 from expkit.runs.locks import live_writers
 from expkit.runs.manifest import is_damaged, manifest_and_shards
 from expkit.runs.superseding import Superseding, removed_rows, shards_of
@@ -162,7 +160,7 @@ def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, wr
     if not path.is_dir():
         raise NotThere(f"there is no {path}; see expkit list")
     entries, listed = manifest_and_shards(path)
-    info, damage = _description(path, listed)
+    info, damage = describe(path, listed)
     out = RunSurvey(path, info, damage, writers_now)
     published = [shard for shard in listed if not (shard.generation and shard.active)]
     counting, _ = shards_of(path, published)
@@ -184,46 +182,6 @@ def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, wr
     _plan_records(out)
     _settle(out)
     return out
-
-
-def _description(path: Path, shards: list[ShardPath]) -> tuple[RunInfo, str]:
-    """run.yaml, or the same from the shards where it is gone, damaged, or says something else than all of them."""
-    damage, info = "", None
-    try:
-        info = read_run_info(path)
-    except (NotThere, CheckFailed) as error:
-        damage = str(error).removeprefix(f"{path}/").split(";")[0]
-    told: list[RunInfo] = []
-    policies: list[PolicyInfo] = []
-    for shard in shards:
-        try:
-            with ShardReader(shard.path) as reader:
-                if any(finding.rule == "file/header" for finding in reader.findings) and not reader.closed:
-                    continue
-                told.append(info_from_header(reader))
-                found = [told[-1].policies]
-                if info is None:
-                    found += [msgspec.convert(meta["policies"], list[PolicyInfo]) for meta in reader.metas
-                              if "policies" in meta]  # fmt: skip
-                policies = max([policies, *found], key=len)
-        except (ShardError, NotThere, msgspec.ValidationError):
-            continue
-        if info is not None and _same(info, told[-1]):
-            return info, ""
-    if info is not None and (not told or not all(_same(told[0], other) for other in told)):
-        return info, ""
-    if not told:
-        raise CheckFailed(f"{path}: neither run.yaml nor any shard says what this run is; nothing can be recovered")
-    if info is not None:
-        damage = "run.yaml says something else than all shards"
-    # A shard is made after its run: the oldest says best when that was.
-    first = min(told, key=lambda one: one.created_ns)
-    first.policies = policies
-    return first, damage
-
-
-def _same(one: RunInfo, other: RunInfo) -> bool:
-    return (one.id, one.schema, one.players) == (other.id, other.schema, other.players)
 
 
 def known_writers(path: Path, shards: list[ShardPath]) -> set[int]:
