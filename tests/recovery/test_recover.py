@@ -33,7 +33,7 @@ from expkit.runs.counters import PAGE, read_ledger
 from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer, maintenance
 from expkit.runs.superseding import ranges_of
-from expkit.runs.write import RunWriter
+from expkit.runs.write import RunWriter, shard_header
 from expkit.system.files import using
 from expkit.validation.validate import validate_run
 
@@ -354,7 +354,8 @@ def test_rows_that_no_longer_count_are_not_lost_twice(run):
 def test_retired_files_and_unfinished_ones_are_swept_unless_somebody_reads(run):
     with using(QuickDisk()):
         generation_of(run, retires=["w0/000009"])
-    shutil.copy(run / FIRST, run / "shards/w0/000009.exp")
+    with ShardWriter(run / "shards/w0/000009.exp", TINY, shard_header(read_run_info(run), 9, writer=0)) as retired:
+        retired.close()
     shutil.copy(run / FIRST, run / "shards/g1/000001.active")
     with open_run(run):
         assert recover(run).swept == 0
