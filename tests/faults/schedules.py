@@ -186,7 +186,7 @@ class Recording:
             collector = BackgroundCollector(
                 writer, SCHEMA, self.players, plan, producers=self.producers, overflow=self.overflow,
                 drain_threads=self.drain_threads, flush_interval=self.interval,
-                pipeline=BlockPipeline(as_chain({"kind": "filter", "where": f"step != {LEFT_OUT}"}, SCHEMA)) if self.filtered else None,
+                pipeline=self._pipeline(),
             )  # fmt: skip
             subscription = collector.subscribe(max_batches=self.rng.choice((1, 3, 100))) if self.watched else None
             watcher = self.scheduler.start("watcher", self._told(lambda: self._watch(subscription)))
@@ -233,6 +233,10 @@ class Recording:
                     [EpisodeEnd(episode, 2, "terminated", self.length)] if last else [],
                 )
                 self.committed[place].append((episode, step))
+
+    def _pipeline(self) -> BlockPipeline | None:
+        where = {"kind": "filter", "where": f"step != {LEFT_OUT}"}
+        return BlockPipeline(as_chain(where, SCHEMA)) if self.filtered else None
 
     def _watch(self, subscription: subscribe.Subscription | None) -> None:
         if subscription is None:
