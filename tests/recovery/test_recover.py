@@ -649,3 +649,20 @@ def test_the_command_says_what_was_lost(tmp_path, run):
     assert expkit("recover", run, "-o", tmp_path / "out").returncode == 2
     assert expkit("recover", tmp_path / "nowhere").returncode == 5
     assert expkit("recover", run / FIRST).returncode == 2
+
+
+def test_a_block_that_stands_twice_in_a_file_is_read_once_and_taken_out(tmp_path):
+    run = small_run(tmp_path / "run", close=False)
+    before = contents(run)
+    active = run / "shards/w0/000000.active"
+    with ShardReader(active) as reader:
+        block = reader.blocks[-1]
+    data = active.read_bytes()
+    active.write_bytes(data + data[block.offset : block.offset + block.nbytes])
+    assert contents(run) == before
+    with open_run(run) as opened:
+        assert sum(len(batch["step"]) for batch in opened.scan(rows="all")) == len(opened)
+        assert "file/sequence" in {finding.rule for finding in validate_run(opened)}
+    report = recover(run)
+    assert (report.findings, report.rows_lost, report.unknown_stretches) == ([], 0, 0)
+    assert contents(run) == before
