@@ -17,8 +17,8 @@ from expkit.commands import session
 from expkit.commands.signals import Stopped, stop_at_once
 from expkit.commands.streams import discard_stdout, printable
 from expkit.commands.verbs import VERBS
-from expkit.errors import ExpkitError
-from expkit.system import trust
+from expkit.errors import ExpkitError, ReadFailed
+from expkit.system import trust, unread
 
 # typer carries its own click; the base of its errors is found through one that it exports.
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -39,6 +39,7 @@ def run(arguments: list[str]) -> int:
     """Run the command line on `arguments` and return its exit code. Nothing but a second signal escapes."""
     started = session.begin(arguments, frozenset(verb.name for verb in VERBS))
     trust.ask(arguments, os.environ)
+    unread.take()
     _never_fail_to_encode()
     stop_at_once()
     try:
@@ -51,6 +52,9 @@ def run(arguments: list[str]) -> int:
     except BaseException as error:
         code = _report(error, started)
     trust.ask_no_more()
+    failed = unread.take()
+    if failed and not code:
+        code = _report(ReadFailed(f"{failed[0]}; what was told lacks it"), started)
     return _flush(code)
 
 

@@ -18,6 +18,7 @@
     ├── RowsLost        (RuntimeError)      3   finished, but rows were lost
     ├── BufferClosed    (RuntimeError)      1   add or drain after close
     ├── UserCodeFailed  (RuntimeError)      1   an environment, a policy or another callable of the user's raised
+    ├── ReadFailed      (OSError)           1   a file or a folder could not be read, so nothing is known of it
     └── WriteFailed     (OSError)           1   a drain thread could not write
 
 A message says what, where, and what to do next, in one line.
@@ -135,6 +136,11 @@ class UserCodeFailed(ExpkitError, RuntimeError):
     def __init__(self, message: str, where: str = ""):
         super().__init__(message)
         self.where = where
+
+
+class ReadFailed(ExpkitError, OSError):
+    """A file or a folder could not be opened, read or listed: the disk failed, its permissions forbid it, or too many
+    files are open. What is in it is not known, which is something else than damage."""
 
 
 class WriteFailed(ExpkitError, OSError):

@@ -112,7 +112,7 @@ class KnownRun(RunFiles):
             entry = None if shard.active else self.manifest.get(shard.name)
             try:
                 out.append(entry if entry is not None and entry["bytes"] == os.stat(shard.path).st_size else None)
-            except OSError:  # deleted since, which those who open it say
+            except FileNotFoundError:  # deleted since, which those who open it say
                 out.append(None)
         return out
 

@@ -6,7 +6,6 @@ of episodes, so that what is lost can be told by player and episode.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +25,7 @@ from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, pub
 from expkit.runs.locks import live_writers
 from expkit.runs.manifest import is_damaged, manifest_and_shards
 from expkit.runs.superseding import Superseding, removed_rows
+from expkit.system.files import list_folder
 
 RECOVERED = {"recovered": True}
 REPAIR_SUFFIX = ".repair"
@@ -144,21 +144,29 @@ class RunSurvey:
 
 
 def survey_run(
-    path: Path, *, threads: int = 0, progress: Callable[[int], None] | None = None, live: list[int] | None = None
+    path: Path,
+    *,
+    threads: int = 0,
+    progress: Callable[[int], None] | None = None,
+    live: list[int] | None = None,
+    force: bool = False,
 ) -> RunSurvey:
     """Examine the run at `path`: every byte of every shard that no live writer is at. Changes nothing.
 
     Whoever begins to record under way is no dead writer: it is looked again. Raises NotThere where nothing of a run is,
-    CheckFailed when no description of the run can be found anywhere, NewerFormat.
+    CheckFailed when no description of the run can be found anywhere, NewerFormat, and ReadFailed where something cannot
+    be read; with `force` bytes that the disk does not give back are damage.
     """
     while True:
         writers_now = live_writers(path) if live is None else live
-        out = _survey(path, threads, progress, writers_now)
+        out = _survey(path, threads, progress, writers_now, force)
         if live is not None or set(live_writers(path)) <= set(writers_now):
             return out
 
 
-def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, writers_now: list[int]) -> RunSurvey:
+def _survey(
+    path: Path, threads: int, progress: Callable[[int], None] | None, writers_now: list[int], force: bool
+) -> RunSurvey:
     if not path.is_dir():
         raise NotThere(f"there is no {path}; see expkit list")
     entries, listed = manifest_and_shards(path)
@@ -173,7 +181,7 @@ def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, wr
             out.left_alone.append(shard)
             continue
         try:
-            found = examine(shard, info.schema, threads, progress, info.id)
+            found = examine(shard, info.schema, threads, progress, info.id, force)
         except NotThere:
             continue  # swept or published since
         (out.strangers if found.stranger else out.shards).append(found)
@@ -191,8 +199,7 @@ def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, wr
 def known_writers(path: Path, shards: list[ShardPath]) -> set[int]:
     """Numbers that were used: by a shard, a lock, a section of the ledger."""
     out = {shard.writer for shard in shards if shard.writer is not None}
-    with suppress(OSError):
-        out |= {int(name[1:]) for name in os.listdir(path / LOCKS_DIR) if name[0] == "w" and name[1:].isdigit()}
+    out |= {int(name[1:]) for name in list_folder(path / LOCKS_DIR) if name[0] == "w" and name[1:].isdigit()}
     with suppress(CheckFailed):
         out |= {section.writer for section in read_ledger(path) or []}
     return out

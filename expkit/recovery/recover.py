@@ -65,13 +65,14 @@ def plan_recovery(
 
 
 def recover(path: Path, *, force: bool = False, threads: int = 0, progress: Progress | None = None) -> RecoveryReport:
-    """Recover the run at `path` in place; with `force` also beside writers that live, which are left alone.
+    """Recover the run at `path` in place; with `force` also beside writers that live, which are left alone,
+    and giving up bytes that the disk does not give back.
 
     `report.findings` are the errors that validation finds in the result: none after a success.
 
     Raises Busy while the run is recorded and when other maintenance is at work, NotThere where there is no run,
-    CheckFailed when nothing says what the run is, NewerFormat, ShardError for a shard that fails under way, NoSpace,
-    WriteFailed. What was whole before is then still there.
+    CheckFailed when nothing says what the run is, NewerFormat, ReadFailed, ShardError for a shard that fails under way,
+    NoSpace, WriteFailed. What was whole before is then still there.
     """
     if not is_run(path):
         raise NotThere(f"{path}: no run here (neither {RUN_FILE} nor {SHARDS_DIR}/); see expkit list")
@@ -81,7 +82,7 @@ def recover(path: Path, *, force: bool = False, threads: int = 0, progress: Prog
             raise Busy(
                 f"{path} is being recorded ({names}); stop that recorder, or recover what is not of it with --force"
             )
-        survey = survey_run(path, threads=threads, progress=progress, live=live)
+        survey = survey_run(path, threads=threads, progress=progress, live=live, force=force)
         report = report_of(survey)
         _sweep_repairs(path)
         if survey.info_damage:
@@ -111,7 +112,7 @@ def recover_into(
     readers.renew()
     hidden = target.with_name(f".{target.name}.recover")
     try:
-        survey = survey_run(path, threads=threads, progress=progress)
+        survey = survey_run(path, threads=threads, progress=progress, force=force)
         if survey.live:
             raise Busy(f"{path} is being recorded; stop that recorder, or recover in place, which leaves it alone")
         report = report_of(survey, copied=True)
@@ -289,7 +290,7 @@ def _end_the_rest(path: Path, survey: RunSurvey) -> None:
             unlink_quietly(place)
             with ShardWriter(place, survey.info.schema, shard_header(survey.info, number, writer=writer)) as shard:
                 shard.append_episodes((), ends)
-            disk().rename(place, shard_file(path, writer, number))
+            disk().publish(place, shard_file(path, writer, number))
             disk().sync_folder(place.parent)
 
 

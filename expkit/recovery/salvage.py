@@ -6,6 +6,7 @@ holds a few blocks in memory, however large the file is.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.errors import NewerFormat, NotThere, ShardError
+from expkit.errors import NewerFormat, NotThere, ReadFailed, ShardError
 from expkit.formats.shard.blocks import BlockInfo, parse_head
 from expkit.formats.shard.check import check_records
 from expkit.formats.shard.digest import RowHasher
@@ -32,7 +33,7 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.formats.shard.read import DropsRecord, EpisodesRecord, ShardReader, block_info
-from expkit.formats.shard.records import Footer, RecordFile, open_shard
+from expkit.formats.shard.records import Footer, RecordFile, Unreadable, open_shard
 from expkit.recovery.salvage_block import NEEDED, BlockPlan, Columns, plan_block
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.schema import Schema
@@ -169,11 +170,13 @@ def examine(
     threads: int = 0,
     progress: Callable[[int], None] | None = None,
     run: str = "",
+    force: bool = False,
 ) -> ShardSurvey:
     """Look at every byte of a shard file; changes nothing. `schema` serves where the file's own copies are lost. Of
     one that does not belong into the run of that id no more than that is told.
 
-    Raises NewerFormat, and NotThere for one that is gone.
+    Raises NewerFormat, NotThere for one that is gone, and ReadFailed: bytes that cannot be read now may be sound. With
+    `force` those that the disk does not give back (EIO) are damage.
     """
     out = ShardSurvey(shard)
     try:
@@ -183,6 +186,8 @@ def examine(
         raise NotThere(f"there is no shard {shard.path}") from None
     except NewerFormat:
         raise  # sound, and nothing that this program could repair
+    except Unreadable as error:
+        raise ReadFailed(str(error)) from error  # it may be sound
     except ShardError as error:
         if not (shard.active and not _any_byte(shard.path)):
             out.findings.append(Finding("error", "file/open", str(shard.path), None, None, None, str(error)))
@@ -196,8 +201,9 @@ def examine(
         found = list(check_records(reader))
         out.findings = [f for f in found if f.severity == "error" and not (shard.active and f.rule in _OF_A_KILL)]
         out.header, out.closed = reader.header, reader.closed
+        unread: ReadFailed | None = None
         if out.findings or not out.closed:
-            _walk(reader, out)
+            unread = _walk(reader, out)
         else:
             out.starts, out.ends, out.metas = reader.episode_starts, reader.episode_ends, reader.metas
             for player, causes in reader.drops.items():
@@ -205,6 +211,10 @@ def examine(
         out.blocks = reader.blocks
         if reader.schema.columns:
             _plan_blocks(reader, out, threads or cores(), progress)
+        for failed in (unread, reader.unreadable):
+            if failed is not None and not (force and failed.errno == errno.EIO):
+                hint = ", or give up what it does not give back with --force" if failed.errno == errno.EIO else ""
+                raise ReadFailed(f"{failed}{hint}") from failed
     return out
 
 
@@ -214,8 +224,8 @@ def _any_byte(path: Path) -> bool:
         return not only_zeros(file.fileno())
 
 
-def _walk(reader: ShardReader, out: ShardSurvey) -> None:
-    """The records that are there, whatever the footer says, and what is missing by it."""
+def _walk(reader: ShardReader, out: ShardSurvey) -> ReadFailed | None:
+    """The records that are there, whatever the footer says, and what is missing by it. Returns a read that failed."""
     blocks: list[BlockInfo] = []
     seen: set[int] = set()
     runs: Counter[Key] = Counter()
@@ -251,6 +261,7 @@ def _walk(reader: ShardReader, out: ShardSurvey) -> None:
         out.torn += missing
     else:
         _told_by_index(file.footer, seen, runs, out)
+    return file.unreadable
 
 
 def _told_by_index(footer: Footer, seen: set[int], runs: Counter[Key], out: ShardSurvey) -> None:

@@ -106,7 +106,7 @@ class Generation:
         written = self.close()
         published = generation_file(self.run, self.number, self._shards)
         with DiskErrors(self.run, self.doing):
-            disk().rename(written, published)
+            disk().publish(written, published)
             disk().sync_folder(published.parent)
         self._shard = self._path = None
         self._shards += 1

@@ -29,7 +29,7 @@ from expkit.errors import CheckFailed
 from expkit.row.dropped import CAUSES
 from expkit.runs.layout import COUNTERS_FILE
 from expkit.runs.locks import taking_turns
-from expkit.system.files import DiskErrors, disk, open_to_read, read_to_end, write_all_at, write_atomic
+from expkit.system.files import DiskErrors, ReadErrors, disk, open_to_read, read_to_end, write_all_at, write_atomic
 
 MAGIC = b"EXPLEDG1"
 HEADER = struct.Struct("<8sII")
@@ -209,7 +209,7 @@ def read_ledger(run: Path) -> list[WriterLedger] | None:
         handle = open_to_read(path, run, MOST_BYTES)
     except FileNotFoundError:
         return None
-    with open(handle, "rb") as file:
+    with open(handle, "rb") as file, ReadErrors(path):
         data = file.read(HEADER.size + 4)
         if len(data) < HEADER.size + 4:
             raise CheckFailed(f"{path}: ledger is cut short at {len(data)} bytes")

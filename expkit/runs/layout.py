@@ -22,7 +22,6 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ import yaml
 from expkit.errors import CheckFailed, NotThere, SchemaError
 from expkit.row.episodes import PolicyInfo
 from expkit.row.schema import Schema
-from expkit.system.files import DiskErrors, disk, no_file, read_to_end, write_atomic
+from expkit.system.files import DiskErrors, disk, list_folder, no_file, read_failed, read_to_end, write_atomic
 from expkit.system.version import __version__
 
 RUN_FILE = "run.yaml"
@@ -148,18 +147,14 @@ def list_shards(run: Path, *, unfinished: bool = False, writers: bool = True) ->
     """Shards of all generations and writers, in that order. A published shard hides an active one of the same number:
     publishing is one rename, so both can only exist when a copy was made in between. A generation shard without its
     published name was never finished and holds nothing that counts; `unfinished` lists it, too. Without `writers` only
-    shards of generations."""
+    shards of generations. Raises ReadFailed."""
     found: dict[tuple[int, int, int], ShardPath] = {}
     # Writers before generations: a shard that is rewritten meanwhile is then seen twice, which superseding resolves,
     # and never missed.
     for writer, generation, folder in sorted(_shard_folders(run), key=lambda entry: entry[1]):
         if writer is not None and not writers:
             continue
-        try:
-            names = os.listdir(folder)
-        except OSError:
-            continue
-        for name in names:
+        for name in list_folder(folder):
             match = _SHARD.fullmatch(name)
             if match is None:
                 continue
@@ -173,11 +168,7 @@ def list_shards(run: Path, *, unfinished: bool = False, writers: bool = True) ->
 def _shard_folders(run: Path) -> list[tuple[int | None, int, Path]]:
     """(writer, generation, folder) of the folders that hold shards."""
     out: list[tuple[int | None, int, Path]] = []
-    try:
-        names = os.listdir(run / SHARDS_DIR)
-    except OSError:
-        return out
-    for name in names:
+    for name in list_folder(run / SHARDS_DIR):
         match = _FOLDER.fullmatch(name)
         if match is not None and (match[1] == "w" or int(match[2])):
             number = int(match[2])
@@ -200,8 +191,10 @@ def find_runs(folder: Path) -> list[Path]:
         try:
             inside = [entry for entry in here.iterdir() if not entry.name.startswith(".")]
             stack += [entry for entry in inside if entry.is_dir() and not entry.is_symlink()]
-        except OSError:
-            continue
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # gone since, or nobody's business
+        except OSError as error:
+            raise read_failed(here, "listed", error) from error
     return sorted(out)
 
 
@@ -312,8 +305,7 @@ def strange_entries(run: Path) -> Iterator[str]:
             yield f"{place}: is {found} where a folder should be; move it away"
     files = [run / name for name in (RUN_FILE, MANIFEST_FILE, COUNTERS_FILE, EVENTS_FILE, RESERVE_FILE)]
     files += [shard.path for shard in list_shards(run, unfinished=True)]
-    with suppress(OSError):
-        files += [run / LOCKS_DIR / name for name in sorted(os.listdir(run / LOCKS_DIR))]
+    files += [run / LOCKS_DIR / name for name in sorted(list_folder(run / LOCKS_DIR))]
     for path in files:
         found = no_file(path, run)
         if found:

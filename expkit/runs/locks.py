@@ -5,6 +5,7 @@ So whether a run is being recorded is asked of the lock, never of a stored pid.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -13,9 +14,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from expkit.errors import Busy, CheckFailed, UsageError
+from expkit.errors import Busy, CheckFailed, ReadFailed, UsageError
 from expkit.runs.layout import LOCKS_DIR, SHARDS_DIR, refuse_strange_entries
-from expkit.system.files import DiskErrors, disk, make_folder, open_to_read
+from expkit.system.files import DiskErrors, disk, list_folder, make_folder, open_to_read
 from expkit.system.forks import own
 
 # Whoever asks who is recording holds a shared lock for a moment, on a busy machine for a long one; that is no reason
@@ -85,8 +86,12 @@ class ReaderLock:
             return
         try:
             self._handle = open_to_read(self._path, self._path.parent.parent)
-        except (CheckFailed, OSError):
+        except (CheckFailed, FileNotFoundError):
             return
+        except ReadFailed as error:
+            if error.errno == errno.EACCES:
+                return
+            raise
         self._closing = weakref.finalize(self, os.close, self._handle)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self._handle, fcntl.LOCK_SH)
@@ -170,21 +175,18 @@ def _lasting_lock(run: Path, writer: int) -> Lock:
 def live_writers(run: Path) -> list[int]:
     """Writers whose lock is held right now."""
     out: list[int] = []
-    folder = run / LOCKS_DIR
-    if not folder.is_dir():
-        return out
-    for path in folder.iterdir():
-        if not path.name.startswith("w") or not path.name[1:].isdigit():
+    for name in list_folder(run / LOCKS_DIR):
+        if not name.startswith("w") or not name[1:].isdigit():
             continue
         try:
-            handle = open_to_read(path, run)
-        except (CheckFailed, OSError):
+            handle = open_to_read(run / LOCKS_DIR / name, run)
+        except (CheckFailed, FileNotFoundError):
             continue
         try:
             # A shared lock is enough to ask, and does not make two askers see each other as a recorder.
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            out.append(int(path.name[1:]))
+            out.append(int(name[1:]))
         finally:
             os.close(handle)
     return sorted(out)

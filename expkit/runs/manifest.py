@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from expkit.errors import CheckFailed, NoSpace
+from expkit.errors import CheckFailed, NoSpace, ReadFailed
 from expkit.row.episodes import MOST_ROWS
 from expkit.runs.layout import MANIFEST_FILE, SHARD_NAME, ShardPath, list_shards, published_file
 from expkit.runs.locks import taking_turns
@@ -51,7 +51,7 @@ class Listed(NamedTuple):
 
 
 def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
-    """Entries by shard name `w0/000000`; empty when there is no manifest or it is damaged."""
+    """Entries by shard name `w0/000000`; empty when there is no manifest or it is damaged. Raises ReadFailed."""
     path = run / MANIFEST_FILE
     try:
         tree = json.loads(read_to_end(path, run, MAX_BYTES))
@@ -59,7 +59,9 @@ def read_manifest(run: Path) -> dict[str, dict[str, Any]]:
         if tree["version"] != VERSION or tree["crc32"] != _checksum(body):
             return {}
         return body if all(map(_is_entry, body, body.values())) else {}
-    except (CheckFailed, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except ReadFailed:
+        raise  # that it does not say what there is is no sign that nothing is missing
+    except (CheckFailed, FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -9,7 +9,6 @@ on from what it finds.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +45,7 @@ from expkit.runs.locks import Lock, ReaderLock, taking_turns
 from expkit.runs.manifest import read_manifest, update_manifest
 from expkit.runs.superseding import claim_writer, next_shard_number, removed_rows, shards_of, superseded_by
 from expkit.runs.write import check_output, make_run, shard_header
-from expkit.system.files import DiskErrors, disk, make_folder, read_to_end, remove_tree
+from expkit.system.files import DiskErrors, disk, list_folder, make_folder, read_to_end, remove_tree
 
 # A file without a whole record that is longer than a header can be is looked at by recovery, not thrown away.
 _LONGEST_HEADER = FILE_HEADER.size + MAX_JSON
@@ -91,10 +90,7 @@ def is_begun(run: Path) -> bool:
 
 def _is_unfinished(run: Path) -> bool:
     """A folder with nothing but the beginnings of a run: whoever made it was stopped before it had a description."""
-    try:
-        names = set(os.listdir(run))
-    except OSError:
-        return False
+    names = list_folder(run)
     return bool(names) and all(
         name in (SHARDS_DIR, LOCKS_DIR) or (name.startswith(f".{RUN_FILE}.") and name.endswith(".tmp"))
         for name in names
@@ -136,8 +132,7 @@ def _known_writers(run: Path) -> list[int]:
     """Numbers that were used: by a lock, a shard or a section of the ledger."""
     numbers = {shard.writer for shard in list_shards(run) if shard.writer is not None}
     numbers |= {section.writer for section in _ledger(run) or []}
-    with suppress(OSError):
-        numbers |= {int(name[1:]) for name in os.listdir(run / LOCKS_DIR) if name[0] == "w" and name[1:].isdigit()}
+    numbers |= {int(name[1:]) for name in list_folder(run / LOCKS_DIR) if name[0] == "w" and name[1:].isdigit()}
     return sorted(numbers)
 
 
@@ -360,7 +355,7 @@ def _publish_left(run: Path, known: str, shard: ShardPath, ends: Sequence[Episod
             return list(ends)
     published = shard.path.with_suffix(SHARD_SUFFIX)
     with DiskErrors(run, "publish a shard"):
-        disk().rename(shard.path, published)
+        disk().publish(shard.path, published)
         disk().sync_folder(published.parent)
     return list(ends) if closed else []
 
@@ -372,7 +367,7 @@ def _publish_ends(run: Path, info: RunInfo, writer: int, ends: Sequence[EpisodeE
     with ShardWriter(path, info.schema, shard_header(info, number, writer=writer)) as shard:
         shard.append_episodes((), ends)
     with DiskErrors(run, "publish a shard"):
-        disk().rename(path, path.with_suffix(SHARD_SUFFIX))
+        disk().publish(path, path.with_suffix(SHARD_SUFFIX))
         disk().sync_folder(path.parent)
 
 

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from expkit.errors import CheckFailed, NewerFormat, NotThere, ShardError
+from expkit.errors import CheckFailed, NewerFormat, NotThere, ReadFailed, ShardError
 from expkit.formats.shard.blocks import BlockInfo
 from expkit.formats.shard.read import ShardReader
+from expkit.formats.shard.records import Unreadable
 from expkit.row.episodes import MOST_ROWS, WRITER_BITS
 from expkit.row.schema import Schema
 from expkit.runs.counters import read_ledger
@@ -75,7 +76,7 @@ class Superseding:
     def read(cls, shards: Iterable[ShardPath], schema: Schema | None = None, run: str = "") -> Superseding:
         """From the headers of the published generation shards among `shards`. One that cannot be read, or is not of the
         run of that id, says nothing; validation reports it. `schema` serves where a file's own copies are lost.
-        Raises NewerFormat."""
+        Raises NewerFormat, ReadFailed."""
         ranges: dict[int, Ranges] = {}
         retired: set[str] = set()
         for shard in shards:
@@ -89,6 +90,8 @@ class Superseding:
                     retired.update(_names(reader.header.get("retires")))
             except NewerFormat:
                 raise  # what it supersedes would be counted twice
+            except Unreadable as error:
+                raise ReadFailed(str(error)) from error  # it may be sound, and say a lot
             except (ShardError, NotThere):
                 continue
         return cls([_layer(generation, found) for generation, found in ranges.items() if found], frozenset(retired))

@@ -320,7 +320,7 @@ class RunWriter:
                 shard.close()
                 published = shard_file(self.run, self.writer, self._number)
                 if self._shard_path != published:  # else an earlier try came as far as this
-                    disk().rename(self._shard_path, published)
+                    disk().publish(self._shard_path, published)
                     self._shard_path = published
                 disk().sync_folder(published.parent)
             self._shard = None
@@ -390,7 +390,7 @@ class RunWriter:
                 repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]
                 shard.append_episodes(repeated, ())
             shard.sync()
-            disk().rename(unnamed, path)
+            disk().publish(unnamed, path)
             shard.name = str(path)
             disk().sync_folder(path.parent)
         except BaseException:

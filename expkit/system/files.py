@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from expkit.errors import CheckFailed, ExpkitError, NoSpace, WriteFailed
+from expkit.errors import CheckFailed, ExpkitError, NoSpace, ReadFailed, WriteFailed
+from expkit.system import unread
 from expkit.system.units import format_size
 
 FilePath = str | os.PathLike[str]
@@ -94,6 +95,15 @@ class Disk:
         finally:
             os.close(handle)
 
+    def publish(self, source: FilePath, target: FilePath) -> None:
+        """Give a file the name that it keeps. FileExistsError when that is taken: what is published is never replaced.
+        The caller holds the lock of those who make such names."""
+        try:
+            os.lstat(target)
+        except FileNotFoundError:
+            return self.rename(source, target)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
+
     def rename(self, source: FilePath, target: FilePath) -> None:
         """Atomic, also where `target` is there already: it is replaced."""
         os.replace(source, target)
@@ -159,6 +169,22 @@ class DiskErrors:
         ) from error
 
 
+class ReadErrors:
+    """Turns the OSError of a `with` block that reads `path` into ReadFailed."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: FilePath):
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, ExpkitError):
+            raise read_failed(self.path, "read", error) from error
+
+
 def no_file(path: FilePath, within: FilePath | None = None) -> str:
     """What stands at `path` where a file should, in words that follow "is"; "" for a file, or nothing. A link counts
     as what it leads to, unless that lies outside of `within`, a folder above `path`."""
@@ -193,12 +219,17 @@ def open_to_read(path: FilePath, within: FilePath | None = None, most: int | Non
 
     most  bytes that such a file can have
 
-    Raises CheckFailed, in one line, for what is no file or too large, FileNotFoundError and other OSErrors.
+    Raises CheckFailed, in one line, for what is no file or too large, FileNotFoundError, ReadFailed.
     """
     found = no_file(path, within)
     if not found:
         # What `no_file` allows may be a link within the run; a FIFO put there since is opened without waiting.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise read_failed(path, "opened", error) from error
         now = os.fstat(handle)
         if stat.S_ISREG(now.st_mode) and (most is None or now.st_size <= most):
             return handle
@@ -215,12 +246,39 @@ def open_to_read(path: FilePath, within: FilePath | None = None, most: int | Non
 def read_to_end(path: FilePath, within: FilePath | None, most: int) -> bytes:
     """The bytes of a file of at most so many. Raises as `open_to_read`."""
     parts: list[bytes] = []
-    with open(open_to_read(path, within, most), "rb") as file:
+    with open(open_to_read(path, within, most), "rb") as file, ReadErrors(path):
         # Piece by piece: to ask for `most` would take as much memory, 16 MiB for a description of 2 KB.
         while most > 0 and (part := file.read(min(most, _WINDOW))):
             parts.append(part)
             most -= len(part)
     return b"".join(parts)
+
+
+def list_folder(path: FilePath) -> list[str]:
+    """The names in a folder; none where there is no folder. Raises ReadFailed: a listing that failed does not say that
+    nothing is there."""
+    try:
+        return os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise read_failed(path, "listed", error) from error
+
+
+def read_failed(path: FilePath, done: str, error: OSError) -> ReadFailed:
+    """The error of a path that cannot be `done`: opened, read, listed."""
+    advice = {
+        errno.EACCES: "check its permissions",
+        errno.EPERM: "check its permissions",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENOMEM: "try again with more memory to spare",
+    }.get(error.errno or 0, "check the disk, and try again")
+    failed = ReadFailed(f"{os.fspath(path)!s}: cannot be {done}: {error.strerror or error}; {advice}")
+    failed.errno = error.errno
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        unread.note(str(failed))  # who may not read knows it, and often can do without
+    return failed
 
 
 def next_data(handle: int, offset: int) -> int | None:

@@ -163,6 +163,7 @@ def _walk_records(reader: ShardReader, told: set[tuple[str, str]]) -> Iterator[F
             elif envelope.kind != KIND_FOOTER:
                 others.append((envelope.offset, envelope.kind))
         yield from (finding for finding in file.findings if (finding.rule, finding.message) not in told)
+        reader.unreadable = reader.unreadable or file.unreadable
         if not reader.closed:
             if file.tail_bytes:
                 yield _finding(

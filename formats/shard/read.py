@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.errors import NotThere, ShardError
+from expkit.errors import NotThere, ReadFailed, ShardError
 from expkit.formats.shard.blocks import (
     BlockHead,
     BlockInfo,
@@ -128,6 +128,15 @@ class ShardReader:
         for block in self.blocks:
             out[block.player] = out.get(block.player, 0) + block.rows
         return out
+
+    @property
+    def unreadable(self) -> ReadFailed | None:
+        """The first read of the file that the system refused, if any: what was to be read was taken for damaged."""
+        return self._file.unreadable
+
+    @unreadable.setter
+    def unreadable(self, failed: ReadFailed | None) -> None:
+        self._file.unreadable = failed
 
     @property
     def tail_bytes(self) -> int:

@@ -18,7 +18,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta
 
-from expkit.errors import CheckFailed, NewerFormat, NotThere, SchemaError, ShardError
+from expkit.errors import CheckFailed, NewerFormat, NotThere, ReadFailed, SchemaError, ShardError
 from expkit.formats.shard.layout import (
     ENVELOPE,
     FILE_HEADER,
@@ -37,7 +37,7 @@ from expkit.formats.shard.layout import (
     unpack_json,
 )
 from expkit.row.schema import Schema
-from expkit.system.files import next_data, open_to_read
+from expkit.system.files import next_data, open_to_read, read_failed
 from expkit.system.version import __version__
 
 _WINDOW = 1 << 20
@@ -111,14 +111,15 @@ class RecordFile:
         self._noted: set[Finding] = set()
         self.header: dict[str, Any] = {}
         self.footer: Footer | None = None
+        self.unreadable: ReadFailed | None = None  # the first read that failed; what it was for counts as damage
         self.walked = 0  # end of the last whole record that was met
         self._following = 0  # the number that the next record has
         try:
             self._fd = open_shard(self.path)
         except FileNotFoundError:
             raise NotThere(f"there is no shard {self.path}") from None
-        except OSError as error:
-            raise ShardError(f"{self.path} cannot be opened: {error.strerror}") from None
+        except ReadFailed as error:
+            raise Unreadable(str(error)) from error
         # Closed with the last reader of the file, which may still be at work when it has left the run's list.
         self._closing = weakref.finalize(self, os.close, self._fd)
         try:
@@ -167,8 +168,9 @@ class RecordFile:
                     raise ShardError(f"{self.path}: the file became shorter while it was read")
                 data += more
         except OSError as error:
-            where = f"{count:,} bytes at {offset:,}"
-            raise Unreadable(f"{self.path} cannot be read: {where}: {error.strerror}") from None
+            failed = read_failed(f"{self.path}, {count:,} bytes at {offset:,}", "read", error)
+            self.unreadable = self.unreadable or failed
+            raise Unreadable(str(failed)) from error
         return data
 
     def _read_header(self) -> bool:

@@ -193,7 +193,7 @@ def _is_torn_header(path: str | PathLike[str]) -> bool:
     except FileNotFoundError:
         raise NotThere(f"there is no shard {os.fspath(path)}") from None
     except OSError as error:
-        raise ShardError(f"{os.fspath(path)} cannot be opened: {error.strerror}") from None
+        raise ShardError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from None
 
 
 def _begins_only(file: BinaryIO) -> bool:

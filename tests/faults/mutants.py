@@ -30,6 +30,7 @@ is not named where there is one that needs none.
 | syncs-after-failure | a file goes on after its sync failed | disk |
 | flush-asks-the-ring | flush takes it that what is not in the rings any more was written | schedule |
 | syncs-beside-a-failure | a sync begins while another one fails | disk |
+| lists-nothing | a folder that cannot be listed counts as empty | read |
 | reuses-names | a shard gets the name of one that was retired, and does not count | model |
 | reads-half-blocks | a block counts before all of it is written | readers |
 | sweeps-under-readers | rewritten shards go while somebody reads them | readers |
@@ -219,6 +220,13 @@ MUTANTS = {
         "with self._sync_lock:",
         "if True:",
         "faults/test_disk_errors.py::test_a_sync_that_failed_is_known_before_another_one_begins",
+    ),
+    "lists-nothing": Mutant(
+        "read",
+        "expkit.system.files:list_folder",
+        'raise read_failed(path, "listed", error) from error',
+        "return []",
+        "faults/test_read_faults.py::test_a_listing_that_fails_takes_no_name_of_a_shard",
     ),
     "reuses-names": Mutant(
         "model",

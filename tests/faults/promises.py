@@ -125,6 +125,15 @@ PROMISES = (
         "broken promises",
     ),
     Promise(
+        "read",
+        "A read, a listing or an opening that the system refuses is told, or nothing needed it; it is never taken for "
+        "damage or for nothing being there.",
+        "EIO, EMFILE and ENOMEM at every call that concerns a run, under every verb",
+        ("faults/test_read_faults.py::test_a_read_that_fails_is_told_and_costs_nothing",),
+        ("faults",),
+        "silent or costing a row",
+    ),
+    Promise(
         "model",
         "Whatever is done in whatever order, a reader sees what was recorded, less what was pruned, left out or told "
         "to be lost.",

@@ -203,7 +203,8 @@ def _warm_up() -> None:
         compact(run.with_name("other"), proving=True)
         recover(run.with_name("other"))
         known_rows.record_known(run.with_name("known"), 3)
-        assert call(["expkit", "merge", str(run), str(run), "-o", str(run.with_name("merged")), "-q", "--dedupe"]) == 0
+        merge = ["expkit", "merge", str(run), str(run), "-o", str(run.with_name("merged"))]
+        assert call([*merge, "-q", "--dedupe", "--partial"]) == 0  # mutants are for the tests to notice
 
 
 GAME = ("--size", "8x8", "--num-envs", "2", "--threads", "1", "--max-steps", "20", "--min-free", "0")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from damaged_runs import QuickDisk, contents, missing, small_run, what_is_at
 
-from expkit.errors import NewerFormat
+from expkit.errors import NewerFormat, ReadFailed
 from expkit.formats.shard import BlockEncoder, RowHasher, ShardReader, ShardWriter, check_shard
 from expkit.formats.shard.layout import BLOCK, COLUMN, ENVELOPE, RUN, pack_envelope, pack_file_header
 from expkit.recovery.recover import recover
@@ -305,7 +305,9 @@ def test_bytes_that_the_disk_does_not_give_back_cost_their_block(tmp_path, monke
         target = tmp_path / "new.exp"
         target.unlink(missing_ok=True)
         with unreadable(monkeypatch, path, first, last):
-            survey = examine(as_shard(path), SCHEMA, 1)
+            with pytest.raises(ReadFailed, match="cannot be read: Input/output error.*--force"):
+                examine(as_shard(path), SCHEMA, 1)
+            survey = examine(as_shard(path), SCHEMA, 1, force=True)
             salvage(survey, target, {"run": "x"}, SCHEMA)
         assert {f.rule for f in check_shard(target)} <= {"file/lost-values"}
         hit = {b.player for b in blocks if b.offset < last and b.offset + b.nbytes > first}

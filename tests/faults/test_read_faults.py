@@ -1,0 +1,85 @@
+"""Reads that fail: of every call that concerns a run, one in turn, under every verb. tests/faults/read_faults.py."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import read_faults
+from patience import PATIENCE
+from promises import report
+
+from expkit import open_run
+from expkit.commands import main
+from expkit.system.files import disk
+
+SHORT, LONG = 60, 700
+MANY = int(os.environ.get("EXPKIT_READ_FAULTS", "0"))  # 5,000 take twenty minutes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two shards of a generation and three of a recorder that went on."""
+    folder = tmp_path_factory.mktemp("reads")
+    run = str(folder / "sound")
+    small = ["--size", "8x8", "--seed", "1"]
+    assert main(["record", "--rows", "400", *small, "--shard-rows", "200", "-o", run]) == 0
+    assert main(["compact", run]) == 0
+    assert main(["record", "--append", "-o", run, "--rows", "300", "--size", "8x8", "--shard-rows", "100"]) == 0
+    return folder
+
+
+def tried(folder, tries, seed, tell):
+    done = subprocess.run(
+        [sys.executable, read_faults.__file__, str(folder), str(tries), str(seed)],
+        capture_output=True, text=True, timeout=PATIENCE + 2 * tries, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    *wrong, count = [json.loads(line) for line in done.stdout.splitlines()]
+    assert not wrong, wrong[:3]
+    assert count["tries"] > tries // 2
+    tell(report("read", 0, faults=count["tries"]))
+
+
+def test_a_read_that_fails_is_told_and_costs_nothing(folder, tell):
+    tried(folder, SHORT, 1, tell)
+
+
+def test_a_listing_that_fails_takes_no_name_of_a_shard(folder, tmp_path, monkeypatch, capfd):
+    """The folder seemed empty, the next shard was 000000, and replaced the first one: 1,614 rows became 326."""
+    run = tmp_path / "run"
+    shutil.copytree(folder / "sound", run)
+    with open_run(run) as sound:
+        rows = len(sound)
+    real = os.listdir
+
+    def listdir(path="."):
+        if str(path).endswith("shards/w0"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert main(["record", "--append", "-o", str(run), "--rows", "60", "--size", "8x8"]) == 1
+    assert "shards/w0: cannot be listed: Input/output error" in capfd.readouterr().err
+    assert main(["export", str(run), "-o", str(tmp_path / "out.npz")]) == 1
+    assert not (tmp_path / "out.npz").exists()
+    monkeypatch.undo()
+    with open_run(run) as after:
+        assert len(after) == rows
+
+
+def test_publishing_replaces_nothing(tmp_path):
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("published")
+    with pytest.raises(FileExistsError):
+        disk().publish(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "published"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000 + 2 * MANY)
+def test_reads_that_fail_everywhere_are_told_and_cost_nothing(folder, tell):
+    tried(folder, max(LONG, MANY), 2, tell)
