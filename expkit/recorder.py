@@ -161,7 +161,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._closed = self._forked = False
         self._owner = os.getpid()
-        own(self)
+        own(self, Recorder._leave_to_parent)
 
     @property
     def writer(self) -> int:
@@ -403,7 +403,7 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def forked(self) -> None:
+    def _leave_to_parent(self) -> None:
         """This process is a child of the one that records, to which all that is under way belongs."""
         self._forked, self._open = True, {}
         self._lock = threading.RLock()  # a thread that is not here may hold the other one

@@ -38,7 +38,7 @@ class Lock:
             if not path.parent.is_dir():
                 make_folder(path.parent)
             self._handle = disk().open_or_create(path)
-        own(self)
+        own(self, Lock.release)  # a child would hold it on when its holder is dead
         begun = time.monotonic()
         while not self._take(fcntl.LOCK_EX):
             waited = time.monotonic() - begun
@@ -59,10 +59,6 @@ class Lock:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-    def forked(self) -> None:
-        """A child would hold it on when its holder is dead."""
-        self.release()
 
     def __enter__(self) -> Lock:
         return self

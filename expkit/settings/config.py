@@ -230,7 +230,7 @@ _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 OTHER_VARIABLES = (
     "EXPKIT_CONFIG", "EXPKIT_CACHE_DIR", "EXPKIT_COMPLETE", "EXPKIT_REPLAYS", "EXPKIT_UPDATE_DOCS",
     "EXPKIT_UPDATE_SPEC", "EXPKIT_FAULT_REPORT", "EXPKIT_FUZZ_SECONDS", "EXPKIT_STRESS_ROWS", "EXPKIT_MUTANT",
-    "EXPKIT_SCHEDULES",
+    "EXPKIT_SCHEDULES", "EXPKIT_READ_FAULTS",
 )  # fmt: skip
 _ENV_WORDS = {"1": True, "yes": True, "on": True, "0": False, "no": False, "off": False}
 

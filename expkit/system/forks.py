@@ -9,20 +9,15 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 
-class Owned(Protocol):
-    def forked(self) -> None:
-        """Called in a forked child, before anything else runs there."""
+_owned: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 
-_owned: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def own(thing: Owned) -> None:
-    """From now on a child that is forked calls `thing.forked()`."""
-    _owned.add(thing)
+def own(thing: Any, let_go: Callable[[Any], None]) -> None:
+    """From now on a child that is forked calls `let_go(thing)`, before anything else runs there."""
+    _owned[thing] = let_go
 
 
 def clean_up(thing: object, work: Callable[..., Any], *args: Any, **options: Any) -> None:
@@ -36,8 +31,8 @@ def _in_process(pid: int, work: Callable[..., Any], *args: Any, **options: Any) 
 
 
 def _after_fork() -> None:
-    for thing in list(_owned):
-        thing.forked()
+    for thing, let_go in list(_owned.items()):
+        let_go(thing)
 
 
 os.register_at_fork(after_in_child=_after_fork)
