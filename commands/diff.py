@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,9 +157,7 @@ def _as_json(a: Run, b: Run, found: Comparison, tolerance: float) -> dict[str, A
 
 
 def _value(first: Difference, value: Any) -> Any:
-    """One of the two values: wide integers and what JSON has no number for as text."""
-    if isinstance(value, float) and not isfinite(value):
-        return str(value)
+    """One of the two values: wide integers as text."""
     if isinstance(value, int) and not isinstance(value, bool) and (first.field == "time_ns" or abs(value) >= 1 << 53):
         return output.wide_integer(value)
     return value

@@ -61,6 +61,7 @@ Step = Annotated[int | None, typer.Option("--step", metavar="S", help="The game'
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, with counts and bytes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Go on with what is there where shards of a run are missing.")]
+SafeCsv = Annotated[bool, typer.Option("--safe-csv", help="No cell of a CSV is a formula to a spreadsheet.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Reward = Annotated[
     str | None,

@@ -8,7 +8,6 @@ lines are as long as their text, so that `grep` and `awk` see whole values.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import sys
@@ -17,7 +16,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from expkit.commands import session
-from expkit.commands.streams import discard_stdout, printable
+from expkit.commands.streams import discard_stdout, one_line, printable_json
+from expkit.system.odd_floats import named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,11 +45,12 @@ def wide_integer(number: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: NumPy scalars and arrays as numbers and lists, NaN and infinities as null."""
+    """`value` as JSON can hold it: NumPy scalars and arrays as numbers and lists, NaN and infinities
+    by name (`expkit.system.odd_floats`)."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return named(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, os.PathLike):
@@ -64,7 +65,7 @@ def plain(value: Any) -> Any:
 def write_json(body: Mapping[str, Any]) -> None:
     """One object on stdout: indented on a terminal, one line elsewhere."""
     indent = 2 if sys.stdout.isatty() else None
-    _write(json.dumps(plain(body), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    _write(printable_json(json.dumps(plain(body), indent=indent, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def width() -> int:
@@ -104,13 +105,13 @@ def _console(stream: TextIO) -> Console:
 
 
 def text(*pieces: Piece) -> Text:
-    """Pieces as one rich text; data in them is shown as it is."""
+    """Pieces as one rich text of one line; data in them is shown as it is."""
     from rich.text import Text
 
     whole = Text(no_wrap=False)
     for piece in pieces:
         content, style = (piece, "") if isinstance(piece, str) else piece
-        whole.append(printable(content), style or None)
+        whole.append(one_line(content), style or None)
     return whole
 
 
@@ -142,7 +143,7 @@ def hint(advice: str) -> None:
 def note(message: str) -> None:
     """One line on stderr that is no result; nothing with --quiet."""
     if not session.current().quiet:
-        print(printable(message), file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Piece]], indent: int = 0) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from expkit.commands import session
 from expkit.commands.output import bar, has_ansi_terminal, make_console, text
-from expkit.commands.streams import printable
+from expkit.commands.streams import one_line
 from expkit.system.units import format_count, format_duration
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Progress:
 
     def _print(self, message: str) -> None:
         try:
-            print(printable(message), file=self._stream, flush=True)
+            print(one_line(message), file=self._stream, flush=True)
         except (BrokenPipeError, ValueError):
             self._quiet = True  # nobody reads; the work goes on
 

@@ -14,7 +14,7 @@ from expkit.commands.contract import describe
 from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColumn, resolve_for
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
-from expkit.commands.streams import printable
+from expkit.commands.streams import one_line
 from expkit.errors import UsageError
 from expkit.system.units import format_count, format_duration, format_number, format_size
 
@@ -159,7 +159,7 @@ def record(
         _summarise(result)
     if result.error is not None:
         failure = describe(result.error)
-        print(f"expkit record: {printable(failure.message)}", file=sys.stderr)
+        print(f"expkit record: {one_line(failure.message)}", file=sys.stderr)
         raise typer.Exit(failure.exit_code)
     if any(_lost(result).values()):
         raise typer.Exit(3)
