@@ -164,14 +164,14 @@ def _tell(path: Path, done: Compacted) -> None:
     if done.waiting:
         output.line(
             f"{done.waiting:,} old shards ({format_size(done.waiting_bytes)}) are kept until nobody reads the run; "
-            f"expkit compact {path} deletes them then"
+            f"expkit compact {output.quoted(path)} deletes them then"
         )
     if done.shards:
         _say_left(done.left)
     if done.unasked:
-        output.line(("a recorder did not answer; its newest shard was left alone", "yellow"))
+        output.note("a recorder did not answer; its newest shard was left alone", "yellow")
     if done.stopped:
-        output.line(("stopped before all was done; what was done counts, call it again for the rest", "yellow"))
+        output.note("stopped before all was done; what was done counts, call it again for the rest", "yellow")
 
 
 def _change(before: int, after: int) -> str:

@@ -171,7 +171,7 @@ def _tell_plan(out: Path, plan: ExportPlan, json: bool) -> None:
         if part.name:
             output.line(f"{part.name}: {part.rows:,} rows of {len(part.numbers):,} episodes", indent=2)
     for note in plan.notes:
-        output.line((note, "yellow"))
+        output.note(note, "yellow")
 
 
 def _peak(plan: ExportPlan, size: int) -> int:
@@ -190,7 +190,7 @@ def _tell(done: Exported) -> None:
         if part.name:
             output.line(f"{part.name}: {part.rows:,} rows of {part.episodes:,} episodes", indent=2)
     for note in done.notes:
-        output.line((note, "yellow"))
+        output.note(note, "yellow")
 
 
 def _as_json(done: Exported) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from expkit.errors import NotThere, UsageError
+from expkit.errors import NotThere, UsageError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +137,7 @@ def near(given: str) -> str:
     except OSError:
         return f"; {path.parent} is not there either, see expkit list"
     close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else f"; see expkit list {path.parent}"
+    return f"; did you mean {path.parent / close[0]}?" if close else f"; see expkit list {quoted(path.parent)}"
 
 
 def expand_runs(paths: list[str]) -> list[Path]:
@@ -151,7 +151,7 @@ def expand_runs(paths: list[str]) -> list[Path]:
         elif path.is_dir():
             below = find_runs(path)
             if not below:
-                raise UsageError(f"no run in {path}; a run is a folder with run.yaml, see expkit list {path}")
+                raise UsageError(f"no run in {path}; a run is a folder with run.yaml, see expkit list {quoted(path)}")
             runs += below
         else:
             raise UsageError(f"{path} is not a run; name the folder that holds run.yaml")

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from expkit.commands import session
-from expkit.commands.streams import discard_stdout, one_line, printable_json
+from expkit.commands.streams import discard_stdout, one_line, printable_json, stdout_is_read
+from expkit.errors import quoted as quoted
 from expkit.system.odd_floats import named
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def make_console(stream: TextIO) -> Console:
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _console(stream: TextIO) -> Console:
     return make_console(stream)
 
@@ -129,21 +130,27 @@ def blank() -> None:
     _write("\n")
 
 
-def quoted(path: Any) -> str:
-    """A path as a shell takes it, to be part of a command that is told."""
-    return shlex.quote(os.fspath(path))
-
-
 def hint(advice: str) -> None:
-    """What to do next, as the last line; nothing with --quiet."""
-    if not session.current().quiet:
-        line(("next: ", "dim"), advice)
+    """What to do next, as the last line, on stderr; nothing with --quiet."""
+    _aside(("next: ", "dim"), advice)
 
 
-def note(message: str) -> None:
+def note(message: str, style: str = "") -> None:
     """One line on stderr that is no result; nothing with --quiet."""
-    if not session.current().quiet:
-        print(one_line(message), file=sys.stderr, flush=True)
+    _aside((message, style))
+
+
+def _aside(*pieces: Piece) -> None:
+    """A line on stderr, below what is on stdout by now."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_stdout()
+    if session.current().quiet or not stdout_is_read():  # nobody has seen what it belongs to
+        return
+    with suppress(BrokenPipeError):
+        sys.stderr.write(laid_out(text(*pieces), stream=sys.stderr))
+        sys.stderr.flush()
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Piece]], indent: int = 0) -> None:
@@ -173,9 +180,9 @@ def render(renderable: Any) -> None:
     _write(laid_out(renderable))
 
 
-def laid_out(renderable: Any, crop: bool = True) -> str:
-    """What `render` writes; without `crop` lines that are longer than the terminal stay whole."""
-    console = _console(sys.stdout)
+def laid_out(renderable: Any, crop: bool = True, stream: TextIO | None = None) -> str:
+    """What `render` writes, to stdout; without `crop` lines that are longer than the terminal stay whole."""
+    console = _console(stream or sys.stdout)
     with console.capture() as captured:
         console.print(renderable, crop=crop)
     return "".join(part.rstrip(" ") + "\n" for part in captured.get().splitlines())

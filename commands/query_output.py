@@ -87,10 +87,10 @@ def print_table(answer: Answer, most: int | None) -> int:
         return counted.rows
     if len(shown) < len(titles):
         left_out = ", ".join(titles[len(shown) :])
-        output.line((f"not shown: {left_out}", "dim"))
+        output.note(f"not shown: {left_out}", "dim")
     if counted.more:
         first = "the first row" if counted.rows == 1 else f"the first {counted.rows:,} rows"
-        output.line((f"{first}; --limit 0 shows all{_total(answer)}", "dim"))
+        output.note(f"{first}; --limit 0 shows all{_total(answer)}", "dim")
     return counted.rows
 
 

@@ -15,7 +15,7 @@ from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColum
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
 from expkit.commands.streams import one_line
-from expkit.errors import UsageError
+from expkit.errors import UsageError, quoted
 from expkit.system.units import format_count, format_duration, format_number, format_size
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _left(work: session.Session) -> str:
     rows = work.unwritten()
     if not rows:
         return ""
-    return f"up to {rows:,} rows are in no file; expkit recover {work.path} closes the run and counts them"
+    return f"up to {rows:,} rows are in no file; expkit recover {quoted(work.path)} closes the run and counts them"
 
 
 def _fitted(resolved: Resolved) -> Config:
@@ -290,5 +290,5 @@ def _summarise(result: session.Result) -> None:
     each = f", {result.bytes / result.rows:.1f} B/row" if result.rows else ""
     output.line(f"{format_size(result.bytes)}{each}, {format_number(result.shards, 'shard')}")
     if result.stopped_by == "demonstration":
-        output.line(("stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever", "yellow"))
+        output.note("stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever", "yellow")
     output.hint(f"expkit {'validate' if lost else 'replay'} {output.quoted(result.run)}")

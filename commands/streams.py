@@ -27,9 +27,19 @@ def printable_json(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
+_discarded = False
+
+
+def stdout_is_read() -> bool:
+    """Whether the reader of stdout was still there at the last look."""
+    return not _discarded
+
+
 def discard_stdout() -> None:
     """Point stdout at /dev/null after its reader has gone (`| head`): the verb goes on, so that its exit code is
     that of its work."""
+    global _discarded
+    _discarded = True
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

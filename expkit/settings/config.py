@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 from msgspec import Meta, Struct
 
-from expkit.errors import ConfigError, NotThere, UsageError, did_you_mean
+from expkit.errors import ConfigError, NotThere, UsageError, did_you_mean, quoted
 from expkit.settings import yaml12
 from expkit.settings.values import BoardSize, Duration, Links, RuleSettings, Size
 from expkit.system import trust
@@ -386,7 +386,7 @@ def load_file(path: Path) -> dict[str, Any]:
         else:
             tree = yaml12.load_file(path)
     except FileNotFoundError:
-        raise NotThere(f"{path}: no such settings file; write one with: expkit config init {path}") from None
+        raise NotThere(f"{path}: no such settings file; write one with: expkit config init {quoted(path)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
     settings = _settings_of_run(tree)

@@ -134,7 +134,7 @@ def test_one_stage_for_people(call, tmp_path):
     assert lines[1].startswith("at most: memcpy ")
     assert re.search(r"^serialize/mask +R +\S+ ±\d+% .* memset of the masks ", out, re.M)
     assert re.search(r"^1 result in .* · [01] of 1 goal met$", out, re.M)
-    assert lines[-1].startswith("next: expkit bench ")
+    assert err.splitlines()[-1].startswith("next: expkit bench ")
     assert lines == [line.rstrip() for line in lines]
     assert list(tmp_path.iterdir()) == []
 

@@ -114,7 +114,7 @@ def test_a_safe_csv_has_no_formulas(say) -> None:
 def test_text_from_data_never_ends_a_line(say) -> None:
     shown = say("inspect", "run", "--episode", "0").splitlines()
     assert sum(SHOWN in line for line in shown) == 6
-    assert len(shown) == 10
+    assert len(shown) == 9
     write_odd(Path("other"), policy=EVIL + "2")
     (first, *_) = say("diff", "run", "other", "--ignore", "time_ns", code=4).splitlines()
     assert f"{SHOWN} vs {SHOWN}2" in first

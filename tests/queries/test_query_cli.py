@@ -114,10 +114,10 @@ def test_a_failing_query_leaves_no_file(query, runs, tmp_path):
 
 def test_a_table_says_what_it_leaves_out(query, runs):
     done = query("boards", "step >= 0", "--limit", 2, cwd=runs)
-    assert done.stdout.splitlines()[-1] == "the first 2 rows; --limit 0 shows all 36"
-    assert "limit" not in query("boards", "step >= 0", "--limit", 2, "-q", cwd=runs).stdout
-    assert query("boards", "FROM rows", "--limit", 2, cwd=runs).stdout.splitlines()[-1].endswith("--limit 0 shows all")
-    assert len(query("boards", "step >= 0", cwd=runs).stdout.splitlines()) == 22
+    assert (done.stdout.count("\n"), done.stderr) == (3, "the first 2 rows; --limit 0 shows all 36\n")
+    assert query("boards", "step >= 0", "--limit", 2, "-q", cwd=runs).stderr == ""
+    assert query("boards", "FROM rows", "--limit", 2, cwd=runs).stderr == "the first 2 rows; --limit 0 shows all\n"
+    assert len(query("boards", "step >= 0", cwd=runs).stdout.splitlines()) == 21
     assert query("boards", "step > 99", cwd=runs).stdout == "no row\n"
     body = json.loads(query("boards", "step >= 0", "--json", "--limit", 3, cwd=runs).stdout)
     assert (body["count"], body["more"], len(body["rows"])) == (3, True, 3)
