@@ -61,7 +61,7 @@ def query(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write there; its suffix tells the format."),
+        typer.Option("--output", "-o", metavar="FILE", help="Write there, - is stdout; its suffix tells the format."),
     ] = None,
     fail_if_any: Annotated[bool, typer.Option("--fail-if-any", help="Exit 4 when there is a row.")] = False,
     fail_if_none: Annotated[bool, typer.Option("--fail-if-none", help="Exit 4 when there is none.")] = False,
@@ -81,6 +81,7 @@ def query(
     *paths, question = inputs
     if not paths:
         raise UsageError("QUERY is missing; as in expkit query RUN 'reward > 0'; see expkit query --help")
+    out = None if out == Path("-") else out
     chosen = _format(format, out, json)
     if safe_csv and chosen != "csv":
         raise UsageError(f"--safe-csv is for CSV, this is {chosen}; use --format csv, or leave it out")
