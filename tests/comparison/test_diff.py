@@ -420,6 +420,18 @@ def test_no_flipped_bit_is_taken_for_equal(base, tmp_path, full):
     assert missed < 60
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_damaged_number_of_the_episode_is_not_equal(base, tmp_path, full):
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    with open_run(base) as run:
+        at = run.reader(0).blocks[1].body_offset  # where the first column is, the episode
+    flip_bit(other / "shards/w0/000000.exp", at + 3)
+    found = compare(base, other, full=full)
+    assert not found.equal
+    assert " episode: " in str(found.first_difference)
+
+
 def test_a_damaged_column_is_equal_where_it_is_ignored(base, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(base, other)
