@@ -43,7 +43,8 @@ def write_odd(path: Path, last: float = 0.25, policy: str = EVIL) -> Path:
             given = {} if value is None else {"value": value}
             observation = np.array([reward, 1], np.float32)
             recorder.add(episode=0, step=step, observation=observation, action=step, reward=reward, flag=True, **given)
-        recorder.end(episode=0, player=0, observation=np.zeros(2, np.float32), metadata={"note": EVIL})
+        recorder.end(episode=0, player=0, observation=np.zeros(2, np.float32), metadata={"note": EVIL, "loss": NAN})
+        recorder.annotate(0, best=-INF)
     return path
 
 
@@ -71,7 +72,9 @@ def test_what_is_no_number_is_told_from_what_is_not_there(say) -> None:
             assert [row["value"] for row in rows[:4]] == [None, "NaN", 1.5, None]
             assert rows[1]["observation"] == ["Infinity", 1.0]
         assert [line.split()[-1] for line in say("query", "run", *question).splitlines()[1:3]] == ["null", "NaN"]
-    rows = json.loads(say("inspect", "run", "--episode", "0", "--json"))["rows"]
+    page = json.loads(say("inspect", "run", "--episode", "0", "--json"))
+    assert (page["metadata"]["loss"], page["metadata"]["best"]) == ("NaN", "-Infinity")
+    rows = page["rows"]
     assert [row["reward"] for row in rows] == [*NAMED, None]
     row = json.loads(say("inspect", "run", "--episode", "0", "--player", "0", "--step", "1", "--json"))
     assert (row["values"]["value"], row["values"]["observation"]) == ("NaN", ["Infinity", 1.0])
