@@ -30,10 +30,14 @@ def compact(
     prove: Annotated[
         bool, typer.Option("--prove", help="Decode source and result again, compare digests, then publish.")
     ] = False,
-    level: Annotated[int | None, typer.Option("--level", metavar="N", min=1, max=22, help="zstd level, 1 to 22 (6).")] = None,
+    level: Annotated[
+        int | None, typer.Option("--level", metavar="N", min=1, max=22, help="zstd level, 1 to 22 (6).")
+    ] = None,
     frame_rows: Annotated[
         int | None,
-        typer.Option("--frame-rows", metavar="N", min=1, max=65536, help="Rows compressed together, at most 65536 (512)."),
+        typer.Option(
+            "--frame-rows", metavar="N", min=1, max=65536, help="Rows compressed together, at most 65536 (512)."
+        ),
     ] = None,
     shard_size: Annotated[
         str, typer.Option("--shard-size", metavar="SIZE", help="About this large do shards become.")
