@@ -175,7 +175,7 @@ def _tell(path: Path, done: Compacted) -> None:
     if done.unasked:
         output.note("a recorder did not answer; its newest shard was left alone", "yellow")
     if done.stopped:
-        output.note("stopped before all was done; what was done counts, call it again for the rest", "yellow")
+        output.line(("stopped before all was done; what was done counts, call it again for the rest", "yellow"))
 
 
 def _change(before: int, after: int) -> str:
