@@ -18,7 +18,7 @@ from expkit.commands.streams import one_line, printable_json
 from expkit.errors import UsageError
 from expkit.formats.csv import csv_cell, safe_cell
 from expkit.system.files import DiskErrors, unlink_quietly
-from expkit.system.odd_floats import named, named_within
+from expkit.system.odd_floats import json_text, named
 
 if TYPE_CHECKING:
     from expkit.queries.answer import Answer, Column
@@ -130,13 +130,9 @@ def _cell(value: Any, narrow: bool) -> str:
     if isinstance(value, float):
         return f"{value:.6g}" if isfinite(value) else str(named(value))
     if isinstance(value, list | dict):
-        return _elided(_compact(value), _ARRAY_CELLS) if narrow else _compact(value)
+        return _elided(json_text(value), _ARRAY_CELLS) if narrow else json_text(value)
     shown = " ".join(str(value).split())
     return _elided(shown, _TEXT_CELLS) if narrow else shown
-
-
-def _compact(value: Any) -> str:
-    return msgspec.json.encode(named_within(value), enc_hook=str).decode()
 
 
 def _elided(text: str, room: int) -> str:

@@ -17,12 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from expkit.errors import UsageError
 from expkit.formats.ndjson import objects
 from expkit.formats.protocol import TABLE_KEYS, Batch, Carries, ExportOptions, Head, Recorded, column_type
-from expkit.system.odd_floats import named, named_within
+from expkit.system.odd_floats import json_text, named
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -34,7 +32,7 @@ def csv_cell(value: Any) -> Any:
     if isinstance(value, float):
         return named(value)
     if isinstance(value, list | dict):
-        return msgspec.json.encode(named_within(value), enc_hook=str).decode()
+        return json_text(value)
     return value.hex() if isinstance(value, bytes) else value
 
 

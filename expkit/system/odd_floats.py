@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
+
 ODD_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -25,3 +27,11 @@ def named_within(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: named_within(item) for name, item in value.items()}
     return value
+
+
+def json_text(value: Any) -> str:
+    """Lists and dicts as JSON text; what JSON has no form for as `str` gives it."""
+    encoded = msgspec.json.encode(value, enc_hook=str)
+    if b"null" in encoded:  # which is what the library makes of such floats
+        encoded = msgspec.json.encode(named_within(value), enc_hook=str)
+    return encoded.decode()
