@@ -156,6 +156,8 @@ def _work(report: RecoveryReport, dry_run: bool) -> list[str]:
     told = [f"{name} {'to be rebuilt' if dry_run else 'rebuilt'}: {why}" for name, why in report.rebuilt.items()]
     if report.unaccountable:
         told.append("rows that never reached a file cannot be told any more")
+    aside = "to be left out" if dry_run else "left out" if report.output is not None else "set aside in quarantine/"
+    told += [f"{name} {aside}: {why}" for name, why in report.strangers.items()]
     if report.sealed:
         done = "to be published" if dry_run else "published"
         told.append(f"{format_number(len(report.sealed), 'unfinished shard')} {done}")
@@ -223,6 +225,7 @@ def _as_json(report: RecoveryReport, dry_run: bool, code: int) -> dict[str, Any]
         "starts_made": report.starts_made,
         "shards_repaired": report.repaired,
         "shards_published": report.sealed,
+        "shards_set_aside": report.strangers,
         "shards_missing": report.missing_shards,
         "left_alone": report.left_alone,
         "rebuilt": report.rebuilt,

@@ -34,6 +34,7 @@ from expkit.runs.layout import RunInfo, new_run_id
 from expkit.runs.locks import Lock
 from expkit.runs.resume import begin_run, take_writer
 from expkit.runs.write import RunWriter, ShardLimits, Sync, check_same, create_run
+from expkit.system.forks import own
 from expkit.system.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ class Recorder:
         self._steps = StepRecording(schema, len(names), num_envs, mode_of_reset, self._feed, self._factory, self._book)
         self._discards = Discards(self.path, self._book)
         self._lock = threading.RLock()
-        self._closed = False
+        self._closed = self._forked = False
+        self._owner = os.getpid()
+        own(self)
 
     @property
     def writer(self) -> int:
@@ -378,10 +381,13 @@ class Recorder:
 
     def subscribe(self, max_batches: int = 16) -> Subscription:
         """The stream of batches as they are written, for a trainer in this process."""
+        self._check()
         return self.collector.subscribe(max_batches)
 
     def close(self) -> None:
         """End open episodes as interrupted, write and publish everything. Closing twice is fine."""
+        if self._forked:
+            return  # it is the parent's to close
         with self._lock:
             if self._closed:
                 return
@@ -397,7 +403,17 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def forked(self) -> None:
+        """This process is a child of the one that records, to which all that is under way belongs."""
+        self._forked, self._open = True, {}
+        self._lock = threading.RLock()  # a thread that is not here may hold the other one
+
     def _check(self) -> None:
+        if self._forked:
+            raise UsageError(
+                f"{self.path}: this recorder is of process {self._owner}, of which this one is a fork; make one here, "
+                "with mode='a'"
+            )
         if self._closed:
             raise BufferClosed(f"{self.path}: the recorder is closed")
         self.collector.check()

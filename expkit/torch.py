@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
@@ -31,6 +30,7 @@ from expkit.reading.opening import open_run
 from expkit.row.schema import KEY_NAMES
 from expkit.runs.locks import ReaderLock
 from expkit.system.extras import require
+from expkit.system.forks import clean_up
 from expkit.system.units import parse_size
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class ExperienceLoader:
         if self._loader is None:
             folder = mkdtemp(prefix="expkit-loader-")
             self._told = Path(folder, "state.json")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            clean_up(self, shutil.rmtree, folder, ignore_errors=True)
             workers = {"num_workers": self.num_workers, "multiprocessing_context": "spawn", "persistent_workers": True}
             packed = _Packed(self.dataset, self._told)
             self._loader = DataLoader(packed, batch_size=None, **workers, **self._options)

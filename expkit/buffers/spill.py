@@ -6,7 +6,6 @@ import contextlib
 import os
 import struct
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from expkit.buffers.rows import RowForm
 from expkit.errors import BufferClosed, NotThere, WriteFailed
 from expkit.row.dropped import CAUSES, causes_of
 from expkit.row.layout import BlockLayout, aligned_empty
+from expkit.system.forks import clean_up
 
 _HEADER = struct.Struct("<4sIqI")  # magic, rows, bytes that follow, crc32 of them
 _MAGIC = b"spil"
@@ -74,7 +74,7 @@ class SpillBuffer(ExperienceBuffer):
         self._file: _File | None = None
         self._files_made = 0
         self._files: dict[int, Path] = {}
-        weakref.finalize(self, _remove_files, self._files)
+        clean_up(self, _remove_files, self._files)
         self._front: tuple[_Part, np.ndarray] | None = None  # the oldest part, once read
         self._gap = [0] * len(CAUSES)  # behind the last part
         self._dropped = [0] * len(CAUSES)

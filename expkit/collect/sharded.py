@@ -123,7 +123,7 @@ class ShardedCollector:
             for producer in range(producers)
         ]
         self.lanes = [lane for group in self._groups for lane in group.lanes]
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._starts: list[EpisodeStart] = []
         self._feeds: list[ShardedFeed] = []
         self._closed = False
@@ -131,7 +131,7 @@ class ShardedCollector:
     def feed(self) -> ShardedFeed:
         """A producer's way in; one per thread. Raises UsageError when all `producers` are taken."""
         self.check()
-        with self._lock:
+        with self.lock:
             if len(self._feeds) == len(self._groups):
                 raise UsageError(f"this collector was made for {len(self._groups)} producers; give producers= more")
             feed = ShardedFeed(self, self._groups[len(self._feeds)])
@@ -157,31 +157,34 @@ class ShardedCollector:
     def announce(
         self, group: _Group, fresh: list[int], starts: Sequence[EpisodeStart], ends: Sequence[EpisodeEnd]
     ) -> None:
-        """Count `fresh` rows by player as produced and queue episode events, before the rows can be seen."""
-        with self._lock:
-            for lane, rows in zip(group.lanes, fresh, strict=True):
-                lane.produced += rows
-                self.ledger.produced[lane.player] += rows
-            self._starts.extend(starts)
-            if ends:
-                mark = [lane.produced for lane in group.lanes]
-                group.ends.extend((mark, end) for end in ends)
+        """Count `fresh` rows by player as produced and queue episode events, before the rows can be seen. The caller
+        holds `lock` until they can be, for `close` takes it, too: rows are in before it, or refused. Raises
+        BufferClosed."""
+        if self._closed:
+            self.check()
+        for lane, rows in zip(group.lanes, fresh, strict=True):
+            lane.produced += rows
+            self.ledger.produced[lane.player] += rows
+        self._starts.extend(starts)
+        if ends:
+            mark = [lane.produced for lane in group.lanes]
+            group.ends.extend((mark, end) for end in ends)
 
     def take_starts(self) -> list[EpisodeStart]:
         """Episodes that began and are not written yet. Call it after claiming rows and before writing them."""
-        with self._lock:
+        with self.lock:
             starts, self._starts = self._starts, []
             return starts
 
     def put_back(self, starts: Sequence[EpisodeStart]) -> None:
         """Episodes that were taken and could not be written."""
-        with self._lock:
+        with self.lock:
             self._starts[:0] = starts
 
     def account(self, lane: Lane, rows: int, dropped: Mapping[str, int]) -> list[EpisodeEnd]:
         """`rows` of the lane are written or rejected, those in front of them were dropped; returns the episode ends
         that are complete by that."""
-        with self._lock:
+        with self.lock:
             lane.accounted += rows + sum(dropped.values())
             for cause, count in dropped.items():
                 lane.told[cause] = lane.told.get(cause, 0) + count
@@ -194,7 +197,7 @@ class ShardedCollector:
 
     def remaining_ends(self) -> list[EpisodeEnd]:
         """Ends still held back; for the very last write, when no row is left to wait for."""
-        with self._lock:
+        with self.lock:
             return [end for group in self._groups for _, end in group.ends]
 
     def dropped(self) -> dict[int, dict[str, int]]:
@@ -222,7 +225,8 @@ class ShardedCollector:
 
     def close(self) -> None:
         """No more rows: hand over open blocks, close the rings. What they hold can be claimed until they are empty."""
-        self._closed = True
+        with self.lock:
+            self._closed = True
         for feed in self._feeds:
             feed.close()
         for group in self._groups:
@@ -300,15 +304,16 @@ class ShardedFeed:
     def commit(self, starts: Sequence[EpisodeStart] = (), ends: Sequence[EpisodeEnd] = ()) -> None:
         fresh = self.sink.position - self.published
         # Before publishing: whoever sees a row finds it counted and its episode announced.
-        self._collector.announce(self._group, fresh.tolist(), starts, ends)
-        for player in np.flatnonzero(fresh).tolist():
-            rows = int(fresh[player])
-            if self.discarding[player]:
-                self._producers[player].refuse(rows)
-                self.sink.position[player] = 0
-            else:
-                self._producers[player].publish(int(self.sink.position[player]))
-        self.published[:] = self.sink.position
+        with self._collector.lock:
+            self._collector.announce(self._group, fresh.tolist(), starts, ends)
+            for player in np.flatnonzero(fresh).tolist():
+                rows = int(fresh[player])
+                if self.discarding[player]:
+                    self._producers[player].refuse(rows)
+                    self.sink.position[player] = 0
+                else:
+                    self._producers[player].publish(int(self.sink.position[player]))
+            self.published[:] = self.sink.position
 
     def close(self) -> None:
         for producer in self._producers:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from threading import RLock
 from typing import Literal
 
-from expkit.errors import NewerFormat, NotThere, ShardError, quoted
+from expkit.errors import CheckFailed, NewerFormat, NotThere, ShardError, quoted
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.readable import Readable
 from expkit.runs.entries import ShardEntry, stranger
@@ -60,7 +61,10 @@ class RunFiles(Readable):
         self.generations = sorted({0, *(shard.generation for shard in found)})
         if self._upto is not None:
             found = [shard for shard in found if shard.generation <= self._upto]
-        self.shard_paths, self.superseding = shards_of(self.path, found)
+        self.shard_paths, known = found, ""
+        with suppress(NotThere, CheckFailed):  # told by who asks what the run is
+            known = self.run_ids[0]
+        self.shard_paths, self.superseding = shards_of(known, found)
 
     def close(self) -> None:
         self.close_readers()

@@ -15,19 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from expkit.errors import CheckFailed, NotThere, ShardError
-from expkit.formats.shard.read import ShardReader
+from expkit.errors import CheckFailed, NotThere
+from expkit.recovery.description import describe
 from expkit.recovery.salvage import Chain, Key, LostRows, LostValues, ShardSurvey, examine
-from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, PolicyInfo
+from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart
 from expkit.runs.counters import DROP_CAUSES, PlayerLedger, WriterLedger, read_behind_header, read_ledger
-from expkit.runs.entries import info_from_header
-from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, published_file, read_run_info
+from expkit.runs.layout import LOCKS_DIR, MANIFEST_FILE, RunInfo, ShardPath, published_file
 from expkit.runs.locks import live_writers
 from expkit.runs.manifest import is_damaged, manifest_and_shards
-from expkit.runs.superseding import Superseding, removed_rows, shards_of
+from expkit.runs.superseding import Superseding, removed_rows
 
 RECOVERED = {"recovered": True}
 REPAIR_SUFFIX = ".repair"
@@ -56,6 +54,7 @@ class RunSurvey:
     live        writers that record now; their active shards, `left_alone`, and their ledger are not touched
     writers     all others that are known
     shards      examined, in order;  waiting: retired or unfinished files, to be deleted
+    strangers   shards that do not belong where they lie, to be set aside
     missing     shards that are gone, as the manifest tells or the numbers of the others: rows by player, if known
     ledger      sections that are whole, by writer;  ledger_damage: why it has to be made again
     starts, ends  records to be made, by the name of the shard that they go into
@@ -68,6 +67,7 @@ class RunSurvey:
     live: list[int]
     writers: list[int] = field(default_factory=list)
     shards: list[ShardSurvey] = field(default_factory=list)
+    strangers: list[ShardSurvey] = field(default_factory=list)
     left_alone: list[ShardPath] = field(default_factory=list)
     waiting: list[ShardPath] = field(default_factory=list)
     superseding: Superseding = field(default_factory=Superseding)
@@ -162,11 +162,10 @@ def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, wr
     if not path.is_dir():
         raise NotThere(f"there is no {path}; see expkit list")
     entries, listed = manifest_and_shards(path)
-    info, damage = _description(path, listed)
+    info, damage = describe(path, listed)
     out = RunSurvey(path, info, damage, writers_now)
     published = [shard for shard in listed if not (shard.generation and shard.active)]
-    counting, _ = shards_of(path, published)
-    out.superseding = Superseding.read(published, info.schema)
+    out.superseding = Superseding.read(published, info.schema, info.id)
     counting = [shard for shard in published if shard.name not in out.superseding.retired]
     out.waiting = [shard for shard in listed if shard not in counting]
     for shard in counting:
@@ -174,9 +173,12 @@ def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, wr
             out.left_alone.append(shard)
             continue
         try:
-            out.shards.append(examine(shard, info.schema, threads, progress, info.id))
+            found = examine(shard, info.schema, threads, progress, info.id)
         except NotThere:
             continue  # swept or published since
+        (out.strangers if found.stranger else out.shards).append(found)
+    strange = {shard.name for shard in out.strangers}
+    listed = [shard for shard in listed if shard.name not in strange]
     held = {episode >> WRITER_BITS for shard in out.shards for episode, _ in shard.chains}
     out.writers = sorted((known_writers(path, listed) | held) - set(writers_now))
     _read_ledger(out)
@@ -184,46 +186,6 @@ def _survey(path: Path, threads: int, progress: Callable[[int], None] | None, wr
     _plan_records(out)
     _settle(out)
     return out
-
-
-def _description(path: Path, shards: list[ShardPath]) -> tuple[RunInfo, str]:
-    """run.yaml, or the same from the shards where it is gone, damaged, or says something else than all of them."""
-    damage, info = "", None
-    try:
-        info = read_run_info(path)
-    except (NotThere, CheckFailed) as error:
-        damage = str(error).removeprefix(f"{path}/").split(";")[0]
-    told: list[RunInfo] = []
-    policies: list[PolicyInfo] = []
-    for shard in shards:
-        try:
-            with ShardReader(shard.path) as reader:
-                if any(finding.rule == "file/header" for finding in reader.findings) and not reader.closed:
-                    continue
-                told.append(info_from_header(reader))
-                found = [told[-1].policies]
-                if info is None:
-                    found += [msgspec.convert(meta["policies"], list[PolicyInfo]) for meta in reader.metas
-                              if "policies" in meta]  # fmt: skip
-                policies = max([policies, *found], key=len)
-        except (ShardError, NotThere, msgspec.ValidationError):
-            continue
-        if info is not None and _same(info, told[-1]):
-            return info, ""
-    if info is not None and (not told or not all(_same(told[0], other) for other in told)):
-        return info, ""
-    if not told:
-        raise CheckFailed(f"{path}: neither run.yaml nor any shard says what this run is; nothing can be recovered")
-    if info is not None:
-        damage = "run.yaml says something else than all shards"
-    # A shard is made after its run: the oldest says best when that was.
-    first = min(told, key=lambda one: one.created_ns)
-    first.policies = policies
-    return first, damage
-
-
-def _same(one: RunInfo, other: RunInfo) -> bool:
-    return (one.id, one.schema, one.players) == (other.id, other.schema, other.players)
 
 
 def known_writers(path: Path, shards: list[ShardPath]) -> set[int]:
@@ -263,16 +225,26 @@ def _read_manifest(out: RunSurvey, entries: dict[str, dict[str, Any]], listed: l
         out.manifest_damage = "it does not pass its own checksum"
     elif not (out.path / MANIFEST_FILE).exists() and any(not shard.shard.active for shard in out.shards):
         out.manifest_damage = "it is gone"
+    elif not out.live and _is_of_others(out.shards, entries):
+        out.manifest_damage, entries = "it lists other files than these", {}
     there = {shard.name: shard for shard in listed if not shard.active}
+    strange = {shard.name for shard in out.strangers}
     for name, entry in entries.items():
         # A writer that lives may have published it since.
-        if name not in there and name not in out.superseding.retired and not published_file(out.path, name).exists():
+        gone = name in strange or not published_file(out.path, name).exists()
+        if name not in there and name not in out.superseding.retired and gone:
             out.missing[name] = {int(player): rows for player, rows in entry.get("players", {}).items()}
     if out.manifest_damage and not any(shard.generation for shard in listed):
         out.missing |= {name: {} for name in _numbers_left_out(listed)}
     for shard in out.shards:
         if shard.damaged:
             _told_by_manifest(out, shard, entries.get(shard.name))
+
+
+def _is_of_others(shards: list[ShardSurvey], entries: dict[str, dict[str, Any]]) -> bool:
+    """Whether a manifest is another run's: it lists sound shards, which never change, with other sizes."""
+    sound = {shard.name: shard.nbytes for shard in shards if not shard.damaged}
+    return any(name in sound and told["bytes"] != sound[name] for name, told in entries.items())
 
 
 def _numbers_left_out(listed: list[ShardPath]) -> Iterator[str]:

@@ -87,6 +87,8 @@ def recover(path: Path, *, force: bool = False, threads: int = 0, progress: Prog
         if survey.info_damage:
             quarantine_file(path, path / RUN_FILE)
             write_run_info(path, survey.info)
+        for shard in survey.strangers:
+            _set_aside(survey, shard)
         for shard in survey.to_repair:
             _repair(survey, shard)
         _close(path, survey)
@@ -210,11 +212,24 @@ def _repair(survey: RunSurvey, shard: ShardSurvey) -> None:
     place = shard.shard.path
     repaired = place.with_suffix(REPAIR_SUFFIX)
     _write_repaired(survey, shard, repaired)
-    kept = quarantine_file(survey.path, place, f"{shard.name.replace('/', '-')}{place.suffix}")
-    write_reasons(shard, kept.with_name(f"{kept.name}.json"))
+    _keep_what_was(survey, shard)
     with DiskErrors(place, "put the repaired shard in its place"):
         disk().rename(repaired, place)
         disk().sync_folder(place.parent)
+
+
+def _set_aside(survey: RunSurvey, shard: ShardSurvey) -> None:
+    """Take a shard that does not belong to the run out of it."""
+    _keep_what_was(survey, shard)
+    with DiskErrors(shard.shard.path, "set it aside"):
+        disk().unlink(shard.shard.path)
+        disk().sync_folder(shard.shard.path.parent)
+
+
+def _keep_what_was(survey: RunSurvey, shard: ShardSurvey) -> None:
+    """The file as it was in `quarantine/`, and why it is there."""
+    kept = quarantine_file(survey.path, shard.shard.path, f"{shard.name.replace('/', '-')}{shard.shard.path.suffix}")
+    write_reasons(shard, kept.with_name(f"{kept.name}.json"))
 
 
 def _copy_run(survey: RunSurvey, target: Path) -> None:

@@ -46,6 +46,7 @@ class RecoveryReport:
     rows_kept             rows that count afterwards
     unknown_stretches     damaged bytes of which nothing tells what they held; the ledger may know how many rows
     repaired, sealed      names of shards that were replaced, and of those that killed writers left open
+    strangers             why shards do not belong where they lay, by name: set aside, or left out of the copy
     missing_shards        names of shards that are gone
     interrupted           open episodes that got an end record which says so;  ended_by_rows: one that says how they
                           ended, as their rows tell
@@ -67,6 +68,7 @@ class RecoveryReport:
     unknown_stretches: int = 0
     repaired: list[str] = field(default_factory=list)
     sealed: list[str] = field(default_factory=list)
+    strangers: dict[str, str] = field(default_factory=dict)
     left_alone: list[str] = field(default_factory=list)
     recording: list[int] = field(default_factory=list)
     missing_shards: list[str] = field(default_factory=list)
@@ -101,6 +103,7 @@ class RecoveryReport:
             self.anything_lost
             or self.repaired
             or self.sealed
+            or self.strangers
             or self.missing_shards
             or self.interrupted
             or self.ended_by_rows
@@ -136,6 +139,7 @@ def report_of(survey: RunSurvey, *, copied: bool = False) -> RecoveryReport:
     )
     out.repaired = [shard.name for shard in survey.to_repair]
     out.sealed = [shard.name for shard in survey.leftovers]
+    out.strangers = {shard.name: shard.stranger for shard in survey.strangers}
     out.recording = list(survey.live)
     out.left_alone = [shard.name for shard in survey.left_alone]
     out.missing_shards = sorted(survey.missing)

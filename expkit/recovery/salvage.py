@@ -114,6 +114,7 @@ class ShardSurvey:
     """What `examine` found in one file.
 
     opens        false where nothing of it can be read, or all that could be is gone
+    stranger     why it does not belong where it lies, "" for one that does
     header       what the file says of itself, {} where that is lost with its copy
     closed       it has a sound footer
     findings     what is wrong, as `check_shard` names it;  tail: bytes of a record that was never finished
@@ -125,6 +126,7 @@ class ShardSurvey:
 
     shard: ShardPath
     opens: bool = True
+    stranger: str = ""
     header: dict[str, Any] = field(default_factory=dict)
     closed: bool = False
     nbytes: int = 0
@@ -166,10 +168,10 @@ def examine(
     schema: Schema,
     threads: int = 0,
     progress: Callable[[int], None] | None = None,
-    run: str | None = None,
+    run: str = "",
 ) -> ShardSurvey:
-    """Look at every byte of a shard file; changes nothing. `schema` serves where the file's own copies are lost. One
-    that does not belong into the run of that id is set aside whole.
+    """Look at every byte of a shard file; changes nothing. `schema` serves where the file's own copies are lost. Of
+    one that does not belong into the run of that id no more than that is told.
 
     Raises NewerFormat, and NotThere for one that is gone.
     """
@@ -187,10 +189,9 @@ def examine(
         out.opens = False
         return out
     with reader:
-        told = "" if run is None else stranger(reader.header, shard, run)
-        if told:
-            out.findings.append(Finding("error", "file/stranger", str(shard.path), None, None, None, told))
-            out.opens = False
+        out.stranger = stranger(reader.header, shard, run)
+        if out.stranger:
+            out.findings.append(Finding("error", "file/stranger", str(shard.path), None, None, None, out.stranger))
             return out
         found = list(check_records(reader))
         out.findings = [f for f in found if f.severity == "error" and not (shard.active and f.rule in _OF_A_KILL)]
@@ -240,7 +241,7 @@ def _walk(reader: ShardReader, out: ShardSurvey) -> None:
                 except ShardError as error:
                     kind = KIND_NAMES.get(envelope.kind, "unknown")
                     out.lost_records.append(LostRecord(out.name, kind, envelope.offset, str(error)))
-        gaps = len(file.findings)
+        gaps = sum(finding.rule == "file/record" for finding in file.findings)  # what stands again is no loss
         out.tail = 0 if out.closed else file.tail_bytes
     finally:
         file.close()

@@ -32,6 +32,7 @@ from expkit.runs.layout import (
     generation_file,
     list_shards,
     log_event,
+    read_run_info,
 )
 from expkit.runs.locks import maintenance, without_readers
 from expkit.runs.manifest import ShardCounts, taken_off, update_manifest
@@ -139,7 +140,7 @@ def carried(headers: Iterable[Mapping[str, Any]]) -> list[tuple[int, int, int, i
 def retired_shards(run: Path) -> list[ShardPath]:
     """Shard files in which nothing counts any more: retired, or left by an operation that did not finish."""
     shards = list_shards(run, unfinished=True)
-    retired = Superseding.read(shards).retired
+    retired = Superseding.read(shards, run=read_run_info(run).id).retired
     return [shard for shard in shards if shard.name in retired or (shard.generation and shard.active)]
 
 

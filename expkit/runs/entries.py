@@ -36,9 +36,10 @@ def annotation(meta: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
 
 
 def stranger(header: Mapping[str, Any], shard: ShardPath, run: str) -> str:
-    """What a shard's header says against its place in the run of that id: it was copied from another run, or is a
-    double of another shard. "" where nothing does; files of other programs need not have these keys."""
-    if isinstance(header.get("run"), str) and header["run"] != run:
+    """What a shard's header says against its place in the run of that id, where that is known: it was copied from
+    another run, or is a double of another shard. "" where nothing does; files of other programs need not have these
+    keys."""
+    if run and isinstance(header.get("run"), str) and header["run"] != run:
         return f"it belongs to the run {header['run'][:40]}, and this is {run[:40]}"
     number, folder = header.get("shard"), header.get("writer" if shard.generation == 0 else "generation")
     other = header.get("generation" if shard.generation == 0 else "writer")

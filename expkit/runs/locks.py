@@ -16,6 +16,7 @@ from pathlib import Path
 from expkit.errors import Busy, CheckFailed, UsageError
 from expkit.runs.layout import LOCKS_DIR, SHARDS_DIR, refuse_strange_entries
 from expkit.system.files import DiskErrors, disk, make_folder, open_to_read
+from expkit.system.forks import own
 
 # Whoever asks who is recording holds a shared lock for a moment, on a busy machine for a long one; that is no reason
 # to give up. One that holds it for longer is suspended.
@@ -36,6 +37,7 @@ class Lock:
             if not path.parent.is_dir():
                 make_folder(path.parent)
             self._handle = disk().open_or_create(path)
+        own(self)
         begun = time.monotonic()
         while not self._take(fcntl.LOCK_EX):
             waited = time.monotonic() - begun
@@ -56,6 +58,10 @@ class Lock:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+    def forked(self) -> None:
+        """A child would hold it on when its holder is dead."""
+        self.release()
 
     def __enter__(self) -> Lock:
         return self

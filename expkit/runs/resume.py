@@ -28,6 +28,7 @@ from expkit.formats.shard.seal import seal_shard
 from expkit.formats.shard.write import ShardWriter
 from expkit.row.episodes import WRITER_BITS, EpisodeEnd, episode_number
 from expkit.runs.counters import Ledger, WriterLedger, read_ledger
+from expkit.runs.entries import stranger
 from expkit.runs.layout import (
     LOCKS_DIR,
     RUN_FILE,
@@ -148,6 +149,7 @@ def close_dead_writer(run: Path, writer: int) -> bool:
     The caller holds the writer's lock. May be killed anywhere and repeated. Raises CheckFailed when the ledger or a
     shard is damaged in a way that a kill does not explain: then nothing has been changed.
     """
+    info = read_run_info(run)
     section = next((one for one in _ledger(run) or [] if one.writer == writer), None)
     if section is None:
         if any(shard.writer == writer for shard in list_shards(run)):
@@ -158,16 +160,15 @@ def close_dead_writer(run: Path, writer: int) -> bool:
     _remove_empty(run, writer)
     active = [shard for shard in list_shards(run) if shard.writer == writer and shard.active]
     if section.state == "closed" and not active:
-        _list_published(run, writer)
+        _list_published(run, info.id, writer)
         return False
-    info = read_run_info(run)
     ends = _looking(run, lambda: _ends_of_cut(run, writer))
     left = ends
     for shard in active:
-        left = _publish_left(run, shard, left)
+        left = _publish_left(run, info.id, shard, left)
     if left:
         _publish_ends(run, info, writer, left)
-    _list_published(run, writer)
+    _list_published(run, info.id, writer)
     rows = _looking(run, lambda: _rows_in_files(run, writer, len(info.players)))
     lost = _settle(run, writer, rows)
     spilled = run / f"spill-w{writer}"
@@ -186,10 +187,11 @@ def next_episode(run: Path, writer: int) -> int:
 
 def _told_of(run: Path, writer: int) -> Iterator[int]:
     """Counters of the writer's episodes, the highest of each shard at least."""
+    known = read_run_info(run).id
     for shard in list_shards(run):
         if shard.writer not in (None, writer):
             continue
-        with _opened(run, shard) as reader:
+        with _opened(run, shard, known) as reader:
             numbers = [episode for episode, _ in reader.digests]
             numbers += [start.episode for start in reader.episode_starts]
             numbers += [end.episode for end in reader.episode_ends]
@@ -200,10 +202,14 @@ def _told_of(run: Path, writer: int) -> Iterator[int]:
 
 
 @contextmanager
-def _opened(run: Path, shard: ShardPath) -> Iterator[ShardReader]:
-    """Raises CheckFailed for a shard that cannot be read as a whole, NotThere for one that is gone."""
+def _opened(run: Path, shard: ShardPath, known: str) -> Iterator[ShardReader]:
+    """Raises CheckFailed for a shard that cannot be read as a whole or is not of the run of that id, NotThere for one
+    that is gone."""
     try:
         with ShardReader(shard.path) as reader:
+            told = stranger(reader.header, shard, known)
+            if told:
+                raise ShardError(f"{reader.path}: {told}")
             _refuse_damaged(run, shard, reader)
             yield reader
     except NewerFormat:
@@ -304,8 +310,9 @@ def _open_episodes(run: Path, writer: int) -> set[int]:
     newest = [*[shard for shard in own if not shard.active][-1:], *[shard for shard in own if shard.active]]
     begun: set[int] = set()
     ended: set[int] = set()
+    known = read_run_info(run).id
     for shard in newest:
-        with _opened(run, shard) as reader:
+        with _opened(run, shard, known) as reader:
             begun.update(start.episode for start in reader.episode_starts)
             # What a seal added before it was killed, it will drop and add anew.
             ended.update(end.episode for end in reader.episode_ends if reader.closed or not end.cut)
@@ -316,10 +323,11 @@ def _open_episodes(run: Path, writer: int) -> set[int]:
 def _counting(run: Path, writer: int) -> Iterator[tuple[ShardReader, Callable[[np.ndarray], np.ndarray]]]:
     """The shards that may hold rows of the writer, each with a function that says of episodes (u64) whether their
     rows in it do not count."""
-    shards, superseding = shards_of(run, list_shards(run))
+    known = read_run_info(run).id
+    shards, superseding = shards_of(known, list_shards(run))
     for shard in shards:
         if shard.writer in (None, writer):
-            with _opened(run, shard) as reader:
+            with _opened(run, shard, known) as reader:
                 yield reader, partial(superseding.hidden, shard.generation)
 
 
@@ -339,10 +347,10 @@ def _rows_in_files(run: Path, writer: int, players: int) -> np.ndarray:
     return totals
 
 
-def _publish_left(run: Path, shard: ShardPath, ends: Sequence[EpisodeEnd]) -> list[EpisodeEnd]:
+def _publish_left(run: Path, known: str, shard: ShardPath, ends: Sequence[EpisodeEnd]) -> list[EpisodeEnd]:
     """Close an active shard and give it its published name, or remove it when nothing is in it. Returns the ends that
     found no place in it, because it was closed before."""
-    with _opened(run, shard) as reader:
+    with _opened(run, shard, known) as reader:
         closed = reader.closed
     if not closed:
         try:
@@ -370,12 +378,12 @@ def _publish_ends(run: Path, info: RunInfo, writer: int, ends: Sequence[EpisodeE
         disk().sync_folder(path.parent)
 
 
-def _list_published(run: Path, writer: int) -> None:
+def _list_published(run: Path, known: str, writer: int) -> None:
     """Enter in the manifest what was published in the moment before a kill."""
     listed = read_manifest(run)
     for shard in list_shards(run):
         if shard.writer == writer and not shard.active and shard.name not in listed:
-            with suppress(NotThere), _opened(run, shard) as reader:
+            with suppress(NotThere), _opened(run, shard, known) as reader:
                 update_manifest(run, {shard.name: reader})
 
 

@@ -27,6 +27,7 @@ from expkit.formats.shard.read import ShardReader
 from expkit.row.episodes import MOST_ROWS, WRITER_BITS
 from expkit.row.schema import Schema
 from expkit.runs.counters import read_ledger
+from expkit.runs.entries import stranger
 from expkit.runs.layout import SHARD_NAME, ShardPath, list_shards
 from expkit.runs.locks import Lock, lock_writer
 
@@ -71,9 +72,10 @@ class Superseding:
         self.retired = retired
 
     @classmethod
-    def read(cls, shards: Iterable[ShardPath], schema: Schema | None = None) -> Superseding:
-        """From the headers of the published generation shards among `shards`. One that cannot be read says nothing;
-        validation reports it. `schema` serves where a file's own copies are lost. Raises NewerFormat."""
+    def read(cls, shards: Iterable[ShardPath], schema: Schema | None = None, run: str = "") -> Superseding:
+        """From the headers of the published generation shards among `shards`. One that cannot be read, or is not of the
+        run of that id, says nothing; validation reports it. `schema` serves where a file's own copies are lost.
+        Raises NewerFormat."""
         ranges: dict[int, Ranges] = {}
         retired: set[str] = set()
         for shard in shards:
@@ -81,6 +83,8 @@ class Superseding:
                 continue
             try:
                 with ShardReader(shard.path, schema=schema) as reader:
+                    if stranger(reader.header, shard, run):
+                        continue
                     ranges.setdefault(shard.generation, []).extend(superseded_by(reader))
                     retired.update(_names(reader.header.get("retires")))
             except NewerFormat:
@@ -243,7 +247,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value <= MOST_ROWS
 
 
-def shards_of(run: Path, shards: Sequence[ShardPath]) -> tuple[list[ShardPath], Superseding]:
-    """Those of `shards` in which something counts, and what hides rows in them."""
-    superseding = Superseding.read(shards)
+def shards_of(run: str, shards: Sequence[ShardPath]) -> tuple[list[ShardPath], Superseding]:
+    """Those of `shards` in which something counts, and what hides rows in them; `run` is the run's id."""
+    superseding = Superseding.read(shards, run=run)
     return [shard for shard in shards if shard.name not in superseding.retired], superseding

@@ -112,6 +112,7 @@ class RecordFile:
         self.header: dict[str, Any] = {}
         self.footer: Footer | None = None
         self.walked = 0  # end of the last whole record that was met
+        self._following = 0  # the number that the next record has
         try:
             self._fd = open_shard(self.path)
         except FileNotFoundError:
@@ -305,7 +306,8 @@ class RecordFile:
         return b"", page
 
     def walk(self) -> Iterator[tuple[Envelope, bytes]]:
-        """All sound records from `walked` on, which moves along; stretches of damage become findings.
+        """All sound records from `walked` on, which moves along; stretches of damage become findings, and so do records
+        that stand again: their numbers are not above all before them.
 
         What follows the last whole record is no damage but a record never finished, or not finished yet; a later
         call begins there again.
@@ -323,6 +325,10 @@ class RecordFile:
                         "file/record", f"{at - self.walked:,} damaged bytes at {self.walked:,} hold no whole record"
                     )
             self.walked = record[0].offset + record[0].nbytes
+            if record[0].sequence < self._following:
+                self.note("file/sequence", f"record {record[0].sequence} stands again at {record[0].offset:,}")
+                continue
+            self._following = record[0].sequence + 1
             yield record
 
     @property

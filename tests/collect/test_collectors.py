@@ -206,6 +206,24 @@ def test_using_a_closed_collector_is_refused(tmp_path):
         collector.flush()
 
 
+def test_rows_that_come_with_the_close_are_in_or_refused(tmp_path):
+    """A producer that was about to commit when another thread closed: its row used to be counted and be gone."""
+    collector = make_collector(make_writer(tmp_path / "run"))
+    feed = collector.feed()
+    feed.ready(2)
+    for step in range(2):
+        for player in (0, 1):
+            views, at = feed.reserve(player, 1)
+            write_row(views, at, 0, step)
+            feed.sink.position[player] += 1
+        if step == 0:
+            feed.commit([EpisodeStart(0, 1, [0, 1], "test")])
+    collector.close()
+    with pytest.raises(BufferClosed):
+        feed.commit()
+    assert collector.stats().produced == collector.stats().written == {0: 1, 1: 1}
+
+
 def test_the_first_rows_are_durable_long_before_the_flush_interval(tmp_path):
     writer = make_writer(tmp_path / "run")
     collector = make_collector(writer, flush_interval=3600.0)

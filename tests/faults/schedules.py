@@ -22,10 +22,12 @@ from scheduler import Hang, Scheduler
 from expkit import Field, Schema
 from expkit.buffers import blocks, group, producer, ring, spill, waiting
 from expkit.buffers.budget import Plan
-from expkit.collect import aside, background, sharded
+from expkit.collect import aside, background, sharded, subscribe
 from expkit.collect.background import BackgroundCollector
 from expkit.errors import ExpkitError
 from expkit.formats.shard.read import ShardReader
+from expkit.pipeline.blocks import BlockPipeline
+from expkit.pipeline.chain import as_chain
 from expkit.row.episodes import EpisodeEnd, EpisodeStart
 from expkit.row.layout import BlockLayout
 from expkit.runs import write
@@ -36,9 +38,10 @@ from expkit.runs.write import RunWriter, ShardLimits, create_run
 from expkit.system.files import Disk, using
 
 SCHEMA = Schema([Field("observation", "i4", (2,), "observation"), Field("action", "u2", belongs="action")])
-MODULES = (blocks, group, producer, ring, spill, waiting, aside, background, sharded, write)
+MODULES = (blocks, group, producer, ring, spill, waiting, aside, background, sharded, subscribe, write)
 BLOCK_ROWS = 4
 NEVER = 1 << 40
+LEFT_OUT = 3  # the step that a pipeline filters
 Row = tuple[int, int]  # episode, step
 
 _scheduler: Scheduler | None = None
@@ -165,6 +168,9 @@ class Recording:
         self.disk = ScheduledDisk(self.scheduler, rng.choice((errno.EIO, errno.ENOSPC)), kind)
         self._fails_at = NEVER if rng.random() < 0.3 else rng.randrange(9 if kind else 50)
         self.in_the_middle = rng.random() < 0.2
+        self.filtered, self.watched = rng.random() < 0.2, rng.random() < 0.3
+        self.seen: list[tuple[int, Row]] = []
+        self.missed = 0
         self.committed: list[list[Row]] = [[] for _ in range(self.producers)]
         self.promises: list[tuple[list[int], dict[int, int]]] = []
         self.failed = False
@@ -180,7 +186,10 @@ class Recording:
             collector = BackgroundCollector(
                 writer, SCHEMA, self.players, plan, producers=self.producers, overflow=self.overflow,
                 drain_threads=self.drain_threads, flush_interval=self.interval,
+                pipeline=self._pipeline(),
             )  # fmt: skip
+            subscription = collector.subscribe(max_batches=self.rng.choice((1, 3, 100))) if self.watched else None
+            watcher = self.scheduler.start("watcher", self._told(lambda: self._watch(subscription)))
             feeds = [collector.feed() for _ in range(self.producers)]
             work = [self._told(lambda place=place, feed=feed: self._produce(place, feed))
                     for place, feed in enumerate(feeds)]  # fmt: skip
@@ -193,7 +202,7 @@ class Recording:
                 for task in tasks:
                     task.join()
             self._told(collector.close)()
-            for task in tasks:
+            for task in (*tasks, watcher):
                 task.join()
         self.counted = collector.stats()
 
@@ -224,6 +233,18 @@ class Recording:
                     [EpisodeEnd(episode, 2, "terminated", self.length)] if last else [],
                 )
                 self.committed[place].append((episode, step))
+
+    def _pipeline(self) -> BlockPipeline | None:
+        where = {"kind": "filter", "where": f"step != {LEFT_OUT}"}
+        return BlockPipeline(as_chain(where, SCHEMA)) if self.filtered else None
+
+    def _watch(self, subscription: subscribe.Subscription | None) -> None:
+        if subscription is None:
+            return
+        for batch in subscription:
+            rows = zip(batch["episode"].tolist(), batch["step"].tolist(), strict=True)
+            self.seen += [(int(batch["player"][0]), row) for row in rows]
+        self.missed = subscription.dropped_rows
 
     def _flush(self, collector: BackgroundCollector) -> None:
         for _ in range(self.flushes):
@@ -261,14 +282,27 @@ class Recording:
                 rows = [row for row, _, _ in mine]
                 assert rows == sorted(rows), f"rows of producer {place}, player {player} out of order"
                 assert len(set(rows)) == len(rows), "a row stands twice"
+                if self.filtered:
+                    given = [row for row in given if row[1] != LEFT_OUT]
                 if not self.overflow.startswith("drop") and not self.failed:
                     assert rows == given or self.in_the_middle, f"{len(given)} rows given, {len(rows)} kept"
+                if self.watched:
+                    self._check_seen(place, player, rows)
                 for before, durable in self.promises:
                     kept = {row for row, node, end in mine if durable.get(node, 0) >= end}
-                    late = [row for row in given[: before[place]] if row not in kept]
+                    late = [row for row in self.committed[place][: before[place]] if row not in kept]
+                    if self.filtered:
+                        late = [row for row in late if row[1] != LEFT_OUT]
                     if self.overflow.startswith("drop"):
                         late = [row for row in late if row in set(rows)]  # what is in no file was dropped
                     assert not late, f"flush returned, and rows {late} of player {player} were not durable"
+
+    def _check_seen(self, place: int, player: int, rows: list[Row]) -> None:
+        seen = [row for who, row in self.seen if who == player and row[0] // 100 == place]
+        assert seen == sorted(set(seen)), f"a subscriber saw rows of producer {place}, player {player} out of order"
+        if not self.failed:
+            assert set(seen) <= set(rows), "a subscriber saw rows that are in no file"
+            assert self.missed or seen == rows, f"{len(rows)} rows kept, a subscriber saw {len(seen)} and missed none"
 
 
 def play(seed: int, folder: Path) -> Recording:

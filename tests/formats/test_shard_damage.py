@@ -28,6 +28,7 @@ from expkit.formats.shard.layout import (
     pack_json,
     pack_trailer,
 )
+from expkit.formats.shard.seal import seal_shard
 from expkit.row.schema import Field, Schema
 
 
@@ -64,6 +65,24 @@ def test_a_killed_file_with_a_damaged_middle_loses_only_that(tmp_path):
         assert all(now[key] is None for key in lost)
         assert [finding.rule for finding in reader.findings] == ["file/record", "file/checksum"]
     assert {finding.rule for finding in check_shard(path)} == {"file/record", "file/sequence", "file/checksum"}
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_record_that_stands_again_counts_once(tmp_path, which):
+    path = write_shard(tmp_path / "a.exp", TINY, blocks=3, rows=6, close=False)
+    with ShardReader(path) as reader:
+        blocks, before, starts = list(reader.blocks), everything(reader), reader.episode_starts
+    again = blocks[which]
+    data = path.read_bytes()
+    path.write_bytes(data + data[again.offset : again.offset + again.nbytes])
+    with ShardReader(path) as reader:
+        assert [block.offset for block in reader.blocks] == [block.offset for block in blocks]
+        assert everything(reader) == before
+        assert reader.episode_starts == starts
+        assert [finding.rule for finding in reader.findings] == ["file/sequence"]
+    assert [finding.rule for finding in check_shard(path)] == ["file/sequence"]
+    with pytest.raises(ShardError, match="recover"):
+        seal_shard(path)
 
 
 def test_a_lost_header_is_replaced_by_the_footer_or_a_given_schema(tmp_path):

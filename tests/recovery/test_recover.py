@@ -33,7 +33,7 @@ from expkit.runs.counters import PAGE, read_ledger
 from expkit.runs.layout import list_shards, read_run_info
 from expkit.runs.locks import lock_writer, maintenance
 from expkit.runs.superseding import ranges_of
-from expkit.runs.write import RunWriter
+from expkit.runs.write import RunWriter, shard_header
 from expkit.system.files import using
 from expkit.validation.validate import validate_run
 
@@ -354,7 +354,8 @@ def test_rows_that_no_longer_count_are_not_lost_twice(run):
 def test_retired_files_and_unfinished_ones_are_swept_unless_somebody_reads(run):
     with using(QuickDisk()):
         generation_of(run, retires=["w0/000009"])
-    shutil.copy(run / FIRST, run / "shards/w0/000009.exp")
+    with ShardWriter(run / "shards/w0/000009.exp", TINY, shard_header(read_run_info(run), 9, writer=0)) as retired:
+        retired.close()
     shutil.copy(run / FIRST, run / "shards/g1/000001.active")
     with open_run(run):
         assert recover(run).swept == 0
@@ -648,3 +649,20 @@ def test_the_command_says_what_was_lost(tmp_path, run):
     assert expkit("recover", run, "-o", tmp_path / "out").returncode == 2
     assert expkit("recover", tmp_path / "nowhere").returncode == 5
     assert expkit("recover", run / FIRST).returncode == 2
+
+
+def test_a_block_that_stands_twice_in_a_file_is_read_once_and_taken_out(tmp_path):
+    run = small_run(tmp_path / "run", close=False)
+    before = contents(run)
+    active = run / "shards/w0/000000.active"
+    with ShardReader(active) as reader:
+        block = reader.blocks[-1]
+    data = active.read_bytes()
+    active.write_bytes(data + data[block.offset : block.offset + block.nbytes])
+    assert contents(run) == before
+    with open_run(run) as opened:
+        assert sum(len(batch["step"]) for batch in opened.scan(rows="all")) == len(opened)
+        assert "file/sequence" in {finding.rule for finding in validate_run(opened)}
+    report = recover(run)
+    assert (report.findings, report.rows_lost, report.unknown_stretches) == ([], 0, 0)
+    assert contents(run) == before
