@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 import typer.core
@@ -14,11 +17,15 @@ import typer.main
 
 from expkit.commands import session
 from expkit.commands.verbs import VERBS, Verb, find_verb, root_help
+from expkit.errors import UsageError
 from expkit.system import trust
+from expkit.system.units import parse_count
 from expkit.system.version import __version__
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _COMMON = "Common options"
+_DIGITS = re.compile(r"[+-]?[0-9]{1,400}")
+_TAKES_STREAMS = {("query", "out")}
 
 
 def _set_quiet(value: bool) -> bool:
@@ -96,6 +103,42 @@ def _common_parameters() -> list[Any]:
     return parameters
 
 
+def _take_counts(verb: Callable[..., Any]) -> None:
+    """Let the options of a verb that take a whole number take `1e6` and `1M`, too, and say what is no such number."""
+    hints = get_type_hints(verb, include_extras=True)
+    for hint in hints.values():
+        kind, *told = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        for option in told:
+            if int in (kind, *get_args(kind)) and option.parser is None:
+                option.parser = _count(option.min, option.max)
+                option.min = option.max = None
+    verb.__annotations__ = hints  # which would be made anew of their text
+
+
+def _count(least: float | None, most: float | None) -> Callable[[Any], int]:
+    def parse(given: Any) -> int:
+        try:
+            number = int(given) if _DIGITS.fullmatch(str(given)) else parse_count(given)
+        except UsageError as error:
+            raise typer.BadParameter(str(error)) from None
+        if (least is not None and number < least) or (most is not None and number > most):
+            bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise typer.BadParameter(f"{number} is not {bounds}")
+        return number
+
+    return parse
+
+
+def _refuse_streams(context: Any) -> None:
+    """`-` is a stream to whoever gives it, and would be a file of that name. Raises UsageError."""
+    for parameter in context.command.params:
+        taken = (context.command.name, parameter.name) in _TAKES_STREAMS
+        if context.params.get(parameter.name) == Path("-") and not taken:
+            option = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.metavar
+            where = "files and folders alone; one that is called - needs its whole path"
+            raise UsageError(f"{option} -: {context.command_path} takes no stream here, but {where}")
+
+
 class VerbCommand(typer.core.TyperCommand):
     """A verb. Its help ends with the examples of its module."""
 
@@ -106,6 +149,7 @@ class VerbCommand(typer.core.TyperCommand):
 
         now = session.current()
         logs.set_up(now.verbosity, now.log_format, now.quiet)
+        _refuse_streams(ctx)
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -187,6 +231,8 @@ def load(verb: Verb) -> Any:
         target.info.cls = VerbGroup
         for registered in target.registered_commands:
             registered.cls = VerbCommand
+            if registered.callback is not None:
+                _take_counts(registered.callback)
         group: Any = typer.main.get_group(target)
         group.name, group.rich_markup_mode = verb.name, None
         group.context_settings = dict(CONTEXT)
@@ -195,6 +241,7 @@ def load(verb: Verb) -> Any:
             _finish(member, [line for line in _examples(module) if line[0].startswith(f"expkit {verb.name} {name}")])
         return group
     carrier = typer.Typer(add_completion=False, rich_markup_mode=None)
+    _take_counts(target)
     carrier.command(verb.name, cls=VerbCommand, context_settings=CONTEXT)(target)
     command = typer.main.get_command(carrier)
     return _finish(command, _examples(module))

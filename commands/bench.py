@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expkit.commands import output
+from expkit.commands import output, session
 from expkit.commands.options import Json
 from expkit.commands.signals import finish_first
 from expkit.errors import UsageError
@@ -145,7 +145,7 @@ def bench(
     elif markdown:
         from expkit.bench.table import markdown as tables
 
-        output.raw(tables(report))
+        output.raw(tables(report, session.current().command))
     else:
         bench_report.print_report(report, compared, source)
         bench_report.print_end(report, compared, baseline, save_baseline, code)
@@ -220,4 +220,4 @@ def _write(report: Report, plot: Path | None, readme: Path | None) -> None:
     if readme is not None:
         from expkit.bench.table import markdown, replace_part
 
-        replace_part(readme, markdown(report))
+        replace_part(readme, markdown(report, session.current().command))

@@ -270,9 +270,10 @@ def print_end(
 
 def _next(report: Report, compared: Comparison | None, baseline: Path | None, saved: Path | None) -> str:
     if compared is not None and compared.failed:
-        return f"expkit bench --suite full --stage {compared.failed[0].key.split()[0]} --baseline {baseline}"
+        shown = output.quoted(baseline) if baseline is not None else "FILE"
+        return f"expkit bench --suite full --stage {compared.failed[0].key.split()[0]} --baseline {shown}"
     if saved is not None:
-        return f"expkit bench --baseline {saved} --fail-slower 40%"
+        return f"expkit bench --baseline {output.quoted(saved)} --fail-slower 40%"
     missed = next((one for one in report.stages if not all(goal.met for goal in one.goals)), None)
     if missed is not None and report.suite == "quick":
         return f"expkit bench --suite full --stage {missed.stage}"

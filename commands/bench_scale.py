@@ -15,7 +15,7 @@ from expkit.bench.lab import Lab
 from expkit.bench.results import save_report
 from expkit.bench.scale import LEAST_ROWS, ScaleReport, Series, measure_scale
 from expkit.bench.words import format_limits, format_machine
-from expkit.commands import output
+from expkit.commands import output, session
 from expkit.commands.output import Column, Piece
 from expkit.commands.signals import finish_first
 from expkit.errors import UsageError
@@ -50,7 +50,7 @@ def run_scale(
     if json:
         output.write_json(msgspec.to_builtins(report))
     elif markdown:
-        output.raw(scale_table.markdown(report))
+        output.raw(scale_table.markdown(report, session.current().command))
     else:
         _print(report)
     raise typer.Exit(request.exit_code)
@@ -66,7 +66,7 @@ def _write(report: ScaleReport, save: Path | None, plot: Path | None, readme: Pa
     if readme is not None:
         from expkit.bench.table import replace_part
 
-        replace_part(readme, scale_table.markdown(report), scale_table.PART)
+        replace_part(readme, scale_table.markdown(report, session.current().command), scale_table.PART)
 
 
 def _print(report: ScaleReport) -> None:

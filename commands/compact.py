@@ -30,10 +30,14 @@ def compact(
     prove: Annotated[
         bool, typer.Option("--prove", help="Decode source and result again, compare digests, then publish.")
     ] = False,
-    level: Annotated[int | None, typer.Option("--level", metavar="N", min=1, max=22, help="zstd level (6).")] = None,
+    level: Annotated[
+        int | None, typer.Option("--level", metavar="N", min=1, max=22, help="zstd level, 1 to 22 (6).")
+    ] = None,
     frame_rows: Annotated[
         int | None,
-        typer.Option("--frame-rows", metavar="N", min=1, max=65536, help="Rows compressed together (512)."),
+        typer.Option(
+            "--frame-rows", metavar="N", min=1, max=65536, help="Rows compressed together, at most 65536 (512)."
+        ),
     ] = None,
     shard_size: Annotated[
         str, typer.Option("--shard-size", metavar="SIZE", help="About this large do shards become.")
@@ -164,12 +168,12 @@ def _tell(path: Path, done: Compacted) -> None:
     if done.waiting:
         output.line(
             f"{done.waiting:,} old shards ({format_size(done.waiting_bytes)}) are kept until nobody reads the run; "
-            f"expkit compact {path} deletes them then"
+            f"expkit compact {output.quoted(path)} deletes them then"
         )
     if done.shards:
         _say_left(done.left)
     if done.unasked:
-        output.line(("a recorder did not answer; its newest shard was left alone", "yellow"))
+        output.note("a recorder did not answer; its newest shard was left alone", "yellow")
     if done.stopped:
         output.line(("stopped before all was done; what was done counts, call it again for the rest", "yellow"))
 

@@ -15,7 +15,7 @@ import typer
 
 from expkit.commands import session
 from expkit.commands.signals import Stopped, stop_at_once
-from expkit.commands.streams import discard_stdout, printable
+from expkit.commands.streams import discard_stdout, one_line
 from expkit.commands.verbs import VERBS
 from expkit.errors import ExpkitError, ReadFailed
 from expkit.system import trust, unread
@@ -122,7 +122,7 @@ def _report(error: BaseException, started: session.Session) -> int:
     failure = describe(error)
     if started.debug:
         traceback.print_exception(error, file=sys.stderr)
-    message = " ".join(printable(failure.message).split())
+    message = " ".join(one_line(failure.message).split())
     try:
         if session.current().json:
             from expkit.commands.output import write_json

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +69,7 @@ def diff(
     else:
         options = [f"--columns {','.join(columns)}"] if columns else []
         options += [f"--ignore {name}" for name in ignore or ()]
-        _print(a, b, found, " ".join(["expkit diff", str(a.path), str(b.path), *options]))
+        _print(a, b, found, " ".join(["expkit diff", output.quoted(a.path), output.quoted(b.path), *options]))
     raise typer.Exit(0 if found.equal else 4)
 
 
@@ -91,36 +90,33 @@ def _print(a: Run, b: Run, found: Comparison, again: str) -> None:
         ranked = sorted(found.columns.items(), key=lambda item: -item[1])
         told = [f"{name} {rows:,}" for name, rows in ranked[:_SHOWN]] + ["…"] * (len(ranked) > _SHOWN)
         output.line(f"{found.rows_differing:,} of {found.rows:,} rows differ: {', '.join(told)}", indent=2)
-    said: list[output.Piece] = []
-    if not found.schema_differences:
-        only = [(found.rows_only_in_a, a.path), (found.rows_only_in_b, b.path)]
-        said.append(f"{found.episodes_differing:,} of {found.episodes:,} episodes differ")
-        said += [f" · {rows:,} rows only in {path}" for rows, path in only if rows]
-    output.line(*said, *_next(a, b, found, first, again, bool(said)), ("   [exit 4]", "dim"))
+    only = [(found.rows_only_in_a, a.path), (found.rows_only_in_b, b.path)]
+    said = [f"{found.episodes_differing:,} of {found.episodes:,} episodes differ"]
+    said += [f" · {rows:,} rows only in {path}" for rows, path in only if rows]
+    output.line(*(["the fields differ"] if found.schema_differences else said), ("   [exit 4]", "dim"))
+    output.hint(_next(a, b, found, first, again))
 
 
 def _counts(found: Comparison) -> str:
     return f"{format_number(found.episodes, 'episode')}, {found.rows:,} rows"
 
 
-def _next(a: Run, b: Run, found: Comparison, first: Difference, again: str, follows: bool) -> list[output.Piece]:
+def _next(a: Run, b: Run, found: Comparison, first: Difference, again: str) -> str:
     """What to do next: look at the row, or leave out what may differ."""
-    from expkit.commands import session
-
     in_one_only = [one.field for one in found.schema_differences if one.a is None or one.b is None]
     if in_one_only and len(in_one_only) == len(found.schema_differences):
-        advice = " ".join([again, *(f"--ignore {name}" for name in in_one_only)])
-    elif first.field == "time_ns":
-        advice = f"{again} --ignore time_ns"
-    elif found.unreadable:
-        advice = f"expkit validate {next(run.path for run in (a, b) if str(run.path) == found.unreadable[0].run)}"
-    elif first.episode is None:
-        advice = f"expkit inspect {a.path} {b.path}"
-    else:
-        there = b if first.field in ("episode", "rows") and first.a is None else a
-        parts = [("episode", first.episode), ("player", first.player), ("step", first.step)]
-        advice = f"expkit inspect {there.path} " + " ".join(f"--{name} {n}" for name, n in parts if n is not None)
-    return [] if session.current().quiet else [" · " if follows else "", ("next: ", "dim"), advice]
+        return " ".join([again, *(f"--ignore {name}" for name in in_one_only)])
+    if first.field == "time_ns":
+        return f"{again} --ignore time_ns"
+    if found.unreadable:
+        return f"expkit validate {output.quoted(found.unreadable[0].run)}"
+    if first.episode is None:
+        return f"expkit inspect {output.quoted(a.path)} {output.quoted(b.path)}"
+    there = b if first.field in ("episode", "rows") and first.a is None else a
+    parts = [("episode", first.episode), ("player", first.player), ("step", first.step)]
+    return " ".join(
+        ["expkit inspect", output.quoted(there.path), *(f"--{name} {n}" for name, n in parts if n is not None)]
+    )
 
 
 def _as_json(a: Run, b: Run, found: Comparison, tolerance: float) -> dict[str, Any]:
@@ -158,9 +154,7 @@ def _as_json(a: Run, b: Run, found: Comparison, tolerance: float) -> dict[str, A
 
 
 def _value(first: Difference, value: Any) -> Any:
-    """One of the two values: wide integers and what JSON has no number for as text."""
-    if isinstance(value, float) and not isfinite(value):
-        return str(value)
+    """One of the two values: wide integers as text."""
     if isinstance(value, int) and not isinstance(value, bool) and (first.field == "time_ns" or abs(value) >= 1 << 53):
         return output.wide_integer(value)
     return value

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expkit.commands import output
-from expkit.commands.options import Columns, DryRun, Force, Json, Partial, Representation, RunInputs, Where, input_runs
+from expkit.commands.options import (
+    Columns,
+    DryRun,
+    Force,
+    Json,
+    Partial,
+    Representation,
+    RunInputs,
+    SafeCsv,
+    Where,
+    input_runs,
+)
 from expkit.errors import UsageError
 from expkit.system.units import format_number, format_size
 
@@ -65,6 +77,7 @@ def export(
         str | None, typer.Option("--licence", metavar="ID", help="That the card names, like cc-by-4.0.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse when the format cannot carry all of it.")] = False,
+    safe_csv: SafeCsv = False,
     partial: Partial = False,
     dry_run: DryRun = False,
     force: Force = False,
@@ -95,7 +108,9 @@ def export(
         shard_rows,
         0 if shard_size is None else parse_size(shard_size),
     )
-    options = parse_compression(compression)
+    if safe_csv and chosen.name != "csv":
+        raise UsageError(f"--safe-csv is for CSV, this is {chosen.name}; use --format csv, or leave it out")
+    options = replace(parse_compression(compression), safe=safe_csv)
     check_output_path(out, force=force)
     change = None if representation is None else Change(representation=representation)
     with Sources(paths, change, partial=partial) as sources:
@@ -156,7 +171,7 @@ def _tell_plan(out: Path, plan: ExportPlan, json: bool) -> None:
         if part.name:
             output.line(f"{part.name}: {part.rows:,} rows of {len(part.numbers):,} episodes", indent=2)
     for note in plan.notes:
-        output.line((note, "yellow"))
+        output.note(note, "yellow")
 
 
 def _peak(plan: ExportPlan, size: int) -> int:
@@ -175,7 +190,7 @@ def _tell(done: Exported) -> None:
         if part.name:
             output.line(f"{part.name}: {part.rows:,} rows of {part.episodes:,} episodes", indent=2)
     for note in done.notes:
-        output.line((note, "yellow"))
+        output.note(note, "yellow")
 
 
 def _as_json(done: Exported) -> dict[str, Any]:

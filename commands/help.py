@@ -67,7 +67,7 @@ def _list_pages(json: bool) -> None:
         [output.Column("page"), output.Column("what it is about", fold=True)],
         [[(page.name, "bold"), page.about] for page in pages],
     )
-    output.hint("expkit help PAGE · of a verb: expkit help VERB, or expkit VERB --help")
+    output.line("one of them: expkit help PAGE · of a verb: expkit help VERB, or expkit VERB --help")
 
 
 def _show_verb(context: typer.Context, words: list[str], json: bool) -> None:

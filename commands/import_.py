@@ -50,7 +50,7 @@ def import_(
         f"{format_number(done.episodes, 'episode')}",
     )
     for note in done.notes:
-        output.line((note, "yellow"))
+        output.note(note, "yellow")
     output.hint(
         f"expkit replay {output.quoted(done.run)} --verify"
         if done.format == "gior"

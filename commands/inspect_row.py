@@ -13,6 +13,7 @@ from expkit.reading.run import Run
 from expkit.row.episodes import Episode
 from expkit.row.schema import TEXT, Field
 from expkit.rules.values import first_action
+from expkit.system.odd_floats import named
 
 _BOARD_FIELDS = ("army", "owner", "terrain", "visible")
 
@@ -276,7 +277,9 @@ def _value(field: Field, value: Any) -> str:
 def _number(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
-    return f"{float(value):.6g}" if isinstance(value, float | np.floating) else str(value)
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.6g}" if np.isfinite(value) else str(named(float(value)))
+    return str(value)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from expkit.commands import output
 from expkit.commands.distributions import distribution_as_json, percent, show_distributions
-from expkit.commands.list_ import STATE_STYLES
+from expkit.commands.list_ import STATE_STYLES, state_of
 from expkit.reading.run import Run
 from expkit.reading.summary import (
     Balance,
@@ -35,7 +35,7 @@ def run_as_json(run: Run) -> dict[str, Any]:
     return {
         "run": run.path,
         "id": run.id,
-        "state": run.state,
+        "state": state_of(run)[0],
         "source": run.info.source,
         "created_ns": output.wide_integer(run.created_ns),
         "seed": None if run.info.seed is None else output.wide_integer(run.info.seed),
@@ -81,23 +81,26 @@ def _player_as_json(run: Run, player: int, summary: Summary) -> dict[str, Any]:
 def show_run(run: Run) -> None:
     """The whole page of a run."""
     summary = summarize(run)
-    _show_head(run, summary)
+    state, error = state_of(run)
+    _show_head(run, summary, state)
+    if error is not None:
+        output.line((f"damaged: {error}", "bold red"), indent=2)
     _show_players(run, summary)
     _show_fields(run, summary)
     _show_distributions(distributions(run))
     _show_shards(run)
     output.blank()
     episodes = run.episodes()
-    if run.state == "killed":
+    if state in ("killed", "damaged"):
         output.hint(f"expkit validate {output.quoted(run.path)}")
     elif episodes:
         path = output.quoted(run.path)
         output.hint(f"expkit inspect {path} --episode {episodes[0].number} · expkit replay {path}")
 
 
-def _show_head(run: Run, summary: Summary) -> None:
+def _show_head(run: Run, summary: Summary, word: str) -> None:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.created_ns / 1e9))
-    state = (run.state, STATE_STYLES.get(run.state, ""))
+    state = (word, STATE_STYLES.get(word, ""))
     took = f" in {format_duration(summary.seconds)}" if summary.seconds is not None else ""
     seed = "" if run.info.seed is None else f" · seed {run.info.seed}"
     output.line((str(run.path), "bold"), f" · {run.info.source} · ", state, f" · {when} UTC{took}{seed}")

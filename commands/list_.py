@@ -10,7 +10,7 @@ import typer
 
 from expkit.commands import output
 from expkit.commands.options import Json, complete_runs, near
-from expkit.errors import ExpkitError, NewerFormat, NotThere
+from expkit.errors import CheckFailed, ExpkitError, NewerFormat, NotThere
 from expkit.system.units import format_duration, format_number, format_size
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def list_(
     if newer := _newer(found):
         more = f" ({len(newer) - 1} more of the runs are newer, too)" if len(newer) > 1 else ""
         raise NewerFormat(newer[0] + more)
-    output.hint(f"expkit inspect {output.quoted(found[-1]['run'])}")
+    damaged = next((run["run"] for run in found if run["state"] == "damaged"), None)
+    output.hint(f"expkit {'inspect' if damaged is None else 'validate'} {output.quoted(damaged or found[-1]['run'])}")
 
 
 def _newer(found: list[dict[str, Any]]) -> list[str]:
@@ -81,7 +82,7 @@ def _newer(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    """One run for JSON; one that cannot be read is `damaged`, or `newer`, and says why, it does not hide the others."""
+    """One run for JSON; one that cannot be opened is `damaged` or `newer` and says why, it does not hide the others."""
     from expkit.reading.opening import open_run
 
     try:
@@ -93,10 +94,24 @@ def _describe(path: Path) -> dict[str, Any]:
         return {"run": path, "state": state, **nothing, "players": [], "policies": [], "error": str(error)}
 
 
+def state_of(run: Run) -> tuple[str, str | None]:
+    """The state of a run, and what is wrong with it where it is `damaged`: shards or rows are missing, or cannot be
+    read. Values are not looked at, which is for `expkit validate`."""
+    state = run.state
+    try:
+        if state != "recording":
+            run.check_whole()
+    except (CheckFailed, OSError) as error:
+        if run.state != "recording":  # by now
+            return "damaged", str(error)
+    return state, None
+
+
 def _read(path: Path, run: Run) -> dict[str, Any]:
+    state, error = state_of(run)
     return {
         "run": path,
-        "state": run.state,
+        "state": state,
         "id": run.id,
         "source": run.info.source,
         "episodes": len(run.episodes()),
@@ -107,13 +122,13 @@ def _read(path: Path, run: Run) -> dict[str, Any]:
         "age_seconds": max(time.time() - run.created_ns / 1e9, 0.0),
         "players": run.info.players,
         "policies": [policy.name for policy in run.policies],
-        "error": None,
+        "error": error,
     }
 
 
 def _row(run: dict[str, Any]) -> list[output.Piece]:
     state = (run["state"], STATE_STYLES.get(run["state"], ""))
-    if run["error"] is not None:
+    if run["rows"] is None:
         return [str(run["run"]), state, "", "", "", "", run["error"], "", ""]
     return [
         str(run["run"]),

@@ -125,7 +125,7 @@ def _tell(done: Merged) -> None:
         )
     _tell_more(done.duplicates, done.notes)
     if done.odd_values:
-        output.line((f"{done.odd_values:,} findings about values, as in the inputs; see expkit validate", "yellow"))
+        output.note(f"{done.odd_values:,} findings about values, as in the inputs; see expkit validate", "yellow")
     output.hint(f"expkit inspect {output.quoted(done.parts[0].path)}")
 
 
@@ -133,7 +133,7 @@ def _tell_more(duplicates: int, notes: list[str]) -> None:
     if duplicates:
         output.line(f"{duplicates:,} episodes were there already")
     for note in notes:
-        output.line((note, "yellow"))
+        output.note(note, "yellow")
 
 
 def _as_json(verb: str, done: Merged) -> dict[str, Any]:

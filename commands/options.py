@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from expkit.errors import NotThere, UsageError
+from expkit.errors import NotThere, UsageError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +61,7 @@ Step = Annotated[int | None, typer.Option("--step", metavar="S", help="The game'
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, with counts and bytes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Go on with what is there where shards of a run are missing.")]
+SafeCsv = Annotated[bool, typer.Option("--safe-csv", help="No cell of a CSV is a formula to a spreadsheet.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Reward = Annotated[
     str | None,
@@ -136,7 +137,7 @@ def near(given: str) -> str:
     except OSError:
         return f"; {path.parent} is not there either, see expkit list"
     close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else f"; see expkit list {path.parent}"
+    return f"; did you mean {path.parent / close[0]}?" if close else f"; see expkit list {quoted(path.parent)}"
 
 
 def expand_runs(paths: list[str]) -> list[Path]:
@@ -150,7 +151,7 @@ def expand_runs(paths: list[str]) -> list[Path]:
         elif path.is_dir():
             below = find_runs(path)
             if not below:
-                raise UsageError(f"no run in {path}; a run is a folder with run.yaml, see expkit list {path}")
+                raise UsageError(f"no run in {path}; a run is a folder with run.yaml, see expkit list {quoted(path)}")
             runs += below
         else:
             raise UsageError(f"{path} is not a run; name the folder that holds run.yaml")

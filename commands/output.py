@@ -8,16 +8,17 @@ lines are as long as their text, so that `grep` and `awk` see whole values.
 from __future__ import annotations
 
 import json
-import math
 import os
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from expkit.commands import session
-from expkit.commands.streams import discard_stdout, printable
+from expkit.commands.streams import discard_stdout, one_line, printable_json, stdout_is_read
+from expkit.errors import quoted as quoted
+from expkit.system.odd_floats import named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,11 +46,12 @@ def wide_integer(number: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: NumPy scalars and arrays as numbers and lists, NaN and infinities as null."""
+    """`value` as JSON can hold it: NumPy scalars and arrays as numbers and lists, NaN and infinities
+    by name (`expkit.system.odd_floats`)."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return named(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, os.PathLike):
@@ -64,7 +66,7 @@ def plain(value: Any) -> Any:
 def write_json(body: Mapping[str, Any]) -> None:
     """One object on stdout: indented on a terminal, one line elsewhere."""
     indent = 2 if sys.stdout.isatty() else None
-    _write(json.dumps(plain(body), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    _write(printable_json(json.dumps(plain(body), indent=indent, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def width() -> int:
@@ -98,19 +100,19 @@ def make_console(stream: TextIO) -> Console:
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _console(stream: TextIO) -> Console:
     return make_console(stream)
 
 
 def text(*pieces: Piece) -> Text:
-    """Pieces as one rich text; data in them is shown as it is."""
+    """Pieces as one rich text of one line; data in them is shown as it is."""
     from rich.text import Text
 
     whole = Text(no_wrap=False)
     for piece in pieces:
         content, style = (piece, "") if isinstance(piece, str) else piece
-        whole.append(printable(content), style or None)
+        whole.append(one_line(content), style or None)
     return whole
 
 
@@ -128,21 +130,27 @@ def blank() -> None:
     _write("\n")
 
 
-def quoted(path: Any) -> str:
-    """A path as a shell takes it, to be part of a command that is told."""
-    return shlex.quote(os.fspath(path))
-
-
 def hint(advice: str) -> None:
-    """What to do next, as the last line; nothing with --quiet."""
-    if not session.current().quiet:
-        line(("next: ", "dim"), advice)
+    """What to do next, as the last line, on stderr; nothing with --quiet."""
+    _aside(("next: ", "dim"), advice)
 
 
-def note(message: str) -> None:
+def note(message: str, style: str = "") -> None:
     """One line on stderr that is no result; nothing with --quiet."""
-    if not session.current().quiet:
-        print(printable(message), file=sys.stderr, flush=True)
+    _aside((message, style))
+
+
+def _aside(*pieces: Piece) -> None:
+    """A line on stderr, below what is on stdout by now."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_stdout()
+    if session.current().quiet or not stdout_is_read():  # nobody has seen what it belongs to
+        return
+    with suppress(BrokenPipeError):
+        sys.stderr.write(laid_out(text(*pieces), stream=sys.stderr))
+        sys.stderr.flush()
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Piece]], indent: int = 0) -> None:
@@ -172,9 +180,9 @@ def render(renderable: Any) -> None:
     _write(laid_out(renderable))
 
 
-def laid_out(renderable: Any, crop: bool = True) -> str:
-    """What `render` writes; without `crop` lines that are longer than the terminal stay whole."""
-    console = _console(sys.stdout)
+def laid_out(renderable: Any, crop: bool = True, stream: TextIO | None = None) -> str:
+    """What `render` writes, to stdout; without `crop` lines that are longer than the terminal stay whole."""
+    console = _console(stream or sys.stdout)
     with console.capture() as captured:
         console.print(renderable, crop=crop)
     return "".join(part.rstrip(" ") + "\n" for part in captured.get().splitlines())

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from expkit.commands import session
 from expkit.commands.output import bar, has_ansi_terminal, make_console, text
-from expkit.commands.streams import printable
+from expkit.commands.streams import one_line
 from expkit.system.units import format_count, format_duration
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _DRAW_EVERY = 1 / 8
 _PLAIN_EVERY = 10.0
 _BAR_CELLS = 24
+_RECENT = 10.0  # seconds that the rate is taken of
 PATIENCE = 1.0  # seconds without a sign of life, for work that mostly is done by then
 
 
@@ -27,10 +29,11 @@ class Progress:
     """A context manager around the work.
 
         with Progress("recording runs/a · generals 20x20 · ^C finishes cleanly", unit="rows") as progress:
-            progress.update(done, total=rows, rate=rows_per_second, fields=["dropped 0", "ring 12%"])
+            progress.update(done, total=rows, fields=["dropped 0", "ring 12%"])
 
     The title is printed once, with `after` only when the work has taken so many seconds. On a terminal the bar
-    disappears at the end and the summary takes its place.
+    disappears at the end and the summary takes its place. Rate and time left are those of the last seconds: work that
+    has become slower, or waits, shows it.
     """
 
     def __init__(
@@ -40,20 +43,23 @@ class Progress:
         stream: TextIO | None = None,
         plain_every: float = _PLAIN_EVERY,
         after: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self.title = title
         self.unit = unit
         self._stream = sys.stderr if stream is None else stream
         self._quiet = session.current().quiet
         self._plain_every = plain_every
-        self._started = time.monotonic()
-        self._shown = self._started
+        self._clock = clock
+        self._started = self._shown = clock()
+        self._seen = deque([(self._started, 0)])
         self._live: Live | None = None
         self._after = after
         self._begun = False
 
     def __enter__(self) -> Progress:
-        self._started = self._shown = time.monotonic()
+        self._started = self._shown = self._clock()
+        self._seen = deque([(self._started, 0)])
         if not self._quiet and not self._after:
             self._begin()
         return self
@@ -79,7 +85,6 @@ class Progress:
         self,
         done: int,
         total: int | None = None,
-        rate: float | None = None,
         fields: Sequence[str] = (),
         share: float | None = None,
         left: float | None = None,
@@ -87,12 +92,11 @@ class Progress:
         """Show where the work stands.
 
         done, total  in units; total None when there is none
-        rate         units a second
         fields       more things worth a word, such as `dropped 0`
         share        0..1 when it does not follow from done and total (a limit of time)
-        left         seconds to go, when not total and rate tell
+        left         seconds to go, when not total and the rate tell
         """
-        now = time.monotonic()
+        now = self._clock()
         if self._quiet or now - self._started < self._after:
             return
         if not self._begun:
@@ -100,6 +104,7 @@ class Progress:
         if now - self._shown < (_DRAW_EVERY if self._live is not None else self._plain_every):
             return
         self._shown = now
+        rate = self._recent_rate(now, done)
         if share is None and total:
             share = min(done / total, 1.0)
         if left is None and total and rate:
@@ -109,6 +114,14 @@ class Progress:
             self._live.update(self._lines(figures, share, fields), refresh=True)
         else:
             self._print(" · ".join([*figures, *fields]))
+
+    def _recent_rate(self, now: float, done: int) -> float | None:
+        """Units a second, from the latest look that is `_RECENT` seconds old, or the first."""
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - _RECENT:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return max(done - before, 0) / (now - since) if now > since else None
 
     def note(self, message: str) -> None:
         """A line that stays, above the bar."""
@@ -140,7 +153,7 @@ class Progress:
 
     def _print(self, message: str) -> None:
         try:
-            print(printable(message), file=self._stream, flush=True)
+            print(one_line(message), file=self._stream, flush=True)
         except (BrokenPipeError, ValueError):
             self._quiet = True  # nobody reads; the work goes on
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from expkit.commands import output, session
-from expkit.commands.options import Force, Json, Partial, complete_runs, expand_runs, split_names
+from expkit.commands.options import Force, Json, Partial, SafeCsv, complete_runs, expand_runs, split_names
 from expkit.errors import OutputExists, UsageError
 
 EXAMPLES = (
@@ -61,13 +61,14 @@ def query(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write there; its suffix tells the format."),
+        typer.Option("--output", "-o", metavar="FILE", help="Write there, - is stdout; its suffix tells the format."),
     ] = None,
     fail_if_any: Annotated[bool, typer.Option("--fail-if-any", help="Exit 4 when there is a row.")] = False,
     fail_if_none: Annotated[bool, typer.Option("--fail-if-none", help="Exit 4 when there is none.")] = False,
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", help="What SQL may take before it uses a temporary folder.")
     ] = "1GiB",
+    safe_csv: SafeCsv = False,
     partial: Partial = False,
     force: Force = False,
     json: Json = False,
@@ -80,7 +81,10 @@ def query(
     *paths, question = inputs
     if not paths:
         raise UsageError("QUERY is missing; as in expkit query RUN 'reward > 0'; see expkit query --help")
+    out = None if out == Path("-") else out
     chosen = _format(format, out, json)
+    if safe_csv and chosen != "csv":
+        raise UsageError(f"--safe-csv is for CSV, this is {chosen}; use --format csv, or leave it out")
     if out is not None and out.exists() and not force:
         raise OutputExists(f"{out} exists already; use --force to replace it")
     most = limit if limit is not None else None if out is not None else _LIMITS.get(chosen)
@@ -92,14 +96,14 @@ def query(
         answer = stack.enter_context(ask(runs, question, columns=split_names(columns), memory=memory))
         told: dict[str, Any] = {"runs": [run.path for run in runs], "query": question}
         if out is not None:
-            rows = query_output.write_file(answer, out, chosen, most)
+            rows = query_output.write_file(answer, out, chosen, most, safe=safe_csv)
             _say_written(out, chosen, rows, told, json)
         elif chosen == "table":
             rows = query_output.print_table(answer, most)
         elif chosen == "json":
             rows = query_output.print_json(answer, most, told)
         else:
-            rows = query_output.write_stdout(answer, chosen, most)
+            rows = query_output.write_stdout(answer, chosen, most, safe=safe_csv)
     if (rows and fail_if_any) or (not rows and fail_if_none):
         raise typer.Exit(4)
 

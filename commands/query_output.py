@@ -7,14 +7,18 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
 from expkit.commands import output, session
+from expkit.commands.streams import one_line, printable_json
 from expkit.errors import UsageError
+from expkit.formats.csv import csv_cell, safe_cell
 from expkit.system.files import DiskErrors, unlink_quietly
+from expkit.system.odd_floats import json_text, named
 
 if TYPE_CHECKING:
     from expkit.queries.answer import Answer, Column
@@ -83,10 +87,10 @@ def print_table(answer: Answer, most: int | None) -> int:
         return counted.rows
     if len(shown) < len(titles):
         left_out = ", ".join(titles[len(shown) :])
-        output.line((f"not shown: {left_out}", "dim"))
+        output.note(f"not shown: {left_out}", "dim")
     if counted.more:
         first = "the first row" if counted.rows == 1 else f"the first {counted.rows:,} rows"
-        output.line((f"{first}; --limit 0 shows all{_total(answer)}", "dim"))
+        output.note(f"{first}; --limit 0 shows all{_total(answer)}", "dim")
     return counted.rows
 
 
@@ -124,15 +128,11 @@ def _cell(value: Any, narrow: bool) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.6g}" if isfinite(value) else str(named(value))
     if isinstance(value, list | dict):
-        return _elided(_compact(value), _ARRAY_CELLS) if narrow else _compact(value)
+        return _elided(json_text(value), _ARRAY_CELLS) if narrow else json_text(value)
     shown = " ".join(str(value).split())
     return _elided(shown, _TEXT_CELLS) if narrow else shown
-
-
-def _compact(value: Any) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 def _elided(text: str, room: int) -> str:
@@ -159,9 +159,10 @@ def _objects(columns: Sequence[Column], counted: _Counted) -> Iterator[dict[str,
 
 
 def _for_json(column: Column, values: list[Any]) -> list[Any]:
-    """Values that JSON keeps: ids of 64 bits and nanoseconds are text, and so is every integer beyond 2^53."""
+    """Values that JSON keeps: ids of 64 bits and nanoseconds are text, and so are every integer beyond 2^53, NaN and
+    the infinities."""
     kind = column.type
-    if kind in ("bool", "string", "float", "double") or (kind.endswith(("int8", "int16", "int32"))):
+    if kind in ("bool", "string") or (kind.endswith(("int8", "int16", "int32"))):
         return values
     if kind == "uint64" or (kind == "int64" and column.name.endswith("_ns")):
         return [None if value is None else str(value) for value in values]
@@ -169,8 +170,10 @@ def _for_json(column: Column, values: list[Any]) -> list[Any]:
 
 
 def _safe(value: Any) -> Any:
-    if value is None or isinstance(value, bool | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, float):
+        return named(value)
     if isinstance(value, int):
         return value if -_EXACT < value < _EXACT else str(value)
     if isinstance(value, list | tuple):
@@ -178,14 +181,15 @@ def _safe(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): _safe(item) for name, item in value.items()}
     if hasattr(value, "as_integer_ratio"):  # a decimal, which sums of integers are
-        return _safe(int(value)) if value == value.to_integral_value() else float(value)
+        return _safe(int(value)) if value == value.to_integral_value() else named(float(value))
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def write_stdout(answer: Answer, format: str, most: int | None) -> int:
-    """The answer in a format for other programs. Returns the number of rows."""
+def write_stdout(answer: Answer, format: str, most: int | None, *, safe: bool = False) -> int:
+    """The answer in a format for other programs; what a terminal would obey is escaped on one. `safe`: see
+    `expkit.formats.csv`. Returns the number of rows."""
     try:
-        rows = _write(answer, format, most, sys.stdout.buffer)
+        rows = _write(answer, format, most, sys.stdout.buffer, safe=safe, shown=sys.stdout.isatty())
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         output.discard_stdout()
@@ -193,12 +197,13 @@ def write_stdout(answer: Answer, format: str, most: int | None) -> int:
     return rows
 
 
-def write_file(answer: Answer, path: Path, format: str, most: int | None) -> int:
-    """The answer as a file, which is there whole or not at all. Returns the number of rows."""
+def write_file(answer: Answer, path: Path, format: str, most: int | None, *, safe: bool = False) -> int:
+    """The answer as a file, which is there whole or not at all. `safe`: see `expkit.formats.csv`. Returns the number
+    of rows."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with DiskErrors(path, "write the answer"), open(partial, "wb") as file:
-            rows = _write(answer, format, most, file)
+            rows = _write(answer, format, most, file, safe=safe)
             file.flush()
             os.fsync(file.fileno())
             os.replace(partial, path)
@@ -208,35 +213,39 @@ def write_file(answer: Answer, path: Path, format: str, most: int | None) -> int
     return rows
 
 
-def _write(answer: Answer, format: str, most: int | None, file: BinaryIO) -> int:
+def _write(answer: Answer, format: str, most: int | None, file: BinaryIO, *, safe: bool, shown: bool = False) -> int:
     counted = _Counted(answer, most)
-    writer = {"ndjson": _write_ndjson, "csv": _write_csv, "parquet": _write_parquet, "arrow": _write_arrow}[format]
-    writer(answer, counted, file)
+    if format == "csv":
+        _write_csv(answer, counted, file, safe, shown)
+    elif format == "ndjson":
+        _write_ndjson(answer, counted, file, shown)
+    else:
+        {"parquet": _write_parquet, "arrow": _write_arrow}[format](answer, counted, file)
     return counted.rows
 
 
-def _write_ndjson(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
+def _write_ndjson(answer: Answer, counted: _Counted, file: BinaryIO, shown: bool) -> None:
     encoder = msgspec.json.Encoder()
     for row in _objects(answer.columns, counted):
-        file.write(encoder.encode(row) + b"\n")
+        line = encoder.encode(row)
+        file.write((printable_json(line.decode()).encode() if shown else line) + b"\n")
 
 
-def _write_csv(answer: Answer, counted: _Counted, file: BinaryIO) -> None:
+def _write_csv(answer: Answer, counted: _Counted, file: BinaryIO, safe: bool, shown: bool) -> None:
+    def cell(value: Any) -> Any:
+        made = csv_cell(value)
+        made = safe_cell(made) if safe else made
+        return one_line(made) if shown and isinstance(made, str) else made
+
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column.name for column in answer.columns)
+    writer.writerow(cell(column.name) for column in answer.columns)
     for part in counted.values():
-        writer.writerows(zip(*([_csv_cell(value) for value in values] for values in part), strict=True))
+        writer.writerows(zip(*([cell(value) for value in values] for values in part), strict=True))
         file.write(text.getvalue().encode())
         text.seek(0)
         text.truncate()
     file.write(text.getvalue().encode())
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return _compact(value) if isinstance(value, list | dict) else value
 
 
 def _write_parquet(answer: Answer, counted: _Counted, file: BinaryIO) -> None:

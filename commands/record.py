@@ -14,8 +14,8 @@ from expkit.commands.contract import describe
 from expkit.commands.options import ConfigFile, Force, Json, Reward, RewardColumn, resolve_for
 from expkit.commands.progress import Progress
 from expkit.commands.signals import finish_first
-from expkit.commands.streams import printable
-from expkit.errors import UsageError
+from expkit.commands.streams import one_line
+from expkit.errors import UsageError, quoted
 from expkit.system.units import format_count, format_duration, format_number, format_size
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def record(
         _summarise(result)
     if result.error is not None:
         failure = describe(result.error)
-        print(f"expkit record: {printable(failure.message)}", file=sys.stderr)
+        print(f"expkit record: {one_line(failure.message)}", file=sys.stderr)
         raise typer.Exit(failure.exit_code)
     if any(_lost(result).values()):
         raise typer.Exit(3)
@@ -172,7 +172,7 @@ def _left(work: session.Session) -> str:
     rows = work.unwritten()
     if not rows:
         return ""
-    return f"up to {rows:,} rows are in no file; expkit recover {work.path} closes the run and counts them"
+    return f"up to {rows:,} rows are in no file; expkit recover {quoted(work.path)} closes the run and counts them"
 
 
 def _fitted(resolved: Resolved) -> Config:
@@ -201,16 +201,14 @@ def _show(progress: Progress, now: session.Progress) -> None:
     stats = now.stats
     fields = [f"durable {sum(stats.durable.values()):,}", f"dropped {_dropped(stats):,}"]
     fields += [f"ring {stats.utilization * 100:.0f}%", f"{format_size(now.bytes)}, {format_size(now.free)} free"]
-    rate = now.rows / now.seconds if now.seconds > 0 else None
     if now.unit == "s":
         left = max((now.total or 0) - now.done, 0)
         share = now.done / now.total if now.total else None
-        progress.update(now.rows, None, rate, fields, share=share, left=left)
+        progress.update(now.rows, None, fields, share=share, left=left)
     elif now.unit == "episodes":
-        each = now.done / now.seconds if now.seconds > 0 else None
-        progress.update(int(now.done), int(now.total or 0), each, [f"{format_count(now.rows)} rows", *fields])
+        progress.update(int(now.done), int(now.total or 0), [f"{format_count(now.rows)} rows", *fields])
     else:
-        progress.update(now.rows, None if now.total is None else int(now.total), rate, fields)
+        progress.update(now.rows, None if now.total is None else int(now.total), fields)
 
 
 def _dropped(stats: Any) -> int:
@@ -290,5 +288,9 @@ def _summarise(result: session.Result) -> None:
     each = f", {result.bytes / result.rows:.1f} B/row" if result.rows else ""
     output.line(f"{format_size(result.bytes)}{each}, {format_number(result.shards, 'shard')}")
     if result.stopped_by == "demonstration":
-        output.line(("stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever", "yellow"))
+        output.note("stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever", "yellow")
+    cut = result.episodes.get("interrupted", 0)
+    if cut and result.stopped_by in ("rows", "duration", "demonstration"):
+        what = f"{format_number(cut, 'episode')} {'was' if cut == 1 else 'were'} cut when the limit was reached"
+        output.note(f"{what}, interrupted at the last row; --episodes N records whole ones", "yellow")
     output.hint(f"expkit {'validate' if lost else 'replay'} {output.quoted(result.run)}")

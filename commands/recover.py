@@ -28,7 +28,7 @@ _SHOWN = 6
 def recover(
     run: RunPath,
     out: Annotated[
-        str | None,
+        Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Write the result there.  [default: in place]"),
     ] = None,
     force: Force = False,
@@ -55,12 +55,12 @@ def recover(
 
         if dry_run:
             if out is not None:
-                check_target(path, Path(out), force=force)
+                check_target(path, out, force=force)
             report = plan_recovery(path, copied=out is not None, progress=show)
         elif out is None:
             report = recover(path, force=force, progress=show)
         else:
-            report = recover_into(path, Path(out), force=force, progress=show)
+            report = recover_into(path, out, force=force, progress=show)
     # A dry run has done what it was asked for, whatever it found.
     code = 0 if dry_run else report.exit_code
     if json:

@@ -11,7 +11,7 @@ import typer
 
 from expkit.commands import output, session
 from expkit.commands.options import Episode, Json, Partial, RunPath, Step, one_run
-from expkit.errors import NotThere, UsageError
+from expkit.errors import NotThere, UsageError, quoted
 from expkit.system.units import parse_rate
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def replay(
             raise typer.Exit(verify_run(opened, episode, json))
         numbers = [found.number for found in opened.episodes() if found.rows]
         if not numbers:
-            raise NotThere(f"{opened.path}: no episode with rows to replay; see expkit inspect {opened.path}")
+            raise NotThere(f"{opened.path}: no episode with rows to replay; see expkit inspect {quoted(opened.path)}")
         found = None if where is None else _matches(opened, where, episode, step)
         if found is not None:
             numbers = [number for number in numbers if number in found]
@@ -108,7 +108,7 @@ def _start(run: Run, playback: Playback, player: int | None, step: int | None) -
         have = ", ".join(map(str, playback.players))
         raise NotThere(f"{run.path}: episode {number} has no rows of player {player}; it has players {have}")
     if not len(playback):
-        raise NotThere(f"{run.path}: episode {number} has no rows; see expkit inspect {run.path}")
+        raise NotThere(f"{run.path}: episode {number} has no rows; see expkit inspect {quoted(run.path)}")
     if step is None:
         return 0
     index = playback.index_of(step)

@@ -8,7 +8,7 @@ import numpy as np
 
 from expkit.commands import output
 from expkit.commands.inspect_row import counted, keys_as_json, move_of
-from expkit.commands.streams import printable
+from expkit.commands.streams import one_line
 from expkit.games.generals import draw
 from expkit.reading.run import Run
 from expkit.resimulation.playback import Frame, Playback
@@ -63,7 +63,7 @@ def _policy(run: Run, row: dict[str, Any]) -> str:
     """Name and version, with nothing in it that a terminal would obey."""
     policy = int(row["policy"])
     name = run.policies[policy].name if policy < len(run.policies) else f"policy {policy}"
-    name = printable(name)
+    name = one_line(name)
     short = name if len(name) <= _NAME_ROOM else f"{name[: _NAME_ROOM - 1]}…"
     return f"{short} v{int(row['policy_version'])}"
 
@@ -98,7 +98,7 @@ def _field_lines(run: Run, row: dict[str, Any]) -> list[Line]:
         told = counted(field, row)
         value = np.asarray(told)
         if isinstance(told, str):
-            shown = printable(repr(told))
+            shown = one_line(repr(told))
         elif value.size <= 12:
             shown = np.array2string(value, precision=4, suppress_small=True, max_line_width=10_000).replace("\n", " ")
         else:

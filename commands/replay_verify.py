@@ -6,7 +6,7 @@ import sys
 
 from expkit.commands import output
 from expkit.commands.progress import Progress
-from expkit.commands.streams import printable
+from expkit.commands.streams import one_line
 from expkit.reading.run import Run
 from expkit.resimulation.verify import Difference
 from expkit.resimulation.verify import verify_run as verify_episodes
@@ -26,7 +26,7 @@ def verify_run(run: Run, number: int | None, json: bool) -> int:
                 first = first or result.difference
             progress.update(count, len(episodes), fields=[f"{rows:,} rows", f"{differing} differ"])
     for told in left:
-        print(f"expkit replay: not computed anew: {printable(told)}", file=sys.stderr)
+        print(f"expkit replay: not computed anew: {one_line(told)}", file=sys.stderr)
     if json:
         body = None
         if first is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from dataclasses import dataclass
 
 
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 class Session:
     """Set while the arguments are parsed; verbs read it through `current()`.
 
+    command    as it was given, for a shell
     verbosity  0, 1 for -v, 2 for -vv
     log_format text or json
     """
 
     verb: str = ""
+    command: str = ""
     json: bool = False
     debug: bool = False
     quiet: bool = False
@@ -36,5 +39,5 @@ def begin(arguments: list[str], verbs: frozenset[str]) -> Session:
     plain = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in plain or "--format=json" in plain or ("--format", "json") in itertools.pairwise(plain)
     verb = next((argument for argument in plain if argument in verbs), "")
-    _session = Session(verb=verb, json=as_json, debug="--debug" in plain)
+    _session = Session(verb=verb, command=shlex.join(["expkit", *arguments]), json=as_json, debug="--debug" in plain)
     return _session

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from expkit.commands import output
-from expkit.commands.streams import printable
+from expkit.commands.streams import one_line, printable
 from expkit.commands.validate_report import SEVERITIES, Checked
 from expkit.rules.rule import Severity
 from expkit.rules.structure import FAMILIES
@@ -28,7 +28,7 @@ def print_github(one: Checked) -> None:
             text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A").replace(":", "%3A").replace(",", "%2C")
             for text in (str(one.path), finding.rule)
         )
-        output.raw(printable(f"::{_GITHUB[finding.severity]} file={file},title={title}::{message}\n"))
+        output.raw(one_line(f"::{_GITHUB[finding.severity]} file={file},title={title}::{message}") + "\n")
 
 
 def print_junit(checked: Sequence[Checked], level: str, failing: Sequence[Severity], expected: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from expkit.commands import output, session
+from expkit.commands import output
 from expkit.reading.summary import Balance
 from expkit.rules.rule import Severity
 from expkit.system.units import format_number
@@ -119,11 +119,11 @@ def print_summary(checked: list[Checked], code: int) -> None:
         text.append((f" · {lost:,} lost", "red"))
     worst = next((one for one in checked if one.count("error")), None)
     worst = worst or next((one for one in checked if one.killed_with_losses), None)
-    if worst is not None and not session.current().quiet:
-        text += [" · ", ("next: ", "dim"), f"expkit inspect {worst.path}"]
     if code:
         text.append((f"   [exit {code}]", "dim"))
     output.line(*text)
+    if worst is not None:
+        output.hint(f"expkit inspect {output.quoted(worst.path)}")
 
 
 def as_json(checked: list[Checked], level: str, rules: dict[str, Any], ok: bool, code: int) -> dict[str, Any]:

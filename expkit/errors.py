@@ -26,6 +26,7 @@ A message says what, where, and what to do next, in one line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 
@@ -35,6 +36,13 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", cutoff: f
 
     near = difflib.get_close_matches(name, list(known), 1, cutoff)
     return f"did you mean {near[0]}?" if near else otherwise
+
+
+def quoted(path: str | os.PathLike[str]) -> str:
+    """A path as a shell takes it, to be part of a command that is told."""
+    import shlex
+
+    return shlex.quote(os.fspath(path))
 
 
 class ExpkitError(Exception):

@@ -22,7 +22,7 @@ from expkit.formats.shard.layout import FRAME_ROWS
 from expkit.recording.autoreset import autoreset_mode
 from expkit.recording.by_entry import by_entry, seeds_by_env
 from expkit.recording.discards import Discards
-from expkit.recording.episodes import EpisodeBook, check_json
+from expkit.recording.episodes import EpisodeBook, as_json
 from expkit.recording.rows import RowRecording
 from expkit.recording.steps import StepRecording
 from expkit.rewrite.prune import make_room
@@ -346,7 +346,7 @@ class Recorder:
         """Say more about many episodes, (n,): of a sequence each gets its own, of anything else all the same."""
         numbers = _numbers(episode)
         told = {name: by_entry(name, value, len(numbers), "episode") for name, value in metadata.items()}
-        check_json("metadata", told)
+        told = as_json("metadata", told)
         with self._lock:
             self._check()
             for place, number in enumerate(map(self._book.whole, numbers)):

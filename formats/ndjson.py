@@ -2,8 +2,7 @@
 not have. The first line may be `{"expkit": …}`, which says what the columns are; other readers leave it out by its only
 key.
 
-JSON has no NaN and no infinities: they stand as the strings "NaN", "Infinity" and "-Infinity", as in protobuf's JSON.
-Integers of 64 bits stand as numbers with all their digits.
+NaN and infinities stand as strings (`expkit.system.odd_floats`), integers of 64 bits as numbers with all their digits.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from expkit.formats.protocol import (
     column_type,
 )
 from expkit.row.schema import Field, Schema
+from expkit.system.odd_floats import ODD_FLOATS, named_within
 
 _ROWS = 1024  # at a time: of 1,200 numbers each they are some 40 MB as Python objects
 _ITEMS = 1 << 20
-_ODD = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
 class NdjsonFormat:
@@ -86,7 +85,7 @@ def _values(batch: Batch, field: Field) -> list[Any]:
         if odd.any():
             rows = odd.reshape(len(values), -1).any(axis=1)
             for row in np.flatnonzero(rows).tolist():
-                out[row] = _named(out[row])
+                out[row] = named_within(out[row])
     given = batch.get(f"valid:{field.name}")
     absent = np.zeros(len(values), bool) if given is None else ~given
     if field.belongs != "observation":
@@ -94,14 +93,6 @@ def _values(batch: Batch, field: Field) -> list[Any]:
     for row in np.flatnonzero(absent).tolist():
         out[row] = None
     return out
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_named(item) for item in value]
-    if value != value:
-        return "NaN"
-    return ("Infinity" if value > 0 else "-Infinity") if value in (np.inf, -np.inf) else value
 
 
 def _open(source: Path) -> IO[bytes]:
@@ -212,7 +203,7 @@ def _floats(values: list[Any]) -> np.ndarray:
 def _numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers(item) for item in value]
-    return _ODD[value] if isinstance(value, str) and value in _ODD else value
+    return ODD_FLOATS[value] if isinstance(value, str) and value in ODD_FLOATS else value
 
 
 def _guessed(source: Path, name: str, values: list[Any], given: np.ndarray, number: int) -> np.ndarray:

@@ -126,10 +126,15 @@ class Carries:
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What an export may choose. `compression` is a name of the format's own, its default when left out."""
+    """What an export may choose.
+
+    compression  a name of the format's own, its default when left out
+    safe         of CSV: nothing that a spreadsheet takes for a formula
+    """
 
     compression: str | None = None
     level: int | None = None
+    safe: bool = False
 
 
 @dataclass(slots=True)

@@ -35,8 +35,9 @@ def format_value(measure: str, value: float) -> str:
     return f"{value:.1f} B" if measure == "bytes_per_row" else format_size(int(value))
 
 
-def markdown(report: ScaleReport) -> str:
-    """Both tables, the machine and how to make them anew; ends with a newline."""
+def markdown(report: ScaleReport, anew: str = "") -> str:
+    """Both tables, the machine and how to make them anew, by the command `anew` if not by that of the page; ends with
+    a newline."""
     parts = []
     for series in report.series:
         names = titles(series)
@@ -46,6 +47,6 @@ def markdown(report: ScaleReport) -> str:
     parts.append(
         f"Measured on {format_date(report.created)} on {format_machine(report.machine)} "
         f"({', '.join(format_limits(report.machine))}), {format_versions(report.machine)}, each line in a process of "
-        f"its own; wall time. Made by `{REGENERATE.format(rows=most)}`.\n"
+        f"its own; wall time. Made by `{anew or REGENERATE.format(rows=most)}`.\n"
     )
     return "\n".join(parts)

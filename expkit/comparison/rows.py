@@ -100,10 +100,12 @@ class RowComparer:
         """in_a, in_b: the segments of (episode, player) in the index of each run."""
         out = RowsCompared()
         address = (episode, player)
-        heads = [side.read(mine, self._stored("step")) for side, mine in zip(self.sides, (in_a, in_b), strict=True)]
+        # The number of the episode is in the index, too, but a column that cannot be read is no equal one.
+        keys = [*self._stored("step"), *self._stored("episode")]
+        heads = [side.read(mine, keys) for side, mine in zip(self.sides, (in_a, in_b), strict=True)]
         for side, part, mine in zip(self.sides, heads, (in_a, in_b), strict=True):
             if part.failed:
-                out.first = self._without_steps(address, side, part, mine)
+                out.first = self._without_keys(address, side, part, mine)
                 return out
         at_a, at_b, only_a, only_b = align(heads[0].columns["step"], heads[1].columns["step"])
         steps = heads[0].columns["step"][at_a]
@@ -134,13 +136,14 @@ class RowComparer:
         out.differing = int(np.count_nonzero(unlike_rows))
         return out
 
-    def _without_steps(self, address: tuple[int, int], side: Side, part: Part, segments: np.ndarray) -> Difference:
-        """For rows that cannot be told apart, because their steps cannot be read."""
-        rows, why = part.failed["step"][0]
+    def _without_keys(self, address: tuple[int, int], side: Side, part: Part, segments: np.ndarray) -> Difference:
+        """For rows that cannot be told apart, because their steps or the number of their episode cannot be read."""
+        name = next(iter(part.failed))
+        rows, why = part.failed[name][0]
         at = int(np.searchsorted(np.cumsum(side.run.index.rows[segments]), rows.start, "right"))
         step = int(side.run.index.first_step[segments[at]])
-        said = f"{_where(*address, step)} step: {side.unreadable[why]}"
-        return Difference(*address, step, "step", None, None, None, said)
+        said = f"{_where(*address, step)} {name}: {side.unreadable[why]}"
+        return Difference(*address, step, name, None, None, None, said)
 
     def _stored(self, name: str) -> list[Column]:
         """The stored column of a field or key, with its validity."""

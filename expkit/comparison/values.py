@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from expkit.row.schema import Schema
+from expkit.system.odd_floats import named
 
 
 def align(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -76,7 +77,8 @@ def show_value(value: Any, dtype: np.dtype[Any] | None = None) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         # The shortest text that gives the same number in its own dtype: 0.1 of an f4, not 0.10000000149011612.
-        return str(dtype.type(value) if dtype is not None else value).removesuffix(".0")
+        shortest = str(dtype.type(value) if dtype is not None else value).removesuffix(".0")
+        return shortest if np.isfinite(value) else str(named(value))
     return f"{np.size(value):,} values" if isinstance(value, list) and np.size(value) > 8 else str(value)
 
 

@@ -22,7 +22,7 @@ def dataset_card(plan: ExportPlan, done: Exported, licence: str | None = None) -
     head = plan.parts[0].head
     name = done.out.name.partition(".")[0] or done.out.name
     lines = ["---", yaml.safe_dump(_front_matter(plan, done, licence), sort_keys=False).rstrip(), "---", ""]
-    lines += [f"# {name}", "", f"Self-play experience of {head.run['source']}, exported by expkit.", ""]
+    lines += [f"# {name}", "", f"Self-play experience of {_plain(head.run['source'])}, exported by expkit.", ""]
     lines += ["| part | rows | steps | episodes |", "| --- | --: | --: | --: |"]
     for part in done.parts:
         steps = part.rows - part.last_rows
@@ -85,7 +85,7 @@ def _endings(plan: ExportPlan) -> str:
 
 def _field_row(one: Field) -> str:
     shape = "x".join(map(str, one.logical_shape)) or "scalar"
-    unit = f" ({one.unit})" if one.unit else ""
+    unit = f" ({_plain(one.unit)})" if one.unit else ""
     meaning = _plain(one.meaning) + unit + (" (null where not given)" if one.nullable else "")
     return f"| `{one.name}` | {one.dtype} | {shape} | {one.belongs} | {meaning.strip()} |"
 

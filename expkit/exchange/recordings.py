@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expkit.errors import NotThere, UsageError, did_you_mean
+from expkit.errors import NotThere, UsageError, did_you_mean, quoted
 from expkit.recorder import Mode, Recorder
 from expkit.row.episodes import PolicyInfo
 
@@ -64,7 +64,7 @@ def import_recording(
     done = import_table(source, run, found, force=force, on_rows=on_rows, stop=stop)
     notes = tuple(done.notes)
     if done.odd_values:
-        notes += (f"{done.odd_values:,} findings about what the rows say; see expkit validate {run}",)
+        notes += (f"{done.odd_values:,} findings about what the rows say; see expkit validate {quoted(run)}",)
     return Imported(run, found.name, done.episodes, done.rows, done.rows - done.last_rows, done.players, notes)
 
 

@@ -2,8 +2,9 @@
 Imports formats and all that stands below; none of the packages beside it.
 
 Names
-    keys                episode, player, step, policy_version, time_ns, is_first, is_last, and policy, which is compared
-                        with a policy's name (`policy == 'hunter'`) or with its number
+    keys                episode, player, step, policy_version, time_ns, is_first, is_last, policy, which is its number
+                        in the run's table, and policy_name (`policy_name == 'hunter'`; policy may be compared with a
+                        name, too)
     fields              as the schema has them, `state/turn`; an element of an array: `observation/board[2, 0]`, from
                         the end when negative; in backquotes where they hold other characters than letters, digits,
                         _ . and slashes, or look like a word of the language: `` `log-prob` ``

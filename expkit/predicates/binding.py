@@ -41,6 +41,11 @@ from expkit.row.schema import KEY_NAMES, Column, Field, Schema
 
 N = TypeVar("N", bound=Node)
 _NAMES_SHOWN = 12
+POLICY_NAME = "policy_name"
+_TEXTS = {
+    "ended": "ended is a text; compare it with 'terminated', 'truncated' or 'interrupted'",
+    POLICY_NAME: "policy_name is a text; compare it with the name of a policy, or policy with its number",
+}
 _FLIPPED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -136,7 +141,7 @@ class Binder:
             case Number() | Truth():
                 return node
             case Text():
-                self._fail(f"the text {brief(node)} can only be compared with policy or ended, by == or !=")
+                self._fail(f"the text {brief(node)} can only be compared with policy_name or ended, by == or !=")
             case Name():
                 return self._source(node)
             case Negate(inner):
@@ -165,8 +170,8 @@ class Binder:
 
     def _within(self, inner: Node, items: Sequence[Number | Text | Truth]) -> Node:
         source = self._text_source(inner)
-        if source is not None and source.name == "ended" and any(not isinstance(item, Text) for item in items):
-            self._fail("ended is a text; compare it with 'terminated', 'truncated' or 'interrupted'")
+        if source is not None and source.name in _TEXTS and any(not isinstance(item, Text) for item in items):
+            self._fail(_TEXTS[source.name])
         if source is None:
             bound = self.value(inner)
             if any(isinstance(item, Text) for item in items):
@@ -188,16 +193,16 @@ class Binder:
         """The source when it may be compared with texts."""
         if not isinstance(node, Name) or node.index:
             return None
-        if node.name == "policy":
-            return Source("policy", self._schema.column("policy"))
+        if node.name == "policy" or (node.name == POLICY_NAME and node.name not in self._fields):
+            return Source(node.name, self._schema.column("policy"))
         return Source("ended") if node.name == "ended" and "ended" not in self._fields else None
 
     def _codes(self, name: str, text: str) -> list[int]:
         """The numbers that stand for a text: places in the policy table, or in ENDED."""
-        known = self._policies if name == "policy" else list(ENDED)
+        known = list(ENDED) if name == "ended" else self._policies
         codes = [place for place, word in enumerate(known) if word == text]
         if not codes:
-            what = "policy" if name == "policy" else "way to end"
+            what = "way to end" if name == "ended" else "policy"
             self._fail(f"no {what} {brief(Text(text))}{_suggest(text, known)}")
         return codes
 
@@ -206,15 +211,15 @@ class Binder:
         field = self._fields.get(name)
         if field is not None:
             return self._field(node, field)
-        if name not in (*KEY_NAMES, "player", *EPISODE_NAMES):
-            known = [*self._fields, *KEY_NAMES, "player", *EPISODE_NAMES]
+        if name not in (*KEY_NAMES, POLICY_NAME, "player", *EPISODE_NAMES):
+            known = [*self._fields, *KEY_NAMES, POLICY_NAME, "player", *EPISODE_NAMES]
             if "/" in name and all(part in known for part in name.split("/")):
                 self._fail(f"unknown name {brief(Text(name))}; to divide, put spaces around the /")
             self._fail(f"unknown name {brief(Text(name))}{_suggest(name, known)}")
         if node.index:
             self._fail(f"{name} is one value, not an array; leave out {str(node)[len(str(Name(name))) :]}")
-        if name == "ended":
-            self._fail("ended is a text; compare it with 'terminated', 'truncated' or 'interrupted'")
+        if name in _TEXTS:
+            self._fail(_TEXTS[name])
         if name in KEY_NAMES:
             column = self._schema.column(name)
             return Source(name, column, truth=column.dtype == bool)

@@ -15,9 +15,10 @@ from expkit.batches.decode import BatchDecoder
 from expkit.batches.scan import scan_rows
 from expkit.batches.source import BatchSource
 from expkit.predicates import EpisodeTable
+from expkit.predicates.binding import POLICY_NAME
 from expkit.queries.filters import columns_in
 from expkit.queries.row_table import Table
-from expkit.queries.run_rows import NAMES, POLICY_NAME, RunRows
+from expkit.queries.run_rows import NAMES, RunRows
 from expkit.row import arrow
 from expkit.row.episodes import Episode
 from expkit.system.extras import require

@@ -10,12 +10,12 @@ import numpy as np
 from expkit.batches.decode import Batch, Rows
 from expkit.batches.source import BatchSource
 from expkit.formats.shard.blocks import Statistics
+from expkit.predicates.binding import POLICY_NAME
 from expkit.row import arrow
 from expkit.system.extras import require
 
 pa = require("pyarrow", "sql", "SQL")
 
-POLICY_NAME = "policy_name"
 NAMES = pa.dictionary(pa.int32(), pa.string())
 
 

@@ -35,6 +35,8 @@ def explain(error: Exception, statement: str, names: Sequence[str], before: int 
         likely = str(told.get("candidates", "")).split(",")[0]
         message = f"no {str(told.get('type', 'function')).lower()} {brief(name)}"
         message += f"; did you mean {likely}?" if likely else ""
+    elif message.startswith("Could not convert string") and re.search(r"\bpolicy\b", statement):
+        message += "; policy is a number, policy_name its name"
     return UsageError(f"SQL: {message}{_place(told, statement, before)}")
 
 

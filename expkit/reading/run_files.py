@@ -11,7 +11,7 @@ from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from threading import RLock
 from typing import Literal
 
-from expkit.errors import CheckFailed, NewerFormat, NotThere, ShardError
+from expkit.errors import CheckFailed, NewerFormat, NotThere, ShardError, quoted
 from expkit.formats.shard.read import ShardReader
 from expkit.reading.readable import Readable
 from expkit.runs.entries import ShardEntry, stranger
@@ -94,12 +94,12 @@ class RunFiles(Readable):
                 reader = self._open(self.shard_paths[shard])
                 if reader.schema != self.schema:
                     raise ShardError(
-                        f"{reader.path}: its schema is not that of the run; see expkit validate {self.path}"
+                        f"{reader.path}: its schema is not that of the run; see expkit validate {quoted(self.path)}"
                     )
                 told = stranger(reader.header, self.shard_paths[shard], self.run_ids[0])
                 if told:
                     reader.close()
-                    raise ShardError(f"{reader.path}: {told}; see expkit validate {self.path}")
+                    raise ShardError(f"{reader.path}: {told}; see expkit validate {quoted(self.path)}")
                 self._readers[shard] = reader
                 if len(self._readers) > max(1, OPEN_READERS // self.beside):
                     self._readers.popitem(last=False)  # closed when nobody reads from it any more

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from expkit.errors import CheckFailed
+from expkit.errors import CheckFailed, quoted
 from expkit.reading.known_run import KnownRun
 from expkit.reading.summary import balance
 from expkit.runs.counters import WriterLedger, read_ledger
@@ -42,7 +42,7 @@ def missing_shards(run: KnownRun) -> dict[str, int]:
 def check_whole(run: KnownRun) -> None:
     """Raises CheckFailed where shards of the run are missing, or rows that were durable; ShardError where some cannot
     be read."""
-    advice = f"run expkit recover {run.path}, or go on with what is there (--partial)"
+    advice = f"run expkit recover {quoted(run.path)}, or go on with what is there (--partial)"
     missing = missing_shards(run)
     if missing:
         told = [f"{name} ({rows:,} rows)" for name, rows in list(missing.items())[:_SHOWN]]

@@ -11,6 +11,7 @@ import msgspec
 from expkit.errors import SchemaError
 from expkit.row.episodes import WRITER_BITS, Ended, EpisodeEnd, EpisodeStart, episode_number, how_it_ended
 from expkit.row.factory import Progress
+from expkit.system.odd_floats import named_within
 
 COUNTER = (1 << WRITER_BITS) - 1  # of an episode's number, what its writer counts
 
@@ -94,8 +95,8 @@ class EpisodeBook:
 
     def begin(self, number: int, seeds: Mapping[str, int], metadata: Mapping[str, Any]) -> EpisodeStart:
         """Open an episode. Raises SchemaError for metadata that no file can hold."""
-        check_json(f"episode {number}: metadata", metadata)
-        start = self.start_record(number, dict(seeds), dict(metadata), time.time_ns())
+        told = as_json(f"episode {number}: metadata", dict(metadata))
+        start = self.start_record(number, dict(seeds), told, time.time_ns())
         self.open[number] = OpenEpisode()
         return start
 
@@ -138,12 +139,14 @@ class EpisodeBook:
         ]
 
 
-def check_json(what: str, value: Any) -> None:
-    """Raises SchemaError for what no file can hold: here, not in a drain thread."""
+def as_json(what: str, value: Any) -> Any:
+    """The value as a file holds it, NaN and infinities by name, of which JSON would make nulls. Raises SchemaError for
+    what no file can hold: here, not in a drain thread."""
     try:
         msgspec.json.encode(value)
     except (TypeError, ValueError) as error:
         raise SchemaError(f"{what} has to be JSON values: {error}") from None
+    return named_within(value)
 
 
 def _end_record(number: int, known: OpenEpisode, ended: Ended) -> EpisodeEnd:

@@ -12,7 +12,7 @@ from expkit.collect.row_lane import RowLane
 from expkit.collect.sharded import ShardedFeed
 from expkit.errors import SchemaError
 from expkit.recording.by_entry import by_entry
-from expkit.recording.episodes import COUNTER, EpisodeBook, check_json
+from expkit.recording.episodes import COUNTER, EpisodeBook, as_json
 from expkit.row.episodes import Ended
 from expkit.row.factory import Progress, RowFactory
 from expkit.row.host import host_array
@@ -88,9 +88,9 @@ class RowRecording:
         """See `Recorder.end`."""
         number = self._book.whole(episode)
         if metadata:
-            check_json(f"episode {number}: metadata", metadata)
+            told = as_json(f"episode {number}: metadata", dict(metadata))
             if number in self._book.open:
-                self._book.open[number].told.update(metadata)
+                self._book.open[number].told.update(told)
         if player is not None:
             self._end_player(number, player, outcome, ended, step, observation)
             return

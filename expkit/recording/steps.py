@@ -15,7 +15,7 @@ import numpy as np
 from expkit.collect.protocol import Feed
 from expkit.errors import UsageError
 from expkit.recording.autoreset import Autoreset
-from expkit.recording.episodes import EpisodeBook, check_json
+from expkit.recording.episodes import EpisodeBook, as_json
 from expkit.recording.final import put_last
 from expkit.recording.table import HELD, LAST, ROWS, SEEN, RowTable
 from expkit.row.episodes import Ended, EpisodeEnd, EpisodeStart, how_it_ended
@@ -111,8 +111,8 @@ class StepRecording:
         which = np.ones(table.envs, bool) if mask is None else table.by_env("mask", mask)
         if not (self._is_reset or which.all()):
             raise UsageError("reset: the first one is of all environments; leave out mask=")
-        check_json("metadata", metadata)
-        check_json("seeds", seeds)
+        metadata = as_json("metadata", metadata)
+        as_json("seeds", seeds)
         self._put(values, self._seen_fields, after)
         now = time.time_ns()
         if ends := self._cut(which, now):

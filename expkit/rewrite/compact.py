@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from expkit.errors import Busy, NoSpace, NotThere
+from expkit.errors import Busy, NoSpace, NotThere, quoted
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.reading.run import Run
 from expkit.rewrite.compact_plan import MADE_BY, CompactPlan, OutputShard, plan_compact
@@ -171,7 +171,7 @@ def _write_shard(
 def _check_sources(run: Run, segments: Segments, plan: CompactPlan) -> None:
     """Compare the checksums of all shards that are read or replaced; with damage nothing is begun. Raises
     ShardError."""
-    advice = f"run expkit recover {run.path} first"
+    advice = f"run expkit recover {quoted(run.path)} first"
     chosen = np.array([episode for output in plan.outputs for episode in output.episodes], np.uint64)
     touched = set(segments.shard[np.isin(segments.episode, chosen)].tolist())
     touched.update(position for output in plan.outputs for position in output.retires)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from expkit.errors import ShardError
+from expkit.errors import ShardError, quoted
 from expkit.formats.shard.encode import WIDE_BYTES
 from expkit.formats.shard.pool import POOL
 from expkit.formats.shard.read import ShardReader
@@ -150,7 +150,7 @@ class Gatherer:
             if self._made is not None:
                 self._made.fill(place[0], plan.player, part)
         except ShardError as error:
-            raise ShardError(f"{error}; run expkit recover {self._runs[place[0]].path} first") from None
+            raise ShardError(f"{error}; run expkit recover {quoted(self._runs[place[0]].path)} first") from None
         if self._numbers is not None and "episode" in part:
             given = [self._numbers[place[0], episode] for episode in table.episode[mine].tolist()]
             part["episode"][:] = np.repeat(np.array(given, np.uint64), rows)

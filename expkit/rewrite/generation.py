@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.errors import NoSpace, ShardError
+from expkit.errors import NoSpace, ShardError, quoted
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.write import ShardWriter
 from expkit.reading.run import Run
@@ -228,7 +228,7 @@ def inherit(run: Run, retiring: Collection[int], pruned: Collection[int] = ()) -
                 waiting.update(held[run.superseding.hidden(shard.generation, held)].tolist())
             continue
         if reader is None:
-            raise ShardError(f"{shard.path} cannot be read; run expkit recover {run.path} first")
+            raise ShardError(f"{shard.path} cannot be read; run expkit recover {quoted(run.path)} first")
         for player, causes in reader.drops.items():
             known = out.drops.setdefault(player, {})
             for cause, rows in causes.items():

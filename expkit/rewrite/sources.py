@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expkit.errors import Busy, SchemaError, ShardError, UsageError
+from expkit.errors import Busy, SchemaError, ShardError, UsageError, quoted
 from expkit.reading.run import Run
 from expkit.reading.summary import balance
 from expkit.rewards.columns import GAME, MIXED, REWARD, REWARDS, told_rewards
@@ -35,7 +35,7 @@ def settle(run: Run) -> Segments:
         try:
             segments = Segments.of([run])
         except ShardError as error:
-            raise ShardError(f"{error}; run expkit recover {run.path} first") from None
+            raise ShardError(f"{error}; run expkit recover {quoted(run.path)} first") from None
         if _is_settled(run):
             return segments
         run.refresh()
@@ -247,7 +247,7 @@ def _check_records(run: Run) -> None:
         reader.load_records()
         for finding in reader.findings:
             if finding.severity == "error":
-                raise ShardError(f"{reader.path}: {finding.message}; run expkit recover {run.path} first")
+                raise ShardError(f"{reader.path}: {finding.message}; run expkit recover {quoted(run.path)} first")
 
 
 def _join_policies(runs: Sequence[Run]) -> tuple[list[PolicyInfo], list[np.ndarray]]:

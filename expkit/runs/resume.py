@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from expkit.errors import Busy, CheckFailed, NewerFormat, NotThere, OutputExists, ShardError
+from expkit.errors import Busy, CheckFailed, NewerFormat, NotThere, OutputExists, ShardError, quoted
 from expkit.formats.shard.layout import FILE_HEADER, MAX_JSON, RECORD_MAGIC
 from expkit.formats.shard.read import ShardReader
 from expkit.formats.shard.seal import seal_shard
@@ -84,7 +84,7 @@ def is_begun(run: Path) -> bool:
     if (run / RUN_FILE).exists():
         return True
     if list_shards(run) and not (run / RUN_FILE).exists():  # which comes before the first shard
-        raise CheckFailed(f"{run}: there are shards but no {RUN_FILE}; run expkit recover {run} first")
+        raise CheckFailed(f"{run}: there are shards but no {RUN_FILE}; run expkit recover {quoted(run)} first")
     return False
 
 
@@ -111,7 +111,9 @@ def take_writer(run: Path, writer: int | None = None, *, join: bool = False) -> 
     Raises Busy when `writer` is alive; CheckFailed when what is there needs recovery first.
     """
     if list_shards(run) and _ledger(run) is None:
-        raise CheckFailed(f"{run}: the ledger is gone, so losses cannot be told; run expkit recover {run} first")
+        raise CheckFailed(
+            f"{run}: the ledger is gone, so losses cannot be told; run expkit recover {quoted(run)} first"
+        )
     number, lock = _lock_lowest(run) if writer is None and not join else claim_writer(run, writer)
     try:
         close_dead_writer(run, number)
@@ -146,10 +148,10 @@ def close_dead_writer(run: Path, writer: int) -> bool:
     section = next((one for one in _ledger(run) or [] if one.writer == writer), None)
     if section is None:
         if any(shard.writer == writer for shard in list_shards(run)):
-            raise CheckFailed(f"{run}: writer w{writer} has no ledger; run expkit recover {run} first")
+            raise CheckFailed(f"{run}: writer w{writer} has no ledger; run expkit recover {quoted(run)} first")
         return False
     if section.damaged:
-        raise CheckFailed(f"{run}: the ledger of writer w{writer} is damaged; run expkit recover {run} first")
+        raise CheckFailed(f"{run}: the ledger of writer w{writer} is damaged; run expkit recover {quoted(run)} first")
     _remove_empty(run, writer)
     active = [shard for shard in list_shards(run) if shard.writer == writer and shard.active]
     if section.state == "closed" and not active:
@@ -208,7 +210,7 @@ def _opened(run: Path, shard: ShardPath, known: str) -> Iterator[ShardReader]:
     except NewerFormat:
         raise
     except ShardError as error:
-        raise CheckFailed(f"{error}; run expkit recover {run} first") from None
+        raise CheckFailed(f"{error}; run expkit recover {quoted(run)} first") from None
 
 
 def _refuse_damaged(run: Path, shard: ShardPath, reader: ShardReader) -> None:
@@ -217,7 +219,7 @@ def _refuse_damaged(run: Path, shard: ShardPath, reader: ShardReader) -> None:
     errors = [one for one in reader.findings if one.severity == "error" and one.rule not in unfinished]
     found = errors[0] if errors else None
     if found is not None:
-        raise CheckFailed(f"{reader.path}: {found.message}; run expkit recover {run} first")
+        raise CheckFailed(f"{reader.path}: {found.message}; run expkit recover {quoted(run)} first")
 
 
 def _looking(run: Path, look: Callable[[], _T]) -> _T:
@@ -237,7 +239,7 @@ def _ledger(run: Path) -> list[WriterLedger] | None:
     try:
         return read_ledger(run)
     except CheckFailed as error:
-        raise CheckFailed(f"{error}; run expkit recover {run} first") from None
+        raise CheckFailed(f"{error}; run expkit recover {quoted(run)} first") from None
 
 
 def _remove_empty(run: Path, writer: int) -> None:
@@ -349,7 +351,7 @@ def _publish_left(run: Path, known: str, shard: ShardPath, ends: Sequence[Episod
         try:
             sealed = seal_shard(shard.path, ends=ends)
         except ShardError as error:
-            raise CheckFailed(f"{error}: expkit recover {run}") from None
+            raise CheckFailed(f"{error}: expkit recover {quoted(run)}") from None
         if sealed.empty:
             _remove(shard)
             return list(ends)

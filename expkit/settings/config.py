@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 from msgspec import Meta, Struct
 
-from expkit.errors import ConfigError, NotThere, UsageError, did_you_mean
+from expkit.errors import ConfigError, NotThere, UsageError, did_you_mean, quoted
 from expkit.settings import yaml12
 from expkit.settings.values import BoardSize, Duration, Links, RuleSettings, Size
 from expkit.system import trust
-from expkit.system.units import parse_board_size, parse_duration, parse_size
+from expkit.system.units import parse_board_size, parse_count, parse_duration, parse_size
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -317,6 +317,8 @@ def _convert(setting: Setting, value: Any, where: str) -> Any:
     if _bare(setting.kind)[0] is Links:
         return links_of(value, f"{where}: {setting.key}")
     try:
+        if _bare(setting.kind)[0] is int and isinstance(value, str | float):
+            value = parse_count(value)
         return msgspec.convert(value, setting.kind, strict=True, dec_hook=_decode)
     except (msgspec.ValidationError, UsageError, ValueError, OverflowError):
         kind, _ = _bare(setting.kind)
@@ -380,13 +382,16 @@ def load_file(path: Path) -> dict[str, Any]:
 
     Raises ConfigError, NotThere, OSError.
     """
+    if path.is_dir():
+        inside = next((name for name in ("run.yaml", "expkit.yaml") if (path / name).is_file()), "")
+        raise ConfigError(f"{path} is a folder; name a settings file{f', like {path / inside}' if inside else ''}")
     try:
         if path.suffix == ".json":
             tree = msgspec.json.decode(yaml12.read_bounded(path))
         else:
             tree = yaml12.load_file(path)
     except FileNotFoundError:
-        raise NotThere(f"{path}: no such settings file; write one with: expkit config init {path}") from None
+        raise NotThere(f"{path}: no such settings file; write one with: expkit config init {quoted(path)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
     settings = _settings_of_run(tree)

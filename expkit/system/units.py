@@ -23,6 +23,8 @@ _TIME = {
     "h": 3600.0,
     "d": 86400.0,
 }
+_COUNT = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+_WHOLE = re.compile(r"[0-9](_?[0-9]){0,99}")
 _NUMBER = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([a-zA-Z%]*)\s*")
 
 
@@ -61,11 +63,14 @@ def parse_rate(text: str | int | float) -> float:
 
 
 def parse_count(text: str | int | float) -> int:
-    """The whole number of `250000`, `250_000` or `1e8`. Raises UsageError."""
-    number, unit = _split(text, "number", "250000 or 1e8")
-    if unit or not number.is_integer():
-        raise UsageError(f"'{text}' is no whole number; write it like 250000 or 1e8")
-    return int(number)
+    """The whole number of `250000`, `250_000`, `1e8`, `20k` or `1.5M`. Raises UsageError."""
+    if _WHOLE.fullmatch(str(text)):
+        return int(text)  # all digits of a seed
+    number, unit = _split(text, "number", "250000, 1e6 or 1M")
+    count = number * _COUNT.get(unit, math.nan)
+    if not count.is_integer():
+        raise UsageError(f"'{text}' is no whole number; write it like 250000, 1e6 or 1M")
+    return int(count)
 
 
 def parse_share(text: str | int | float) -> float:

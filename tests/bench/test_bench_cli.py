@@ -109,7 +109,7 @@ def test_a_plot_without_matplotlib_names_the_extra(call, monkeypatch):
 def test_the_list_measures_nothing(call, monkeypatch):
     monkeypatch.setattr("expkit.bench.suite.run_suite", None)
     code, out, err = call("--list")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "next: expkit bench --stage game/step\n")
     assert not ANSI.search(out)
     for stage in load_stages():
         assert re.search(rf"^{stage.name} .*{re.escape(stage.title)}", out, re.M)
@@ -134,7 +134,7 @@ def test_one_stage_for_people(call, tmp_path):
     assert lines[1].startswith("at most: memcpy ")
     assert re.search(r"^serialize/mask +R +\S+ ±\d+% .* memset of the masks ", out, re.M)
     assert re.search(r"^1 result in .* · [01] of 1 goal met$", out, re.M)
-    assert lines[-1].startswith("next: expkit bench ")
+    assert err.splitlines()[-1].startswith("next: expkit bench ")
     assert lines == [line.rstrip() for line in lines]
     assert list(tmp_path.iterdir()) == []
 
@@ -152,7 +152,8 @@ def test_one_stage_as_json_and_everything_it_writes(call, tmp_path, known_machin
     assert (one["stage"], one["workload"], one["limit"]) == ("serialize/mask", "R", "memset of the masks")
     kept = read_report(tmp_path / "new.json")
     assert kept.stages[0].ratio.median == one["ratio"]["median"]
-    assert readme.read_text() == f"before\n<!-- bench -->\n{table.markdown(kept)}<!-- end bench -->\nafter\n"
+    told = f"expkit bench {' '.join(STAGE)} --json --save-baseline new.json --readme {readme} -q"
+    assert readme.read_text() == f"before\n<!-- bench -->\n{table.markdown(kept, told)}<!-- end bench -->\nafter\n"
 
 
 def test_markdown_is_all_there_is_on_stdout(call, known_machine):
@@ -160,6 +161,7 @@ def test_markdown_is_all_there_is_on_stdout(call, known_machine):
     assert code == 0
     assert out.startswith("| stage | rows | rows/s |")
     assert "| `serialize/mask` " in out
+    assert out.endswith(f"Made by `expkit bench {' '.join(STAGE)} --markdown`.\n")
 
 
 def test_a_game_of_ones_own_is_played_and_recorded(call, monkeypatch, tmp_path):

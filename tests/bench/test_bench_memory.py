@@ -51,9 +51,9 @@ def test_the_command_tells_people_and_scripts(tmp_path: Path, monkeypatch, capfd
     monkeypatch.chdir(tmp_path)
     arguments = ["bench", "--stage", "serialize/mask", "--memory-profile", "m.bin"]
     assert main(arguments) == 0
-    told = capfd.readouterr().out
+    told, said = capfd.readouterr()
     assert told.startswith("serialize/mask R: ")
-    assert "next: memray flamegraph m.bin" in told
+    assert "next: memray flamegraph m.bin" in said
     assert main([*arguments, "--json"]) == 0
     body = json.loads(capfd.readouterr().out)
     assert (body["schema"], body["stage"], body["workload"]) == ("expkit.bench.memory/1", "serialize/mask", "R")

@@ -118,7 +118,7 @@ def test_cells_and_markdown():
     ("arguments", "words"),
     [
         (["--scale", "99"], "give 100,000 rows or more"),
-        (["--scale", "many"], "write it like 250000 or 1e8"),
+        (["--scale", "many"], "write it like 250000, 1e6 or 1M"),
         (["--scale", "1e6", "--peers"], "leave out --peers"),
         (["--scale", "1e6", "--stage", "ring"], "leave out --stage"),
         (["--scale", "1e6", "--plot", "out.txt"], "a plot is drawn as"),
@@ -149,4 +149,5 @@ def test_the_command_prints_keeps_and_draws(tmp_path, monkeypatch, capfd):
     assert read_scale(tmp_path / "s.json") == made()
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "R.md").read_text()
-    assert text == f"before\n<!-- scale -->\n{scale_table.markdown(made())}<!-- end scale -->\nafter\n"
+    told = " ".join(["expkit bench", *arguments])
+    assert text == f"before\n<!-- scale -->\n{scale_table.markdown(made(), told)}<!-- end scale -->\nafter\n"

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from written_runs import VECTOR_SCHEMA, write_vectors
+from written_runs import VECTOR_SCHEMA, flip_bit, write_vectors
 
 from expkit import Recorder
 from expkit.commands import main
@@ -93,9 +94,17 @@ def test_what_is_told_to_do_next_is_for_a_shell(tmp_path: Path, monkeypatch: pyt
     write_vectors(tmp_path / "my $run; it's")
     monkeypatch.chdir(tmp_path)
     assert main(["inspect", "my $run; it's"]) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err.rstrip("\n")
     commands = said[said.index("next: ") + len("next: ") :].split(" · ")
     assert [shlex.split(command)[2] for command in commands] == ["my $run; it's"] * len(commands)
+    shutil.copytree("my $run; it's", "other one")
+    shard = tmp_path / "other one/shards/w0/000000.exp"
+    for damage, verb in ((1, ["validate", "other one"]), (2, ["diff", "my $run; it's", "other one"])):
+        flip_bit(shard, shard.stat().st_size // 2, damage)
+        assert main(verb) == 4
+        assert shlex.split(capsys.readouterr().err)[-1] == "other one"
+    assert main(["config", "check", "my file.yaml"]) == 5
+    assert capsys.readouterr().err.endswith("write one with: expkit config init 'my file.yaml'\n")
 
 
 def test_a_library_that_cannot_be_loaded_is_not_told_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:

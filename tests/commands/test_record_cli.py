@@ -287,6 +287,6 @@ def test_after_kill_9_durable_rows_are_there_and_the_loss_is_told(tmp_path):
 
 def test_without_a_limit_it_is_a_demonstration_of_five_seconds(tmp_path):
     done = expkit("record", cwd=tmp_path)
-    assert "stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever" in done.stdout
+    assert "stopped after 5 s: no limit given, see --rows, --episodes, --duration, --forever" in done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("generals-2")

@@ -420,6 +420,18 @@ def test_no_flipped_bit_is_taken_for_equal(base, tmp_path, full):
     assert missed < 60
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_damaged_number_of_the_episode_is_not_equal(base, tmp_path, full):
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    with open_run(base) as run:
+        at = run.reader(0).blocks[1].body_offset  # where the first column is, the episode
+    flip_bit(other / "shards/w0/000000.exp", at + 3)
+    found = compare(base, other, full=full)
+    assert not found.equal
+    assert " episode: " in str(found.first_difference)
+
+
 def test_a_damaged_column_is_equal_where_it_is_ignored(base, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(base, other)
@@ -461,12 +473,12 @@ def test_long_episodes_are_compared_a_few_columns_at_a_time(base, tmp_path, monk
 
 
 def expkit(capfd, *arguments):
-    """(exit code, stdout), without a word on stderr."""
+    """(exit code, what a terminal would show), with nothing on stderr but what to do next."""
     capfd.readouterr()
     code = main([str(argument) for argument in arguments])
     out, err = capfd.readouterr()
-    assert err == ""
-    return code, out
+    assert err == "" or (err.startswith("next: expkit ") and err.count("\n") == 1)
+    return code, out + err
 
 
 def test_the_same_seed_recorded_in_other_blocks_and_shards(tmp_path, capfd):
@@ -495,7 +507,8 @@ def test_the_first_line_tells_the_difference_and_the_last_what_to_do(base, tmp_p
     assert out.splitlines() == [
         f"{base} and {other} differ: episode 4 player 1 step 1 reward: {was} vs 0.1",
         "  1 of 42 rows differ: reward 1",
-        f"1 of 3 episodes differ · next: expkit inspect {base} --episode 4 --player 1 --step 1   [exit 4]",
+        "1 of 3 episodes differ   [exit 4]",
+        f"next: expkit inspect {base} --episode 4 --player 1 --step 1",
     ]
     assert main(["inspect", str(base), "--episode", "4", "--player", "1", "--step", "1"]) == 0
     code, out = expkit(capfd, "diff", base, other, "--quiet", "--ignore=reward,time_ns")

@@ -101,13 +101,13 @@ def test_what_is_shown_is_what_the_commands_print(path: Path, name: str, least: 
 
 
 def printed(line: str) -> str:
-    """What a command prints, whatever its exit code is."""
+    """What a command prints, whatever its exit code is, and what it says is to be done next."""
     words = shlex.split(line)
     assert words[0] == "expkit"
     command = [sys.executable, "-m", "expkit.commands", *words[1:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout
+    return done.stdout + "".join(line for line in done.stderr.splitlines(True) if line.startswith("next: "))
 
 
 def test_the_verbs_are_those_of_the_program() -> None:

@@ -180,7 +180,7 @@ def test_a_run_that_is_being_recorded_gives_its_complete_episodes(tmp_path: Path
                 recorder.end(episode=episode, player=0, observation=np.zeros(4, np.float32))
         recorder.flush()
         done = expkit("export", "run", "-o", "a.npz", cwd=tmp_path)
-        assert "still being recorded" in done.stdout
+        assert "still being recorded" in done.stderr
         with np.load(tmp_path / "a.npz") as loaded:
             assert sorted(set(loaded["episode"].tolist())) == [0, 1]
     with open_run(tmp_path / "run") as run:

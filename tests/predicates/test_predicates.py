@@ -295,6 +295,9 @@ def test_forms(text, normal):
     assert str(parse(normal)) == normal
 
 
+NAMED = "policy_name is a text; compare it with the name of a policy, or policy with its number"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -325,9 +328,12 @@ def test_forms(text, normal):
         ("ended == 3", "ended is a text; compare it with 'terminated', 'truncated' or 'interrupted'"),
         ("ended in ('truncated', 3)", "ended is a text; compare it with 'terminated', 'truncated' or 'interrupted'"),
         ("policy == 'zzz'", "no policy 'zzz'; there are hunter, random, hunter"),
+        ("policy_name != 'random' and policy_name in ('zzz')", "no policy 'zzz'; there are hunter, random, hunter"),
+        ("policy_name in (1, 2)", NAMED),
+        ("policy_name + 1 > 2", NAMED),
         ("policy < 'hunter'", "the text 'hunter' has no order; compare it by == or !="),
         ("reward == 'x'", "reward is a number, which cannot be compared with the text 'x'"),
-        ("'a' == 'b'", "the text 'b' can only be compared with policy or ended, by == or !="),
+        ("'a' == 'b'", "the text 'b' can only be compared with policy_name or ended, by == or !="),
         ("(" * 101 + "won" + ")" * 101, "more than 100 levels deep; use fewer brackets at character 101: …"),
         ("+".join("1" * 200) + " > 1", "more than 100 levels deep; use fewer brackets, or shorter sums"),
         ("x" * 70_000, "70,000 characters; at most 65,536 are read"),
@@ -487,6 +493,7 @@ def block(tmp_path_factory):
         "reward > 0.5", "0.6 < reward", "reward > 0.2 and step == 5", "reward > 1 or step > 30", "abs(i) > 5",
         "i * i > 25", "i + step < 6", "-i > 4", "step / 10 > 2", "i % 3 > 2", "state/turn < 18446744073709551606",
         "is_last", "seen", "not not is_last", "maybe > 0", "maybe is not null", "policy == 'hunter'",
+        "policy_name == 'hunter'",
         "policy != 'random'", "reward is null", "reward is nan", "wide > 0", "wide < 0", "length > 7",
         "ended == 'truncated'",
         "outcome > 0.5", "won", "reward * 2 > 1", "reward - 1 > 0", "not (reward <= 0.5)", "false",
@@ -499,6 +506,7 @@ def test_blocks_that_cannot_match_are_skipped(block, text):
 @pytest.mark.parametrize(
     "text",
     [
+        "policy_name != 'hunter'",
         "player == 1", "step == 15", "reward >= 0.5", "i < 0 and reward > 0.4", "wide is nan", "wide != 0",
         "not wide > 0", "maybe is null", "policy == 'random'", "step % 5 == 4", "board[0, 0] > 5", "mask[3]",
         "real[0] is nan", "length == 6", "not won", "step / i > 100", "1 / i is null",

@@ -394,6 +394,7 @@ def test_halves_are_read_as_floats(tmp_path):
         ("SELECT foo(reward) FROM steps", r"no scalar function foo"),
         ("SELECT 'abc", r"unterminated string literal \(character 8"),
         ("SELECT sum(policy_name) FROM steps", r"No function matches"),
+        ("FROM steps WHERE policy = 'hunter'", r"to UINT16; policy is a number, policy_name its name \(character 27"),
         ("SELECT (episode * 1000)::TINYINT FROM steps", r"out of range for the destination type INT8"),
         ("SELECT 1; SELECT 2", r"2 statements; ask them one by one"),
         ("DROP TABLE steps", r"DROP changes something"),

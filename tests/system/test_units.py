@@ -53,12 +53,23 @@ def test_rates(text, expected):
     assert parse_rate(text) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [("250000", 250_000), ("250_000", 250_000), ("1e8", 10**8), (7, 7)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("250000", 250_000),
+        ("250_000", 250_000),
+        ("1e8", 10**8),
+        (7, 7),
+        ("1M", 10**6),
+        ("1.5k", 1500),
+        ("7" * 18, 777_777_777_777_777_777),
+    ],
+)
 def test_counts(text, expected):
     assert parse_count(text) == expected
 
 
-@pytest.mark.parametrize("text", ["1.5", "2k", "nan", "inf"])
+@pytest.mark.parametrize("text", ["1.5", "2x", "1e-4k", "nan", "inf"])
 def test_what_is_no_count_is_refused(text):
     with pytest.raises(UsageError):
         parse_count(text)
