@@ -17,6 +17,7 @@ SCHEMA = Schema([Field("observation", "u1", (2,), "observation"), Field("action"
 MODULE = """
 import gymnasium, numpy as np
 from gymnasium import spaces
+from expkit.rewards import needs
 
 class Falls(gymnasium.Env):
     observation_space = spaces.Box(0, 1, (2,))
@@ -45,6 +46,14 @@ def gives_up(observation, action_mask, episode, step, player):
     if calls == 11:
         raise ValueError("no idea")
     return np.argmax(action_mask, 1)
+
+@needs("state/army")
+def tires(batch):
+    global calls
+    calls += 1
+    if calls == 11:
+        raise ValueError("not another one")
+    return batch["state/army"].sum((1, 2)) + 0.5
 
 def never(observation, action_mask, episode, step, player):
     raise KeyError("first")
@@ -99,6 +108,19 @@ def test_what_was_played_until_a_policy_raised_is_kept(tmp_path, source):
     assert [one.ended for one in run.episodes()] == ["interrupted"] * 4
     assert {one.metadata["reason"] for one in run.episodes()} == {"ValueError: no idea"}
     assert not [one for one in validate_run(run) if one.severity == "error"]
+
+
+def test_no_row_has_a_reward_that_nobody_computed(tmp_path):
+    words = ["--size", "8x8", "--num-envs", "4", "--state", "--forever"]
+    said = record(tmp_path, *words, "--reward", "falling:tires", "-o", "run")
+    assert "ValueError: not another one (falling.py:" in said
+    with open_run(tmp_path / "run") as run:
+        rows = [batch for batch in run.scan(["state/army", "reward"])]
+        assert sum(len(batch["reward"]) for batch in rows) == 10 * 4 * len(run.info.players)
+        for batch in rows:
+            assert batch["reward"].tolist() == (batch["state/army"].sum((1, 2)) + 0.5).tolist()
+        assert [one.ended for one in run.episodes()] == ["interrupted"] * 4
+        assert not [one for one in validate_run(run) if one.severity == "error"]
 
 
 @pytest.mark.parametrize("source", ["falling:make", "generals"])

@@ -145,16 +145,22 @@ class Generals:
             except BaseException:
                 self._take_back(sink, before)
                 raise
+            state = None if self._rewards is None else (self._arrays.games.copy(), self._control.copy())
             self._run(sink, APPLY, 1)
-            if self._rewards is not None:
-                self._rewards.write(sink)
+            if self._rewards is not None and state is not None:
+                try:
+                    self._rewards.write(sink)
+                except BaseException:
+                    self._arrays.games[:], self._control[:] = state
+                    self._take_back(sink, before)  # rows of which nobody knows what they were worth
+                    raise
             self._drain_log()
             played += 1
         return played
 
     def _take_back(self, sink: RowSink, before: np.ndarray) -> None:
-        """Undo the half of a tick that was observed and will not be played: its rows have no action. Games that began
-        with it never did; the others stand where they stood."""
+        """Undo the half of a tick that was observed when the other half is not played, or is undone: its rows have no
+        action. Games that began with it never did; the others stand where they stood."""
         a, control = self._arrays, self._control
         waiting = (a.one[:, r.ACTIVE, None] == 1) & (a.players[:, :, r.ROW] >= 0)
         a.players[:, :, r.ROWS] -= waiting
