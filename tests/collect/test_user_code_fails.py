@@ -115,7 +115,7 @@ def test_no_row_has_a_reward_that_nobody_computed(tmp_path):
     said = record(tmp_path, *words, "--reward", "falling:tires", "-o", "run")
     assert "ValueError: not another one (falling.py:" in said
     with open_run(tmp_path / "run") as run:
-        rows = [batch for batch in run.scan(["state/army", "reward"])]
+        rows = list(run.scan(["state/army", "reward"]))
         assert sum(len(batch["reward"]) for batch in rows) == 10 * 4 * len(run.info.players)
         for batch in rows:
             assert batch["reward"].tolist() == (batch["state/army"].sum((1, 2)) + 0.5).tolist()
