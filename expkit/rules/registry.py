@@ -37,6 +37,7 @@ _OWN = (
     generals.silent_dead,
     rewards.reward_of_the_state,
     rewards.reward_of_the_replay,
+    rewards.reward_as_paid,
 )
 _WORDS = ("off", "error", "warn", "info")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})

@@ -14,6 +14,8 @@ from expkit.rules.rule import Violation, rule
 REWARD, TRUTH = "reward", "state/owner"
 _LIVE = ("generals", "game-rewards", "self-play")
 _AGAIN = ("replayable", "game-rewards")
+_PAID = ("game-rewards", "untouched")
+BEFORE, AFTER, PAID = "reward_before_action", "reward_after_end", "paid"  # in the metadata of an episode's end
 
 
 def _truth_columns(schema: Schema) -> list[str]:
@@ -66,3 +68,25 @@ def reward_of_the_replay(episode: EpisodeRows, tolerance: float) -> Iterator[Vio
             more = f", and {int(bad.sum()) - 1:,} rows more" if bad.sum() > 1 else ""
             message = f"reward {reward[at]:g}, played again it is {expected[at]:g}{more}"
             yield Violation(message, column=REWARD, player=player, step=int(steps[at]))
+
+
+@rule("reward/paid", over="episode", reads=(REWARD,), requires=_PAID, tolerance=1e-6)
+def reward_as_paid(episode: EpisodeRows, tolerance: float) -> Iterator[Violation]:
+    """The rewards of a player are in sum what the environment paid it.
+
+    Asked of whole episodes of several players that were recorded from an environment: the end of an episode says what
+    was paid, added up as it came, and what of it no row can have, before a player's first action and after its end. A
+    sum that differs by more than `tolerance` of its terms lacks a reward, or has one of another player or episode.
+    """
+    told = episode.end.metadata
+    paid = told.get(PAID)
+    for player, rows in sorted(episode.players.items()):
+        total = paid.get(str(player)) if isinstance(paid, dict) else None
+        if total is None:
+            continue
+        reward = rows.stored[REWARD][rows.acts].astype(np.float64)
+        beside = [np.asarray(told.get(name, {}).get(str(player), 0.0), np.float64) for name in (BEFORE, AFTER)]
+        stored, terms = reward.sum(0) + sum(beside), np.abs(reward).sum(0) + sum(map(np.abs, beside))
+        if not np.all(np.abs(stored - np.asarray(total, np.float64)) <= tolerance * np.maximum(terms, 1.0)):
+            told_sum = stored.tolist() if stored.shape else f"{float(stored):g}"
+            yield Violation(f"rewards of {told_sum} in sum, and {total} was paid", column=REWARD, player=player)

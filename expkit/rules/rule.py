@@ -36,6 +36,7 @@ TRAITS = {
     "simultaneous": "all players who are in the game move in every step",
     "replayable": "the game can be played again from its seeds and actions",
     "game-rewards": "rewards are those that the game gives",
+    "untouched": "its rows went through no pipeline as they were recorded",
     "unmerged": "its episodes were recorded into it, and not merged from other runs",
     "self-play": "the games were recorded live, so that nobody has given up",
 }

@@ -21,6 +21,11 @@ def traits_of(info: RunInfo) -> frozenset[str]:
 
 def _traits(name: str, game: object, info: RunInfo) -> frozenset[str]:
     told = {"simultaneous"} if info.metadata.get(SIMULTANEOUS) is True else set()
+    if is_the_games(info.metadata):
+        told.add("game-rewards")
+    pipeline = info.config.get("pipeline")
+    if not (isinstance(pipeline, dict) and pipeline.get("processors")):
+        told.add("untouched")
     try:
         source = find_source(name)
         source.from_builtins(game if isinstance(game, dict) else {})
@@ -31,8 +36,6 @@ def _traits(name: str, game: object, info: RunInfo) -> frozenset[str]:
     traits = {source.name, *told}
     if source.embedded:  # a check of a run runs nobody's code
         traits.add("replayable")
-    if is_the_games(info.metadata):
-        traits.add("game-rewards")
     if source.simultaneous_moves:
         traits.add("simultaneous")
     if "imported" not in info.metadata:

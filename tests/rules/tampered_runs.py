@@ -105,6 +105,15 @@ def reward_off(copy):
     return 3, 1, 20
 
 
+def paid_otherwise(copy):
+    for number, end in copy.ends.items():
+        sums = {p: float(rows["reward"][rows["episode"] == number].sum()) for p, rows in copy.rows.items()}
+        sums[1] += number == 3
+        told = {"paid": {str(p): value for p, value in sums.items()}}
+        copy.ends[number] = msgspec.structs.replace(end, metadata=told)
+    return 3, 1, None
+
+
 def owner_gone(copy):
     """The loser's tiles vanish from the true board, long before it loses."""
     rows = copy.rows[0]
@@ -272,6 +281,7 @@ def out_of_bounds(copy):
 TAMPERED = [
     ("raw", reward_off, "reward/replayed"),
     ("state", reward_off, "reward/state"),
+    ("raw", paid_otherwise, "reward/paid"),
     ("state", owner_gone, "reward/state"),
     ("raw", gap, "episode/contiguous"),
     ("raw", gap_at_a_seam, "episode/contiguous"),
