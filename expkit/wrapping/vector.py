@@ -10,6 +10,7 @@ import numpy as np
 
 from expkit.errors import UsageError
 from expkit.recording.autoreset import Autoreset
+from expkit.row.host import host_array
 from expkit.spaces.env_rows import require_parts
 from expkit.spaces.environment import EnvLayout, space_seed
 from expkit.spaces.episode_rows import episode_metadata, raised
@@ -83,9 +84,10 @@ class RecordedVectorEnv(_Wrapper):
     ) -> None:
         final, suspect = None, []
         seen = self._layout.seen_batch(observation, self.num_envs, info)
-        if self._autoreset == "same_step" and (np.any(terminated) or np.any(truncated)):
+        over = host_array("terminated", terminated) | host_array("truncated", truncated)  # may be tensors
+        if self._autoreset == "same_step" and over.any():
             final = self._final(info)
-            suspect = self._overwritten(final, seen, np.asarray(terminated) | np.asarray(truncated))
+            suspect = self._overwritten(final, seen, over)
         numbers = self.recorder.step(
             reward=reward, terminated=terminated, truncated=truncated, final=final, **taken, **seen
         )

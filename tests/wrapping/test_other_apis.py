@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -63,6 +64,20 @@ class OldNames(gym.vector.VectorWrapper):
         return *rest, {key.replace("final_obs", "final_observation"): one for key, one in info.items()}
 
 
+class Tensors(gym.vector.VectorWrapper):
+    """As the wrappers DictInfoToList and NumpyToTorch together: an info for each, and tensors."""
+
+    def reset(self, **options: Any) -> Any:
+        seen, _ = super().reset(**options)
+        return torch.from_numpy(seen), [{}] * self.num_envs
+
+    def step(self, actions: Any) -> Any:
+        *arrays, info = super().step(actions.numpy())
+        final = info.get("final_obs", [None] * self.num_envs)
+        infos = [{} if one is None else {"final_obs": torch.from_numpy(one)} for one in final]
+        return *(torch.from_numpy(np.array(one)) for one in arrays), infos
+
+
 class FourValues(gym.vector.VectorWrapper):
     def step(self, actions: Any) -> Any:
         return super().step(actions)[:4]
@@ -72,11 +87,13 @@ def vector() -> Any:
     return SyncVectorEnv([Short, Short], autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-def test_last_observations_by_their_old_name(tmp_path: Path) -> None:
-    env = expkit.wrap(OldNames(vector()), tmp_path / "run", min_free=0)
+@pytest.mark.filterwarnings("ignore:.*(is not in the observation space|Casting input x)")  # tensors
+@pytest.mark.parametrize("around", [OldNames, Tensors])
+def test_last_observations_of_a_vector_in_other_forms(around: Any, tmp_path: Path) -> None:
+    env = expkit.wrap(around(vector()), tmp_path / "run", min_free=0, autoreset="same_step")
     env.reset()
     for _ in range(3):
-        env.step([0, 0])
+        env.step(torch.zeros(2, dtype=torch.int64))
     env.close()
     run = expkit.open_run(tmp_path / "run")
     for number in (0, 1):
