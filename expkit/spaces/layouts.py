@@ -250,6 +250,7 @@ class TextLayout(_Listed):
     def __init__(
         self, name: str, belongs: Belongs, most: int, characters: str, raised_by: str = "max_length of the Text space"
     ):
+        most = max(most, 1)  # a field has room for something, also where the text is always empty
         highest = max(map(ord, characters), default=0)
         dtype = "u1" if highest < 1 << 8 else "u2" if highest < 1 << 16 else "u4"
         self._name, self._most, self._raised_by = name, most, raised_by

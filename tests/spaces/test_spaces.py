@@ -210,6 +210,7 @@ SPACES_OF_OTHERS = {
     "nothing many times": spaces.Sequence(spaces.Tuple([spaces.Dict({}), spaces.Box(0, 1, (0,))])),
     "own numbers": Numbers(),
     "words": WORDS,
+    "no words": Mission(say=lambda: ""),
     "any text": spaces.Dict(mission=Mission(any_text=True), seen=spaces.Box(0, 1, (2,))),
 }  # fmt: skip
 
