@@ -10,7 +10,6 @@ import pgx
 from gymnasium import spaces
 from pettingzoo import AECEnv
 
-
 # Those that JAX compiles in seconds.
 NAMES = ("connect_four", "hex", "kuhn_poker", "leduc_holdem", "minatar-breakout", "tic_tac_toe")
 
