@@ -61,6 +61,9 @@ def record(
     max_steps: Annotated[
         int | None, typer.Option(metavar="N", help="Steps until a game is truncated (500), an environment is cut.")
     ] = None,
+    capacity: Annotated[
+        int | None, typer.Option(metavar="N", help="Room in a Sequence or Graph of an environment (64 entries).")
+    ] = None,
     ruleset: Annotated[str | None, typer.Option(metavar="NAME", help="generals.io or go-system.")] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="S", help="Every game follows from it; random if left out.")
@@ -120,6 +123,7 @@ def record(
         "source": source, "rows": rows, "episodes": episodes, "duration": duration, "forever": forever,
         "append": append,
         "num_envs": num_envs, "threads": threads, "players": players, "size": size, "max_steps": max_steps,
+        "capacity": capacity,
         "ruleset": ruleset, "seed": seed, "policy": ",".join(policy) if policy else None, "state": state,
         "representation": representation, "pipeline": pipeline, "reward": reward,
         "reward_column": "; ".join(reward_column) if reward_column else None,

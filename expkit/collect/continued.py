@@ -17,6 +17,7 @@ OF_THE_RUN = (
     "game.players",
     "game.size",
     "game.max_steps",
+    "game.capacity",
     "game.ruleset",
     "game.state",
     "game.seed",

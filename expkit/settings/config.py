@@ -37,6 +37,7 @@ class GameSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     players: Annotated[int, Meta(ge=1, le=16), _about("players of one game")] = 2
     size: Annotated[BoardSize, _about("board as HEIGHTxWIDTH")] = BoardSize("20x20")
     max_steps: Annotated[Positive | None, _about("steps until a game is truncated, or an environment cut")] = 500
+    capacity: Annotated[Positive, _about("entries there is room for in a Sequence or Graph of an environment")] = 64
     ruleset: Annotated[Literal["generals.io", "go-system"], _about("rules of generals")] = "generals.io"
     seed: Annotated[
         Annotated[int, Meta(ge=0)] | None, _about("every game follows from it; a random one is stored when left out")

@@ -45,14 +45,11 @@ class EnvRows:
     def step(self, acted: dict[str, Any], result: Any) -> None:
         """With the columns of the action, and what the environment's step returned. Raises UsageError for a step of an
         episode that is over, SchemaError."""
-        if not isinstance(result, tuple | list) or len(result) != 5:
-            what = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
-            self.failed(f"step returned {what}")
-            raise SchemaError(
-                f"step returned {what}; Gymnasium's has observation, reward, terminated, truncated, info: for an "
-                "environment of the old gym see gymnasium.make('GymV21Environment-v0', env=…) of shimmy"
-            )
-        observation, reward, terminated, truncated, info = result
+        try:
+            observation, reward, terminated, truncated, info = require_parts("step", result)
+        except SchemaError:
+            self.failed("step returned no five values")
+            raise
         if self._seen is None or self._over:
             if self._over and self._resets_itself:
                 self.reset(observation, info, {}, {})
@@ -100,3 +97,22 @@ class EnvRows:
         self._seen, self._failed, self._over = after, None, over[0] or over[1]
         if not self._over:
             self.rows.pay(0, paid)
+
+
+_PARTS = {"reset": ("observation", "info"), "step": ("observation", "reward", "terminated", "truncated", "info")}
+
+
+def require_parts(call: str, result: Any) -> Any:
+    """The result of a call. Raises SchemaError for what no `reset` or `step` of Gymnasium returns: an old environment's
+    reset has only the observation, which must not be taken apart for an observation and an info."""
+    parts = _PARTS[call]
+    if isinstance(result, tuple | list) and len(result) == len(parts):
+        if call == "step" or isinstance(result[1], Mapping | list | tuple):
+            return result
+        what = f"a {type(result[1]).__name__} for its info"
+    else:
+        what = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
+    raise SchemaError(
+        f"{call} returned {what}; Gymnasium's has {', '.join(parts)}: for an environment of the old gym see "
+        "gymnasium.make('GymV21Environment-v0', env=…) of shimmy"
+    )

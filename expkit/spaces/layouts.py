@@ -127,15 +127,39 @@ class FixedLayout:
         return len(batch)
 
 
+class EmptyLayout(FixedLayout):
+    """A space of arrays without elements, as Box of shape (0,): no column, and the same value in every row."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: Any):
+        self.fields = ()
+        self._name, self._shape, self._dtype = name, tuple(shape), np.dtype(dtype)
+        self._scalar = self._bits = False
+
+    def columns(self, batch: Any, rows: int) -> Columns:
+        super().columns(batch, rows)
+        return {}
+
+    def values(self, columns: Mapping[str, np.ndarray], rows: int) -> Any:
+        return np.zeros((rows, *self._shape), self._dtype)
+
+    def row(self, value: Any) -> dict[str, Any]:
+        super().row(value)
+        return {}
+
+
 class GroupLayout:
     """Dict, by the names of its parts, and Tuple, by their places.
 
     names   keys of a mapping; None for a tuple
+    counts  whether a batch tells how many values it has: one of nothing does not
     """
 
     def __init__(self, name: str, names: Sequence[Any] | None, parts: Sequence[Layout]):
         self._name, self._names, self._parts = name, names, tuple(parts)
         self.fields = tuple(field for part in parts for field in part.fields)
+        counting = (at for at, part in enumerate(parts) if not isinstance(part, GroupLayout) or part.counts)
+        self._counting: int | None = next(counting, None)
+        self.counts: bool = self._counting is not None
 
     def _of(self, group: Any) -> list[Any]:
         """The parts of a group, in order. Raises SchemaError."""
@@ -185,7 +209,8 @@ class GroupLayout:
         return self._each(lambda layout, part: layout.one(part, index), batch)
 
     def count(self, batch: Any) -> int:
-        return self._parts[0].count(self._of(batch)[0])
+        assert self._counting is not None
+        return self._parts[self._counting].count(self._of(batch)[self._counting])
 
 
 class _Listed(ABC):
@@ -220,12 +245,15 @@ class _Listed(ABC):
 
 
 class TextLayout(_Listed):
-    """Text: the code points of its characters, and their number."""
+    """Text: the code points of its characters, and their number. `raised_by` is what gives them more room."""
 
-    def __init__(self, name: str, belongs: Belongs, most: int, characters: str):
+    def __init__(
+        self, name: str, belongs: Belongs, most: int, characters: str, raised_by: str = "max_length of the Text space"
+    ):
+        most = max(most, 1)  # a field has room for something, also where the text is always empty
         highest = max(map(ord, characters), default=0)
         dtype = "u1" if highest < 1 << 8 else "u2" if highest < 1 << 16 else "u4"
-        self._name, self._most = name, most
+        self._name, self._most, self._raised_by = name, most, raised_by
         meaning = f"text of at most {most} characters"
         self.fields = ragged((Field(name, dtype, (), belongs, unit=TEXT, meaning=meaning),), name, most, belongs)
 
@@ -235,7 +263,7 @@ class TextLayout(_Listed):
             if not isinstance(text, str):
                 raise SchemaError(f"{self._name}: {type(text).__name__} is no text")
         lengths = np.fromiter(map(len, batch), np.int32, rows)
-        _require_room(self._name, lengths, self._most, "max_length of the Text space")
+        _require_room(self._name, lengths, self._most, self._raised_by)
         codes = np.array(batch, f"<U{self._most}").view("<u4").reshape(rows, self._most)
         return {self._name: codes, f"{self._name}/length": lengths}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from expkit.spaces.env_rows import EnvRows
+from expkit.spaces.env_rows import EnvRows, require_parts
 from expkit.spaces.environment import EnvLayout, space_seed
 from expkit.spaces.episode_rows import close_recorded, episode_metadata, raised
 from expkit.system.extras import require
@@ -34,7 +34,7 @@ class RecordedEnv(_Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         told = episode_metadata(options)  # before the reset: environments take things out of it
         try:
-            observation, info = self.env.reset(seed=seed, options=options)
+            observation, info = require_parts("reset", self.env.reset(seed=seed, options=options))
         except BaseException as error:
             self._rows.failed(raised("reset", error))
             raise

@@ -10,6 +10,8 @@ import numpy as np
 
 from expkit.errors import UsageError
 from expkit.recording.autoreset import Autoreset
+from expkit.row.host import host_array
+from expkit.spaces.env_rows import require_parts
 from expkit.spaces.environment import EnvLayout, space_seed
 from expkit.spaces.episode_rows import episode_metadata, raised
 from expkit.system.extras import require
@@ -46,7 +48,7 @@ class RecordedVectorEnv(_Wrapper):
         told = episode_metadata(given)
         try:
             result = self.env.reset(seed=seed, options=options)
-            observation, info = result
+            observation, info = require_parts("reset", result)
             self._layout.check_vector(observation, self.env.observation_space, info)
             seeds = space_seed(self.env.action_space)
             self.recorder.reset(
@@ -71,7 +73,7 @@ class RecordedVectorEnv(_Wrapper):
         taken = {name: np.array(values) for name, values in self._layout.action.columns(actions, self.num_envs).items()}
         try:
             result = self.env.step(actions)
-            self._record(taken, *result)
+            self._record(taken, *require_parts("step", result))
         except BaseException as error:
             self._failed = raised("step", error)
             raise
@@ -82,9 +84,10 @@ class RecordedVectorEnv(_Wrapper):
     ) -> None:
         final, suspect = None, []
         seen = self._layout.seen_batch(observation, self.num_envs, info)
-        if self._autoreset == "same_step" and (np.any(terminated) or np.any(truncated)):
+        over = host_array("terminated", terminated) | host_array("truncated", truncated)  # may be tensors
+        if self._autoreset == "same_step" and over.any():
             final = self._final(info)
-            suspect = self._overwritten(final, seen, np.asarray(terminated) | np.asarray(truncated))
+            suspect = self._overwritten(final, seen, over)
         numbers = self.recorder.step(
             reward=reward, terminated=terminated, truncated=truncated, final=final, **taken, **seen
         )
@@ -134,23 +137,26 @@ class RecordedVectorEnv(_Wrapper):
 
     def _finals(self, info: Any) -> dict[int, tuple[Any, dict[str, Any]]]:
         """Last observations and their masks by environment, of an info as Gymnasium's vectors give it, or of one for
-        each environment, as its wrapper DictInfoToList has them."""
+        each environment, as its wrapper DictInfoToList has them. Vectors from before Gymnasium 1.0 say
+        `final_observation`."""
         if not isinstance(info, Mapping):
-            return {
-                env: (one["final_obs"], one.get("final_info") or {})
-                for env, one in enumerate(info)
-                if one.get("final_obs") is not None
-            }
-        given, told = info.get("final_obs"), info.get("final_info")
+            each = {env: _either(one) for env, one in enumerate(info)}
+            return {env: (final, info[env].get("final_info") or {}) for env, final in each.items() if final is not None}
+        given, told, there = _either(info), info.get("final_info"), _either(info, "_")
         if given is None:
             return {}
-        there = info.get("_final_obs")
         key = self._layout.mask_key
         return {
             env: (given[env], _mask_of(told, key, env))
             for env in range(self.num_envs)
             if given[env] is not None and (there is None or bool(there[env]))
         }
+
+
+def _either(info: Mapping[str, Any], before: str = "") -> Any:
+    """What an info has as the last observation, by the name of today or of old."""
+    today = info.get(f"{before}final_obs")
+    return info.get(f"{before}final_observation") if today is None else today
 
 
 def _mask_of(info: Any, key: str, env: int) -> dict[str, Any]:

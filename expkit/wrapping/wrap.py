@@ -31,7 +31,8 @@ def wrap(
     env          of Gymnasium, single or vector, or of PettingZoo, AEC or Parallel, whose agents are the players
     action_mask  what the observation or the info calls the mask of legal actions, where it is not `action_mask` of
                  the observation; `legal_moves` may be a list of them
-    capacity     entries there is room for in a Sequence, nodes and edges in a Graph; more are refused
+    capacity     entries there is room for in a Sequence, nodes and edges in a Graph, a quarter of the characters of a
+                 text that does not say its length; more are refused
     players      names, or how many, of an environment that does not say which agents there may be
     autoreset    of a vector environment whose metadata do not say it: next_step, same_step or disabled
     reward_dtype what rewards are stored as, f4 or f8; a value that it cannot hold is warned of once. An environment of

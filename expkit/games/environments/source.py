@@ -24,6 +24,7 @@ class EnvironmentConfig(msgspec.Struct, frozen=True):
 
     players      names of the agents, one for a single environment
     action_mask  what the info calls its mask, where the observation has none
+    capacity     entries there is room for in a Sequence, nodes and edges in a Graph
     environment  spec, wrappers, versions, spaces
     """
 
@@ -32,6 +33,7 @@ class EnvironmentConfig(msgspec.Struct, frozen=True):
     simultaneous: bool
     max_steps: int | None = None
     action_mask: str | None = None
+    capacity: int = 64
     environment: dict[str, Any] = {}
 
 
@@ -50,7 +52,7 @@ class EnvironmentSource:
         from expkit.spaces.masks import mask_key_in
 
         env = make_environment(self.source)
-        layout = env_layout(env)
+        layout = env_layout(env, capacity=settings.capacity)
         try:
             several = is_multi_agent(env)
             players = [str(agent) for agent in agents_of(env)] if several else ["player0"]
@@ -69,7 +71,7 @@ class EnvironmentSource:
             about = env_metadata(env, layout)
         finally:
             env.close()
-        return EnvironmentConfig(self.source, players, simultaneous, settings.max_steps, key, about)
+        return EnvironmentConfig(self.source, players, simultaneous, settings.max_steps, key, settings.capacity, about)
 
     def player_names(self, config: EnvironmentConfig) -> list[str]:
         return config.players
@@ -145,7 +147,7 @@ class EnvironmentSource:
         from expkit.spaces.environment import env_layout
 
         env = make_environment(self.source)
-        layout = env_layout(env, mask_key=config.action_mask)
+        layout = env_layout(env, mask_key=config.action_mask, capacity=config.capacity)
         env.close()
         return layout
 

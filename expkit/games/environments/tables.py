@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from expkit.spaces.agent_rows import AECRows, Agents, ParallelRows
-from expkit.spaces.env_rows import EnvRows
+from expkit.spaces.env_rows import EnvRows, require_parts
 from expkit.spaces.environment import EnvLayout, is_multi_agent, is_turn_based
 from expkit.spaces.episode_rows import EpisodeRows, RowTarget
 
@@ -73,7 +73,7 @@ class _Single:
 
     def reset(self, seed: int, action_seeds: Mapping[int, int]) -> None:
         self._env.action_space.seed(action_seeds[0])
-        observation, info = self._env.reset(seed=seed)
+        observation, info = require_parts("reset", self._env.reset(seed=seed))
         self._rows.reset(observation, info, _seeds(seed, action_seeds), {})
         self.is_over = False
 
