@@ -155,6 +155,8 @@ class BackgroundCollector:
         self._wake.set()
         for thread in self._threads:
             thread.join()
+        with self._flush_lock:
+            pass  # a flush of another thread is done with what it took; those that come now find that it is closed
         try:
             # After a failed write the disk is not trusted with more; after the guard's stop it is.
             if self._may_write_on():
