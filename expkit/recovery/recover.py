@@ -49,7 +49,7 @@ from expkit.runs.manifest import entry, is_damaged, read_manifest, rebuild_manif
 from expkit.runs.resume import close_dead_writer
 from expkit.runs.superseding import next_shard_number
 from expkit.runs.write import shard_header
-from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
+from expkit.system.files import DiskErrors, disk, make_folder, publish, remove_tree, unlink_quietly
 from expkit.validation.finding import Finding
 from expkit.validation.validate import validate_run
 
@@ -290,7 +290,7 @@ def _end_the_rest(path: Path, survey: RunSurvey) -> None:
             unlink_quietly(place)
             with ShardWriter(place, survey.info.schema, shard_header(survey.info, number, writer=writer)) as shard:
                 shard.append_episodes((), ends)
-            disk().publish(place, shard_file(path, writer, number))
+            publish(place, shard_file(path, writer, number))
             disk().sync_folder(place.parent)
 
 

@@ -38,7 +38,7 @@ from expkit.runs.locks import maintenance, without_readers
 from expkit.runs.manifest import ShardCounts, taken_off, update_manifest
 from expkit.runs.superseding import Superseding, removed_rows
 from expkit.runs.write import shard_header
-from expkit.system.files import DiskErrors, disk, make_folder, unlink_quietly
+from expkit.system.files import DiskErrors, disk, make_folder, publish, unlink_quietly
 
 
 class Generation:
@@ -106,7 +106,7 @@ class Generation:
         written = self.close()
         published = generation_file(self.run, self.number, self._shards)
         with DiskErrors(self.run, self.doing):
-            disk().publish(written, published)
+            publish(written, published)
             disk().sync_folder(published.parent)
         self._shard = self._path = None
         self._shards += 1

@@ -45,7 +45,7 @@ from expkit.runs.locks import Lock, ReaderLock, taking_turns
 from expkit.runs.manifest import read_manifest, update_manifest
 from expkit.runs.superseding import claim_writer, next_shard_number, removed_rows, shards_of, superseded_by
 from expkit.runs.write import check_output, make_run, shard_header
-from expkit.system.files import DiskErrors, disk, list_folder, make_folder, read_to_end, remove_tree
+from expkit.system.files import DiskErrors, disk, list_folder, make_folder, publish, read_to_end, remove_tree
 
 # A file without a whole record that is longer than a header can be is looked at by recovery, not thrown away.
 _LONGEST_HEADER = FILE_HEADER.size + MAX_JSON
@@ -357,7 +357,7 @@ def _publish_left(run: Path, known: str, shard: ShardPath, ends: Sequence[Episod
             return list(ends)
     published = shard.path.with_suffix(SHARD_SUFFIX)
     with DiskErrors(run, "publish a shard"):
-        disk().publish(shard.path, published)
+        publish(shard.path, published)
         disk().sync_folder(published.parent)
     return list(ends) if closed else []
 
@@ -369,7 +369,7 @@ def _publish_ends(run: Path, info: RunInfo, writer: int, ends: Sequence[EpisodeE
     with ShardWriter(path, info.schema, shard_header(info, number, writer=writer)) as shard:
         shard.append_episodes((), ends)
     with DiskErrors(run, "publish a shard"):
-        disk().publish(path, path.with_suffix(SHARD_SUFFIX))
+        publish(path, path.with_suffix(SHARD_SUFFIX))
         disk().sync_folder(path.parent)
 
 

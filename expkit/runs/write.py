@@ -43,7 +43,7 @@ from expkit.runs.requests import pending_rotations
 from expkit.runs.reserve import keep_reserve
 from expkit.runs.superseding import claim_writer, next_shard_number
 from expkit.runs.unbegun import came_to_nothing
-from expkit.system.files import DiskErrors, disk, make_folder, remove_tree, unlink_quietly
+from expkit.system.files import DiskErrors, disk, make_folder, publish, remove_tree, unlink_quietly
 from expkit.system.version import __version__
 
 Sync = Literal["none", "interval", "block"]
@@ -320,7 +320,7 @@ class RunWriter:
                 shard.close()
                 published = shard_file(self.run, self.writer, self._number)
                 if self._shard_path != published:  # else an earlier try came as far as this
-                    disk().publish(self._shard_path, published)
+                    publish(self._shard_path, published)
                     self._shard_path = published
                 disk().sync_folder(published.parent)
             self._shard = None
@@ -390,7 +390,7 @@ class RunWriter:
                 repeated = [msgspec.structs.replace(s, repeated=True) for s in self._open_episodes.values()]
                 shard.append_episodes(repeated, ())
             shard.sync()
-            disk().publish(unnamed, path)
+            publish(unnamed, path)
             shard.name = str(path)
             disk().sync_folder(path.parent)
         except BaseException:

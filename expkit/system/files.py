@@ -95,15 +95,6 @@ class Disk:
         finally:
             os.close(handle)
 
-    def publish(self, source: FilePath, target: FilePath) -> None:
-        """Give a file the name that it keeps. FileExistsError when that is taken: what is published is never replaced.
-        The caller holds the lock of those who make such names."""
-        try:
-            os.lstat(target)
-        except FileNotFoundError:
-            return self.rename(source, target)
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
-
     def rename(self, source: FilePath, target: FilePath) -> None:
         """Atomic, also where `target` is there already: it is replaced."""
         os.replace(source, target)
@@ -317,6 +308,16 @@ def write_all_at(handle: int, data: bytes, offset: int) -> None:
     done = 0
     while done < len(data):
         done += disk().write_at(handle, memoryview(data)[done:], offset + done)
+
+
+def publish(source: FilePath, target: FilePath) -> None:
+    """Give a file the name that it keeps. FileExistsError when that is taken: what is published is never replaced. The
+    caller holds the lock of those who make such names, and syncs the folder. Raises OSError."""
+    try:
+        os.lstat(target)
+    except FileNotFoundError:
+        return disk().rename(source, target)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ from promises import report
 
 from expkit import open_run
 from expkit.commands import main
-from expkit.system.files import disk
+from expkit.system.files import publish
 
 SHORT, LONG = 60, 700
 MANY = int(os.environ.get("EXPKIT_READ_FAULTS", "0"))  # 5,000 take twenty minutes
@@ -75,7 +75,7 @@ def test_publishing_replaces_nothing(tmp_path):
     (tmp_path / "a").write_text("new")
     (tmp_path / "b").write_text("published")
     with pytest.raises(FileExistsError):
-        disk().publish(tmp_path / "a", tmp_path / "b")
+        publish(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "published"
 
 
