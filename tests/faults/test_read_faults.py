@@ -16,7 +16,7 @@ from expkit import open_run
 from expkit.commands import main
 from expkit.system.files import publish
 
-SHORT, LONG = 60, 700
+SHORT, LONG = 60, 200
 MANY = int(os.environ.get("EXPKIT_READ_FAULTS", "0"))  # 5,000 take twenty minutes
 
 

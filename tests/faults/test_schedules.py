@@ -6,7 +6,7 @@ import pytest
 from promises import report
 from schedules import play, play_many
 
-SHORT, LONG = 250, 6000
+SHORT, LONG = 250, 3000
 MANY = int(os.environ.get("EXPKIT_SCHEDULES", "0"))  # 100,000 take half an hour; before a release
 
 
