@@ -30,6 +30,11 @@ def _open_files() -> int:
 OPEN_READERS = _open_files()  # to open a shard again takes some 200 us
 
 
+# Of the shards that are open at once; the index and the records of one take some 2 KB. Maintenance, which goes through
+# a run from one end to the other, holds less of it.
+MOST_BLOCKS, FEW_BLOCKS = 1 << 17, 1 << 13
+
+
 class RunFiles(Readable):
     """The files of a run as they were when it was opened; `refresh` looks again."""
 
@@ -43,6 +48,8 @@ class RunFiles(Readable):
         self.path = path
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._opening = RLock()  # threads that decode ask for readers, too
+        self._blocks_open = 0
+        self.most_blocks = MOST_BLOCKS
         self.beside = 1  # runs that are open together and share what files a process may have open
         self._lock = ReaderLock(path)
         self._guarded, self._upto = guarded, upto
@@ -75,6 +82,7 @@ class RunFiles(Readable):
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
+        self._blocks_open = 0
 
     @property
     def label(self) -> str:
@@ -101,10 +109,16 @@ class RunFiles(Readable):
                     reader.close()
                     raise ShardError(f"{reader.path}: {told}; see expkit validate {quoted(self.path)}")
                 self._readers[shard] = reader
-                if len(self._readers) > max(1, OPEN_READERS // self.beside):
-                    self._readers.popitem(last=False)  # closed when nobody reads from it any more
+                self._blocks_open += len(reader.blocks)
+                while len(self._readers) > 1 and self._too_many_open():
+                    # Closed when nobody reads from it any more.
+                    self._blocks_open -= len(self._readers.popitem(last=False)[1].blocks)
             self._readers.move_to_end(shard)
             return reader
+
+    def _too_many_open(self) -> bool:
+        blocks = self._blocks_open * self.beside
+        return len(self._readers) > max(1, OPEN_READERS // self.beside) or blocks > self.most_blocks
 
     def current_path(self, shard: int) -> Path:
         """The file of a shard, which may have been published under its final name since we looked."""

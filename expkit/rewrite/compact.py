@@ -18,6 +18,7 @@ import numpy as np
 from expkit.errors import Busy, NoSpace, NotThere, quoted
 from expkit.formats.shard.encode import BlockEncoder
 from expkit.reading.run import Run
+from expkit.reading.run_files import FEW_BLOCKS
 from expkit.rewrite.compact_plan import MADE_BY, CompactPlan, OutputShard, plan_compact
 from expkit.rewrite.engine import Stopped, Work
 from expkit.rewrite.gather import Gatherer
@@ -96,6 +97,7 @@ def compact(
     with Run(path, guarded=False) as first, Generation(path, first.info, "compact") as generation:
         _sweep(path, done)
         with Run(path, guarded=False) as run:
+            run.most_blocks = FEW_BLOCKS
             segments = settle(run)
             plan = plan_compact(run, segments, encoding, shard_size)
             done.left, done.run_rows = plan.left, len(run)

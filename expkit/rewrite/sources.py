@@ -11,6 +11,7 @@ import numpy as np
 
 from expkit.errors import Busy, SchemaError, ShardError, UsageError, quoted
 from expkit.reading.run import Run
+from expkit.reading.run_files import FEW_BLOCKS
 from expkit.reading.summary import balance
 from expkit.rewards.columns import GAME, MIXED, REWARD, REWARDS, told_rewards
 from expkit.rewrite.change import Change, common_board, widened
@@ -86,6 +87,7 @@ class Sources:
         try:
             for path in paths:
                 run = Run(path)
+                run.most_blocks = FEW_BLOCKS
                 self.runs.append(run)
                 if change is not None and self.conversions is not None:
                     self.conversions.append(change.conversion(run))
