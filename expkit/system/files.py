@@ -221,7 +221,11 @@ def open_to_read(path: FilePath, within: FilePath | None = None, most: int | Non
             raise
         except OSError as error:
             raise read_failed(path, "opened", error) from error
-        now = os.fstat(handle)
+        try:
+            now = os.fstat(handle)
+        except OSError as error:
+            os.close(handle)
+            raise read_failed(path, "opened", error) from error
         if stat.S_ISREG(now.st_mode) and (most is None or now.st_size <= most):
             return handle
         os.close(handle)

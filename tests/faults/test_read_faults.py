@@ -79,6 +79,24 @@ def test_publishing_replaces_nothing(tmp_path):
     assert (tmp_path / "b").read_text() == "published"
 
 
+def test_a_file_that_opens_and_then_fails_is_told_and_let_go(folder, monkeypatch, capfd):
+    """`list` called a run damaged, and exited 0, when the system had no descriptor to tell what it had opened."""
+    real, opened = os.fstat, set()
+
+    def fstat(handle):
+        if os.readlink(f"/proc/self/fd/{handle}").endswith("manifest.json"):
+            opened.add(handle)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(handle)
+
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert main(["list", str(folder / "sound")]) == 1
+    assert "manifest.json: cannot be opened: Too many open files; raise the limit" in capfd.readouterr().err
+    assert opened
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000 + 2 * MANY)
 def test_reads_that_fail_everywhere_are_told_and_cost_nothing(folder, tell):
