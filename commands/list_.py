@@ -11,6 +11,7 @@ import typer
 from expkit.commands import output
 from expkit.commands.options import Json, complete_runs, near
 from expkit.errors import CheckFailed, ExpkitError, NewerFormat, NotThere
+from expkit.system.files import read_failed
 from expkit.system.units import format_duration, format_number, format_size
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _describe(path: Path) -> dict[str, Any]:
     try:
         with open_run(path) as run:
             return _read(path, run)
-    except (ExpkitError, OSError) as error:
+    except (ExpkitError, OSError) as failed:
+        error = _told(path, failed)
         nothing = dict.fromkeys(("id", "source", "episodes", "rows", "bytes", "shards", "created_ns", "age_seconds"))
         state = "newer" if isinstance(error, NewerFormat) else "damaged"
         return {"run": path, "state": state, **nothing, "players": [], "policies": [], "error": str(error)}
@@ -103,8 +105,16 @@ def state_of(run: Run) -> tuple[str, str | None]:
             run.check_whole()
     except (CheckFailed, OSError) as error:
         if run.state != "recording":  # by now
-            return "damaged", str(error)
+            return "damaged", str(_told(run.path, error))
     return state, None
+
+
+def _told(path: Path, error: ExpkitError | OSError) -> ExpkitError | OSError:
+    """The error as one of expkit's: what the system refuses to tell now is a read that failed. A file that is gone may
+    have been rewritten in this moment."""
+    if isinstance(error, ExpkitError | FileNotFoundError):
+        return error
+    return read_failed(error.filename or path, "read", error)
 
 
 def _read(path: Path, run: Run) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from expkit.runs.locks import maintenance, without_readers
 from expkit.runs.manifest import ShardCounts, taken_off, update_manifest
 from expkit.runs.superseding import Superseding, removed_rows
 from expkit.runs.write import shard_header
+from expkit.system import unread
 from expkit.system.files import DiskErrors, disk, make_folder, publish, unlink_quietly
 
 
@@ -52,6 +53,7 @@ class Generation:
         self.info = info
         self.doing = doing
         self._lock = maintenance(run)
+        self._begun = unread.mark()
         self.number = 1 + max((shard.generation for shard in list_shards(run, unfinished=True)), default=0)
         self._shards = 0
         self._path: Path | None = None
@@ -100,8 +102,10 @@ class Generation:
         return Path(self._shard.name)
 
     def publish(self) -> str:
-        """Give the shard its published name: from now on it counts. Returns the name, `g1/000000`."""
+        """Give the shard its published name: from now on it counts. Returns the name, `g1/000000`. Raises ReadFailed
+        where the run could not be read meanwhile: what reading gets by without is no reason to retire it."""
         assert self._shard is not None
+        unread.refuse_since(self._begun, self.run)
         shard = self._shard
         written = self.close()
         published = generation_file(self.run, self.number, self._shards)

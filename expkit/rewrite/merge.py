@@ -228,6 +228,7 @@ def merge(
             done.odd_values += check_result(writing.path)
             written.path = out / part.name if part.name else out
             done.parts.append(written)
+        sources.check_read()
         folder.publish()
     if revaluation is not None and revaluation.unknown:
         done.notes.append(unknown_note(revaluation.unknown))

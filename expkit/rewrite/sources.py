@@ -24,6 +24,7 @@ from expkit.runs.layout import RunInfo, list_shards, new_run_id
 from expkit.runs.locks import live_writers
 from expkit.runs.origins import ORIGINS, OriginPlayer, OriginRun, origins_of
 from expkit.serialize.conversion import Conversion
+from expkit.system import unread
 
 _LOOKS = 10
 _DIFFERENCES_SHOWN = 6
@@ -81,6 +82,7 @@ class Sources:
     def __init__(self, paths: Sequence[Path], change: Change | None = None, *, partial: bool = False):
         self.runs: list[Run] = []
         self.notes: list[str] = []
+        self._begun, self._partial = unread.mark(), partial
         self.change = change
         self.conversions: list[Conversion] | None = None if change is None else []
         parts: list[Segments] = []
@@ -121,6 +123,12 @@ class Sources:
     def close(self) -> None:
         for run in self.runs:
             run.close()
+
+    def check_read(self) -> None:
+        """Raises ReadFailed where a read of these runs has failed since they were opened, whoever got by without it.
+        Not with `partial`, which asks for what is there."""
+        for run in () if self._partial else self.runs:
+            unread.refuse_since(self._begun, run.path)
 
     def _compare(self, first: Run, other: Run, schema: Schema) -> None:
         found = schema_differences(self.schema, schema)

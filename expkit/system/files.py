@@ -272,7 +272,7 @@ def read_failed(path: FilePath, done: str, error: OSError) -> ReadFailed:
     failed = ReadFailed(f"{os.fspath(path)!s}: cannot be {done}: {error.strerror or error}; {advice}")
     failed.errno = error.errno
     if error.errno not in (errno.EACCES, errno.EPERM):
-        unread.note(str(failed))  # who may not read knows it, and often can do without
+        unread.note(path, str(failed))  # who may not read knows it, and often can do without
     return failed
 
 

@@ -71,6 +71,54 @@ def test_a_listing_that_fails_takes_no_name_of_a_shard(folder, tmp_path, monkeyp
         assert len(after) == rows
 
 
+def test_records_that_are_not_read_are_not_compacted_away(folder, tmp_path, monkeypatch, capfd):
+    """A read of episode records failed, reading got by without them, and compact deleted the shard that had them: its
+    episodes had never begun."""
+    with open_run(folder / "sound") as sound:
+        known = [(one.number, one.start, one.end) for one in sound.episodes()]
+        rows = len(sound)
+    real, left = os.pread, [0]
+
+    def pread(handle, count, offset):
+        if os.readlink(f"/proc/self/fd/{handle}").endswith("g1/000000.exp"):
+            left[0] -= 1
+            if left[0] == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(handle, count, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    said = []
+    for at in range(1, 60):
+        run = tmp_path / f"run{at}"
+        shutil.copytree(folder / "sound", run)
+        left[0] = at
+        code = main(["compact", str(run)])
+        if left[0] > 0:
+            break
+        said.append(capfd.readouterr().err)
+        assert code != 0
+        left[0] = 0
+        with open_run(run) as after:
+            assert len(after) == rows
+            assert [(one.number, one.start, one.end) for one in after.episodes()] == known
+    assert at > 10
+    assert any("nothing was written that would lack it" in one for one in said)
+
+
+def test_a_look_at_a_shard_that_fails_is_told_by_list(folder, monkeypatch, capfd):
+    """`list` called the run damaged, and exited 0."""
+    real = os.stat
+
+    def stat(path, *args, **options):
+        if str(path).endswith("w0/000003.exp"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert main(["list", str(folder / "sound")]) == 1
+    assert "000003.exp: cannot be" in capfd.readouterr().err
+
+
 def test_publishing_replaces_nothing(tmp_path):
     (tmp_path / "a").write_text("new")
     (tmp_path / "b").write_text("published")
